@@ -1,0 +1,24 @@
+// The resolved configuration of a run: what flags, a config file and the defaults add up to.
+
+export interface RunConfig {
+  readonly sources: readonly string[];
+  /** The run folder; null for `plan`. */
+  readonly out: string | null;
+  readonly rank: number;
+  readonly block: number;
+  readonly base: string | null;
+  readonly center: boolean;
+  /** Seed of the models' order; null keeps the order given. */
+  readonly shuffle: number | null;
+  readonly include: readonly string[];
+  readonly exclude: readonly string[];
+  readonly rename: readonly { readonly from: string; readonly to: string }[];
+  readonly onMismatch: 'skip-slot' | 'skip-model' | 'error';
+  readonly onBadSource: 'error' | 'skip';
+  readonly verify: boolean;
+  /** Bytes. */
+  readonly memory: number;
+  readonly threads: number;
+  readonly device: 'auto' | 'blas' | 'tfjs';
+  readonly basis: boolean;
+}

@@ -1,0 +1,93 @@
+// The telemetry lane: what the pipeline tells people while it works. Push, lossy for the viewer, never waits.
+// Sinks (terminal, events.ndjson, --json) subscribe; nothing of a result depends on them.
+
+/** The explained variance ratios at the cuts 1, 4, 16 and k; null where the slot has no such component. */
+export interface EvrAtCuts {
+  readonly evr_1: number | null;
+  readonly evr_4: number | null;
+  readonly evr_16: number | null;
+  readonly evr_k: number | null;
+}
+
+export interface SlotProgress extends EvrAtCuts {
+  readonly slot: string;
+  /** Largest principal angle (degrees) of the first four directions against the block before; null in the first block. */
+  readonly drift: number | null;
+}
+
+export interface SlotSummary extends EvrAtCuts {
+  readonly slot: string;
+  readonly rows: number;
+  readonly cols: number;
+  readonly models: number;
+  readonly rank: number;
+  /** k / min(N - 1, D): what a spectrum without structure would show at k. */
+  readonly flat_evr: number | null;
+  /** Components that explain 90%; null when more than were kept. */
+  readonly components_90: number | null;
+  readonly captured: number | null;
+  readonly mean_only: number | null;
+  /** The first eigenvalues over the total, at most 16, for the scree bar. */
+  readonly scree: readonly number[];
+  readonly exactness: 'exact' | 'bounded' | 'estimated';
+}
+
+export interface Warning {
+  readonly code: string;
+  readonly slot: string | null;
+  readonly model: string | null;
+  readonly value: number | null;
+  readonly text: string;
+}
+
+export type TelemetryEvent =
+  | {
+      readonly type: 'plan';
+      readonly models: number;
+      readonly slots: number;
+      readonly leftOut: number;
+      readonly skipped: number;
+      readonly groups: number;
+      readonly bytesToRead: number;
+      readonly device: string;
+      readonly threads: number;
+      readonly memory: number;
+    }
+  | { readonly type: 'group'; readonly group: number; readonly groups: number; readonly slots: number }
+  | {
+      readonly type: 'block';
+      readonly group: number;
+      readonly groups: number;
+      readonly block: number;
+      readonly blocks: number;
+      /** Models folded so far in this group, and in all. */
+      readonly modelsSeen: number;
+      readonly models: number;
+      /** Weight bytes streamed so far, over all groups. */
+      readonly bytesRead: number;
+      readonly bytesToRead: number;
+      /** Seconds since the first read. */
+      readonly seconds: number;
+      readonly slots: readonly SlotProgress[];
+    }
+  | { readonly type: 'skip'; readonly model: string; readonly slot: string | null; readonly reason: string }
+  | { readonly type: 'warning'; readonly warning: Warning }
+  | { readonly type: 'write'; readonly file: string; readonly bytes: number }
+  | {
+      readonly type: 'done';
+      readonly out: string;
+      readonly models: number;
+      readonly slots: readonly SlotSummary[];
+      readonly warnings: readonly Warning[];
+      readonly bytesRead: number;
+      /** Seconds: first read to last mix; first read to the last durable table. */
+      readonly fit_s: number;
+      readonly tables_s: number;
+      /** Floating point operations of the products. */
+      readonly flops: number;
+      readonly device: string;
+    }
+  | { readonly type: 'failed'; readonly error: string; readonly message: string };
+
+/** Takes events; must return at once. */
+export type Telemetry = (event: TelemetryEvent) => void;

@@ -1,0 +1,13 @@
+// What can go wrong while writing.
+import { Data } from 'effect';
+
+/** The run folder cannot be used or written. `occupied` exits 73, the others 74. */
+export class SinkFailed extends Data.TaggedError('SinkFailed')<{
+  readonly path: string;
+  readonly reason: 'occupied' | 'no-space' | 'io';
+  readonly detail: string;
+}> {
+  override get message(): string {
+    return `${this.path}: ${this.detail}`;
+  }
+}
