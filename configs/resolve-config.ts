@@ -1,0 +1,122 @@
+// Flags over the config file over the defaults, and then the checks that no option can make alone. Everything wrong with
+// either is reported at once.
+import { Effect, Option, Result } from 'effect';
+import { type Decoded, decodeOptions } from './decode-options.ts';
+import { ConfigInvalid } from './errors.ts';
+import { defaultMemory } from './free-memory.ts';
+import { loadConfig } from './load-config.ts';
+import { parseMemorySize } from './memory-size.ts';
+import type { RunConfig } from './run-config.ts';
+import type { RunOptions } from './schema.ts';
+import { showValue } from './show-value.ts';
+import { defaultThreads } from './thread-count.ts';
+
+/** What holds where neither a flag nor the file says otherwise; memory and threads are asked of the machine. */
+export const defaults = {
+  rank: 32,
+  block: 32,
+  center: true,
+  onMismatch: 'skip-slot',
+  onBadSource: 'error',
+  verify: false,
+  device: 'auto',
+  basis: true,
+} as const satisfies Partial<RunConfig>;
+
+/** A run's configuration, and how its progress is to be shown. */
+export interface ResolvedConfig {
+  readonly config: RunConfig;
+  readonly json: boolean;
+  readonly quiet: boolean;
+}
+
+interface Rename {
+  readonly from: string;
+  readonly to: string;
+}
+
+function splitRename(rule: string, index: number, issues: string[]): readonly Rename[] {
+  const at = rule.indexOf('=');
+  // An empty TO cuts a prefix off; an empty FROM would match everything.
+  if (at >= 1) return [{ from: rule.slice(0, at), to: rule.slice(at + 1) }];
+  issues.push(`rename[${index}]: expected FROM=TO, found ${showValue(rule)}`);
+  return [];
+}
+
+function findContradictions(options: RunOptions, renames: readonly Rename[]): readonly string[] {
+  const issues: string[] = [];
+  const excluded = new Set(options.exclude);
+  for (const glob of new Set(options.include)) {
+    if (excluded.has(glob)) issues.push(`exclude: contradicts include: both name ${showValue(glob)}`);
+  }
+  const targets = new Map<string, string>();
+  for (const { from, to } of renames) {
+    const earlier = targets.get(from);
+    if (earlier !== undefined && earlier !== to) {
+      issues.push(`rename: contradicts itself: ${showValue(from)} becomes ${showValue(earlier)} and ${showValue(to)}`);
+    }
+    targets.set(from, to);
+  }
+  if ((options.sources ?? []).filter((source) => source === '-').length > 1) {
+    issues.push('sources: standard input (-) can be read once, found it twice');
+  }
+  return issues;
+}
+
+/**
+ * @param flags what the command line says, undecoded; an absent flag is an absent key
+ * @param command `run` needs --out, `plan` does not
+ */
+export const resolveConfig = (
+  flags: Readonly<Record<string, unknown>>,
+  configPath: string | null,
+  command: 'plan' | 'run',
+): Effect.Effect<ResolvedConfig, ConfigInvalid> =>
+  Effect.gen(function* () {
+    const fromFlags = decodeOptions(flags, '');
+    const file =
+      configPath === null
+        ? Result.succeed<Decoded>({ options: {}, issues: [], wrong: new Set() })
+        : yield* Effect.result(loadConfig(configPath));
+    const fromFile = Result.isSuccess(file) ? file.success : null;
+    const issues = [...(fromFile ?? Result.getFailure(file).pipe(Option.getOrThrow)).issues, ...fromFlags.issues];
+    const options: RunOptions = { ...fromFile?.options, ...fromFlags.options };
+
+    // A wrong option has been reported, and what an unreadable file would have said is not known: no second message.
+    const isMissing = (option: 'sources' | 'out'): boolean =>
+      fromFile !== null &&
+      (options[option] ?? []).length === 0 &&
+      !fromFile.wrong.has(option) &&
+      !fromFlags.wrong.has(option);
+    if (isMissing('sources')) {
+      issues.push('sources: expected at least one model, folder, glob, @list or -, found nothing');
+    }
+    if (command === 'run' && isMissing('out')) {
+      issues.push('out: expected the folder to write the run to (--out RUN), found nothing');
+    }
+    const rename = (options.rename ?? []).flatMap((rule, index) => splitRename(rule, index, issues));
+    issues.push(...findContradictions(options, rename));
+    if (issues.length > 0) return yield* new ConfigInvalid({ issues });
+
+    const memory = options.memory === undefined ? null : parseMemorySize(options.memory);
+    const config: RunConfig = {
+      sources: options.sources ?? [],
+      out: options.out ?? null,
+      rank: options.rank ?? defaults.rank,
+      block: options.block ?? defaults.block,
+      base: options.base ?? null,
+      center: options.center ?? defaults.center,
+      shuffle: options.shuffle ?? null,
+      include: options.include ?? [],
+      exclude: options.exclude ?? [],
+      rename,
+      onMismatch: options['on-mismatch'] ?? defaults.onMismatch,
+      onBadSource: options['on-bad-source'] ?? defaults.onBadSource,
+      verify: options.verify ?? defaults.verify,
+      memory: memory ?? defaultMemory(),
+      threads: options.threads ?? defaultThreads(),
+      device: options.device ?? defaults.device,
+      basis: options.basis ?? defaults.basis,
+    };
+    return { config, json: options.json ?? false, quiet: options.quiet ?? false };
+  });

@@ -1,0 +1,60 @@
+// What a config file may say, and what the flags add up to: every option of the command line under its own name.
+// A flag that is written --no-X on the command line is `X: false` here. An `expected` annotation is the second half of the
+// error message: `rank: expected a whole number of at least 1, found 0`.
+import { Schema } from 'effect';
+import { parseMemorySize } from './memory-size.ts';
+
+const whole = (least: number, most: number, expected: string) =>
+  Schema.Number.annotate({ expected }).check(
+    Schema.makeFilter((value: number) => Number.isInteger(value) && value >= least && value <= most, { expected }),
+  );
+
+// Node refuses a path with a NUL by throwing; 4,096 bytes is the longest that Linux takes.
+const text = (expected: string) =>
+  Schema.String.annotate({ expected }).check(
+    Schema.makeFilter((value: string) => value.length > 0 && value.length <= 4096 && !value.includes('\0'), {
+      expected,
+    }),
+  );
+
+const list = (item: string) => Schema.Array(text(item)).annotate({ expected: `a list of ${item}s` });
+
+const flag = Schema.Boolean.annotate({ expected: 'true or false' });
+
+const choice = <const Choices extends readonly string[]>(choices: Choices) => {
+  const expected = `one of ${choices.join(', ')}`;
+  return Schema.Literals(choices).annotate({ expected });
+};
+
+const size = Schema.Union([Schema.Number, Schema.String])
+  .annotate({ expected: 'a size of at least 1MiB, such as 512MiB, 4GiB or a number of bytes' })
+  .check(
+    Schema.makeFilter((value: string | number) => parseMemorySize(value) !== null, {
+      expected: 'a size of at least 1MiB, such as 512MiB, 4GiB or a number of bytes',
+    }),
+  );
+
+/** The options of a run, all of them optional, as a config file or the flags give them. */
+export const RunOptions = Schema.Struct({
+  sources: Schema.optionalKey(list('path')),
+  out: Schema.optionalKey(text('a path')),
+  rank: Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
+  block: Schema.optionalKey(whole(1, 4096, 'a whole number from 1 to 4096')),
+  base: Schema.optionalKey(text('a path')),
+  center: Schema.optionalKey(flag),
+  shuffle: Schema.optionalKey(whole(0, 2 ** 32 - 1, 'a whole number from 0 to 4294967295')),
+  include: Schema.optionalKey(list('glob')),
+  exclude: Schema.optionalKey(list('glob')),
+  rename: Schema.optionalKey(list('FROM=TO')),
+  'on-mismatch': Schema.optionalKey(choice(['skip-slot', 'skip-model', 'error'])),
+  'on-bad-source': Schema.optionalKey(choice(['error', 'skip'])),
+  verify: Schema.optionalKey(flag),
+  memory: Schema.optionalKey(size),
+  threads: Schema.optionalKey(whole(1, 1024, 'a whole number from 1 to 1024')),
+  device: Schema.optionalKey(choice(['auto', 'blas', 'tfjs'])),
+  basis: Schema.optionalKey(flag),
+  json: Schema.optionalKey(flag),
+  quiet: Schema.optionalKey(flag),
+});
+
+export type RunOptions = typeof RunOptions.Type;
