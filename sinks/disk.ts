@@ -1,0 +1,43 @@
+// The few file operations everything durable goes through, so that a test can stand in for the disk:
+// write short, fail at any step, or record the order of operations. All synchronous: what a run leaves is
+// written between blocks, and a promise per page would cost more than the page.
+import fs from 'node:fs';
+
+export interface Disk {
+  /** Creates `path` for writing; fails where it exists. Returns a descriptor. */
+  create(path: string): number;
+  /** Opens `path` for appending, creating it where it is missing. */
+  openAppend(path: string): number;
+  /** Appends the pieces in order; may write less than all of them. Returns the bytes written. */
+  write(fd: number, pieces: readonly Uint8Array[]): number;
+  sync(fd: number): void;
+  size(fd: number): number;
+  truncate(fd: number, length: number): void;
+  close(fd: number): void;
+  rename(from: string, to: string): void;
+  remove(path: string): void;
+  /** Makes the names in `folder` durable: a rename is not until its folder is synced. */
+  syncFolder(folder: string): void;
+}
+
+export const nodeDisk: Disk = {
+  create: (path) => fs.openSync(path, 'wx'),
+  openAppend: (path) => fs.openSync(path, 'a'),
+  write: (fd, pieces) => (pieces.length === 1 ? fs.writeSync(fd, pieces[0]!) : fs.writevSync(fd, pieces)),
+  sync: (fd) => fs.fsyncSync(fd),
+  size: (fd) => fs.fstatSync(fd).size,
+  truncate: (fd, length) => fs.ftruncateSync(fd, length),
+  close: (fd) => fs.closeSync(fd),
+  rename: (from, to) => fs.renameSync(from, to),
+  remove: (path) => fs.unlinkSync(path),
+  syncFolder: (folder) => {
+    // Windows cannot open a folder; its renames are journalled.
+    if (process.platform === 'win32') return;
+    const fd = fs.openSync(folder, 'r');
+    try {
+      fs.fsyncSync(fd);
+    } finally {
+      fs.closeSync(fd);
+    }
+  },
+};
