@@ -1,0 +1,73 @@
+// The data every contender reads: 256 models of one 512 x 512 float32 tensor, as safetensors files, 268 MB in all.
+// Fine-tunes in their structure: a base, a common step away from it, 24 shared directions with a decaying spectrum,
+// and independent noise. Seeded, written once; dataset.json is written last and marks a complete set.
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+export const DATASET = {
+  models: 256,
+  rows: 512,
+  cols: 512,
+  directions: 24,
+  baseStd: 0.03,
+  updateStd: 1e-3,
+  decay: 0.75,
+  noiseStd: 1e-4,
+  seed: 20251,
+};
+export const FEATURES = DATASET.rows * DATASET.cols;
+export const DATASET_BYTES = DATASET.models * FEATURES * 4;
+
+/** mulberry32; the sum of three uniforms, scaled to unit variance, stands in for a normal draw. */
+function generator(seed) {
+  let state = seed >>> 0;
+  const uniform = () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  return () => (uniform() + uniform() + uniform() - 1.5) * 2;
+}
+
+function header() {
+  const entry = { weight: { dtype: 'F32', shape: [DATASET.rows, DATASET.cols], data_offsets: [0, FEATURES * 4] } };
+  const text = JSON.stringify(entry);
+  const json = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(json.length));
+  return Buffer.concat([length, json]);
+}
+
+function write(folder) {
+  const normal = generator(DATASET.seed);
+  const draw = (std) => Float32Array.from({ length: FEATURES }, () => std * normal());
+  const base = draw(DATASET.baseStd);
+  const directions = Array.from({ length: DATASET.directions }, (_, j) =>
+    draw(DATASET.updateStd * (j + 1) ** -DATASET.decay),
+  );
+  const head = header();
+  const weights = new Float64Array(FEATURES);
+  for (let model = 0; model < DATASET.models; model++) {
+    for (let i = 0; i < FEATURES; i++) weights[i] = base[i] + DATASET.noiseStd * normal();
+    for (const [j, direction] of directions.entries()) {
+      const along = normal() + (j === 0 ? 1 : 0);
+      for (let i = 0; i < FEATURES; i++) weights[i] += along * direction[i];
+    }
+    const name = `model-${String(model).padStart(3, '0')}.safetensors`;
+    writeFileSync(join(folder, name), Buffer.concat([head, Buffer.from(Float32Array.from(weights).buffer)]));
+  }
+}
+
+/** Writes the data set into `folder` unless it is there, and returns the folder. */
+export function ensureDataset(folder) {
+  const marker = join(folder, '..', 'dataset.json');
+  const wanted = JSON.stringify(DATASET);
+  if (existsSync(marker) && readFileSync(marker, 'utf8') === wanted) return folder;
+  rmSync(marker, { force: true });
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  write(folder);
+  writeFileSync(marker, wanted);
+  return folder;
+}
