@@ -1,6 +1,7 @@
 // What can go wrong with a source. Malformed is permanent (the bytes are wrong), Unavailable may pass (the disk, the path).
 // Every message says what was found, what was expected and, where there is one, what to do next.
 import { Data } from 'effect';
+import { displayPath } from './display-name.ts';
 
 /** A model's bytes break a rule. Exit code 65. */
 export class SourceMalformed extends Data.TaggedError('SourceMalformed')<{
@@ -14,7 +15,7 @@ export class SourceMalformed extends Data.TaggedError('SourceMalformed')<{
   readonly detail: string;
 }> {
   override get message(): string {
-    return `${this.path}${this.tensor === undefined ? '' : `: tensor ${this.tensor}`}: ${this.detail} [${this.rule}]`;
+    return `${displayPath(this.path)}${this.tensor === undefined ? '' : `: tensor ${this.tensor}`}: ${this.detail} [${this.rule}]`;
   }
 }
 
@@ -24,6 +25,6 @@ export class SourceUnavailable extends Data.TaggedError('SourceUnavailable')<{
   readonly detail: string;
 }> {
   override get message(): string {
-    return `${this.path}: ${this.detail}`;
+    return `${displayPath(this.path)}: ${this.detail}`;
   }
 }
