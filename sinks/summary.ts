@@ -1,0 +1,203 @@
+// What a finished run has to say: per slot how much a few directions explain beside what no structure would give,
+// then the warnings, the files, and what to do next. Pure; fits the width it is given by leaving columns out.
+import type { SlotSummary, TelemetryEvent, Warning } from '../pipeline/telemetry.ts';
+import { formatBytes, formatCount, formatDuration, formatPlural, formatRate, formatShare } from './human-format.ts';
+import { displayWidth, escapeControls, padEnd, padStart, painter, truncateMiddle } from './terminal-text.ts';
+
+type Done = Extract<TelemetryEvent, { type: 'done' }>;
+type Paint = ReturnType<typeof painter>;
+
+export interface SummaryOptions {
+  /** Terminal cells in a line. */
+  readonly columns: number;
+  readonly color: boolean;
+  /** What was written, to name it with its size; without it the usual files are named. */
+  readonly files?: readonly { readonly file: string; readonly bytes: number }[];
+}
+
+/** The summary as lines of text. */
+export function renderSummary(done: Done, { columns, color, files = [] }: SummaryOptions): string[] {
+  const paint = painter(color);
+  return [
+    ...renderHead(done, paint),
+    '',
+    ...renderTable(done.slots, columns, paint),
+    ...renderLegend(done.slots, paint),
+    ...renderWarnings(done.warnings, paint),
+    '',
+    ...renderFiles(done.out, files, paint),
+  ];
+}
+
+function renderHead(done: Done, paint: Paint): string[] {
+  const { models, slots, bytesRead, fit_s, tables_s, flops } = done;
+  const rates = [
+    formatRate(bytesRead / fit_s),
+    ...(flops > 0 && fit_s > 0 ? [`${(flops / fit_s / 1e9).toPrecision(3)} GFLOP/s`] : []),
+  ];
+  return [
+    `${paint('bold', `${formatPlural(models, 'model')}, ${formatPlural(slots.length, 'slot')}`)}: ${formatBytes(bytesRead)} ` +
+      `folded in ${formatDuration(fit_s)} (${rates.join(', ')}), on disk after ${formatDuration(tables_s)}`,
+    paint('dim', `on ${escapeControls(done.device)}`),
+  ];
+}
+
+interface Column {
+  readonly title: string;
+  /** Left out first where the line is too short: the larger, the earlier. 0 always stays. */
+  readonly expendable: number;
+  readonly left?: boolean;
+  readonly text: (slot: SlotSummary) => string;
+  readonly style?: (slot: SlotSummary) => 'bold' | 'dim' | 'green' | 'yellow' | null;
+}
+
+const GAP = 2;
+const SHORTEST_NAME = 12;
+
+/** Twice what no structure would show is worth a look; less than a tenth above it is not. */
+function standsOut({ evr_k, flat_evr }: SlotSummary): 'green' | 'dim' | null {
+  if (evr_k === null || flat_evr === null || flat_evr <= 0) return null;
+  if (evr_k >= 2 * flat_evr) return 'green';
+  return evr_k < 1.1 * flat_evr ? 'dim' : null;
+}
+
+function columnsFor(slots: readonly SlotSummary[]): Column[] {
+  const mixed = slots.some(({ exactness }) => exactness !== slots[0]!.exactness);
+  const scree = Math.max(0, ...slots.map((slot) => slot.scree.length));
+  return [
+    { title: 'shape', expendable: 3, text: ({ rows, cols }) => (rows === 1 ? `${cols}` : `${rows}×${cols}`) },
+    { title: 'models', expendable: 5, text: ({ models }) => formatCount(models) },
+    { title: 'EVR 1', expendable: 0, text: ({ evr_1 }) => formatShare(evr_1) },
+    { title: '4', expendable: 1, text: ({ evr_4 }) => formatShare(evr_4) },
+    { title: '16', expendable: 2, text: ({ evr_16 }) => formatShare(evr_16) },
+    { title: 'k', expendable: 0, text: ({ evr_k }) => formatShare(evr_k), style: standsOut },
+    { title: 'flat', expendable: 0, text: ({ flat_evr }) => formatShare(flat_evr), style: () => 'dim' },
+    {
+      title: '90% at',
+      expendable: 4,
+      text: ({ components_90, rank, evr_k }) =>
+        components_90 !== null ? formatCount(components_90) : evr_k === null ? '–' : `>${formatCount(rank)}`,
+    },
+    { title: 'captured', expendable: 6, text: ({ captured }) => formatShare(captured) },
+    ...(scree > 0
+      ? [{ title: 'scree', expendable: 7, left: true, text: (slot: SlotSummary) => screeBar(slot.scree) }]
+      : []),
+    ...(mixed ? [{ title: 'exactness', expendable: 8, left: true, text: (slot: SlotSummary) => slot.exactness }] : []),
+  ];
+}
+
+const BLOCKS = '▁▂▃▄▅▆▇█';
+
+/** One block a component, against the largest; a component of nothing shows as a dot. */
+export function screeBar(scree: readonly number[]): string {
+  const most = Math.max(0, ...scree.filter(Number.isFinite));
+  return scree
+    .map((value) => {
+      if (!(value > 0) || most === 0) return '·';
+      return BLOCKS[Math.min(BLOCKS.length - 1, Math.max(0, Math.ceil((value / most) * BLOCKS.length) - 1))];
+    })
+    .join('');
+}
+
+function renderTable(slots: readonly SlotSummary[], width: number, paint: Paint): string[] {
+  if (slots.length === 0) return ['no slot was used'];
+  const names = slots.map(({ slot }) => escapeControls(slot));
+  const longest = Math.max(4, ...names.map(displayWidth));
+  let columns = columnsFor(slots);
+  let widths: number[] = [];
+  for (;;) {
+    widths = columns.map(({ title, text }) =>
+      Math.max(displayWidth(title), ...slots.map((slot) => displayWidth(text(slot)))),
+    );
+    const taken = widths.reduce((sum, cell) => sum + cell + GAP, 0);
+    const worst = Math.max(...columns.map(({ expendable }) => expendable));
+    if (worst === 0 || width - taken >= Math.min(longest, worst > 5 ? 24 : SHORTEST_NAME)) break;
+    columns = columns.filter(({ expendable }) => expendable !== worst);
+  }
+  const taken = widths.reduce((sum, cell) => sum + cell + GAP, 0);
+  const nameWidth = Math.min(longest, Math.max(SHORTEST_NAME, width - taken));
+
+  const line = (name: string, cell: (column: Column, width: number) => string): string =>
+    (
+      padEnd(truncateMiddle(name, nameWidth), nameWidth) +
+      columns.map((column, i) => ' '.repeat(GAP) + cell(column, widths[i]!)).join('')
+    ).trimEnd();
+  const align = (column: Column, text: string, cellWidth: number): string =>
+    column.left ? padEnd(text, cellWidth) : padStart(text, cellWidth);
+  return [
+    paint(
+      'dim',
+      line('slot', (column, cellWidth) => align(column, column.title, cellWidth)),
+    ),
+    ...slots.map((slot, i) =>
+      line(names[i]!, (column, cellWidth) => {
+        const text = align(column, column.text(slot), cellWidth);
+        const style = column.style?.(slot) ?? null;
+        return style === null ? text : paint(style, text);
+      }),
+    ),
+  ];
+}
+
+function renderLegend(slots: readonly SlotSummary[], paint: Paint): string[] {
+  const first = slots[0];
+  if (first === undefined) return [];
+  const ranks = [...new Set(slots.map(({ rank }) => rank))].sort((a, b) => a - b);
+  const rank = ranks.length === 1 ? `k = ${ranks[0]}` : `k = ${ranks[0]} to ${ranks.at(-1)}`;
+  const same = slots.every(({ exactness }) => exactness === first.exactness);
+  return [
+    paint('dim', `EVR: the share of the variance that the first 1, 4, 16 and k directions explain (${rank})`),
+    paint('dim', 'flat: what k directions would explain without any structure, k/(N - 1)'),
+    ...(same ? [paint('dim', `all spectra are ${first.exactness}`)] : []),
+  ];
+}
+
+const MOST_OF_A_CODE = 3;
+
+function renderWarnings(warnings: readonly Warning[], paint: Paint): string[] {
+  if (warnings.length === 0) return [];
+  const byCode = new Map<string, Warning[]>();
+  for (const warning of warnings) byCode.set(warning.code, [...(byCode.get(warning.code) ?? []), warning]);
+  const lines = [...byCode].flatMap(([code, all]) => [
+    ...all
+      .slice(0, MOST_OF_A_CODE)
+      .map(({ text }) => `  ${paint('yellow', escapeControls(code))}  ${escapeControls(text)}`),
+    ...(all.length > MOST_OF_A_CODE
+      ? [`  ${paint('yellow', escapeControls(code))}  and ${formatCount(all.length - MOST_OF_A_CODE)} more`]
+      : []),
+  ]);
+  return ['', paint('bold', formatPlural(warnings.length, 'warning')), ...lines];
+}
+
+/** `basis/` and `mean/` hold a file a slot: named once, with how many. */
+function renderFiles(out: string, files: NonNullable<SummaryOptions['files']>, paint: Paint): string[] {
+  const groups = new Map<string, { count: number; bytes: number }>();
+  for (const { file, bytes } of files) {
+    const slash = file.indexOf('/');
+    const name = slash < 0 ? file : file.slice(0, slash + 1);
+    const group = groups.get(name) ?? { count: 0, bytes: 0 };
+    groups.set(name, { count: group.count + 1, bytes: group.bytes + bytes });
+  }
+  const named = [...groups].map(([name, { count, bytes }]) => ({
+    name: escapeControls(name),
+    size: `${formatBytes(bytes)}${name.endsWith('/') ? ` in ${formatPlural(count, 'file')}` : ''}`,
+  }));
+  const width = Math.max(0, ...named.map(({ name }) => displayWidth(name)));
+  const folder = out.endsWith('/') ? out : `${out}/`;
+  return [
+    `${paint('bold', escapeControls(folder))}`,
+    ...named.map(({ name, size }) => `  ${padEnd(name, width)}  ${paint('dim', size)}`),
+    '',
+    paint('dim', 'next'),
+    ...hints(folder).map((hint) => `  ${hint}`),
+  ];
+}
+
+/** Commands to paste: a path that a shell or SQL would read otherwise is left for the reader to fill in. */
+function hints(folder: string): string[] {
+  const path = /^[\w./+@=:-]+$/.test(folder) && !folder.startsWith('-') ? folder : 'RUN/';
+  return [
+    `duckdb -c "select name, component, evr from '${path}spectrum.parquet' join '${path}slots.parquet' using (slot_id) where component < 4"`,
+    `python -c "import pandas; print(pandas.read_parquet('${path}convergence.parquet'))"`,
+  ];
+}
