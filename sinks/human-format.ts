@@ -25,7 +25,7 @@ export function formatRate(bytesPerSecond: number): string {
 export function formatDuration(seconds: number): string {
   if (!Number.isFinite(seconds) || seconds < 0) return '–';
   if (seconds < 9.995) return `${seconds.toFixed(2)} s`;
-  if (seconds < 59.5) return `${Math.round(seconds)} s`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
   const total = Math.round(seconds);
   const pair = (big: number, bigUnit: string, small: number, smallUnit: string): string =>
     `${big} ${bigUnit} ${String(small).padStart(2, '0')} ${smallUnit}`;
@@ -34,6 +34,11 @@ export function formatDuration(seconds: number): string {
   if (minutes < 1440) return pair(Math.floor(minutes / 60), 'h', minutes % 60, 'min');
   const hours = Math.floor(minutes / 60);
   return pair(Math.floor(hours / 24), 'd', hours % 24, 'h');
+}
+
+/** Time to go, in whole seconds: it is a guess. */
+export function formatRemaining(seconds: number): string {
+  return seconds >= 0 && seconds <= 59 ? `${Math.ceil(seconds)} s` : formatDuration(Math.ceil(seconds));
 }
 
 /** 12345 → `12,345`. The same in every locale. */

@@ -2,7 +2,8 @@
 // then the warnings, the files, and what to do next. Pure; fits the width it is given by leaving columns out.
 import type { SlotSummary, TelemetryEvent, Warning } from '../pipeline/telemetry.ts';
 import { formatBytes, formatCount, formatDuration, formatPlural, formatRate, formatShare } from './human-format.ts';
-import { displayWidth, escapeControls, padEnd, padStart, painter, truncateMiddle } from './terminal-text.ts';
+import { shortenNames } from './short-names.ts';
+import { displayWidth, escapeControls, padEnd, padStart, painter } from './terminal-text.ts';
 
 type Done = Extract<TelemetryEvent, { type: 'done' }>;
 type Paint = ReturnType<typeof painter>;
@@ -117,11 +118,10 @@ function renderTable(slots: readonly SlotSummary[], width: number, paint: Paint)
   const taken = widths.reduce((sum, cell) => sum + cell + GAP, 0);
   const nameWidth = Math.min(longest, Math.max(SHORTEST_NAME, width - taken));
 
+  const short = shortenNames(names, nameWidth);
+  const shown = Math.max(4, ...short.map(displayWidth));
   const line = (name: string, cell: (column: Column, width: number) => string): string =>
-    (
-      padEnd(truncateMiddle(name, nameWidth), nameWidth) +
-      columns.map((column, i) => ' '.repeat(GAP) + cell(column, widths[i]!)).join('')
-    ).trimEnd();
+    (padEnd(name, shown) + columns.map((column, i) => ' '.repeat(GAP) + cell(column, widths[i]!)).join('')).trimEnd();
   const align = (column: Column, text: string, cellWidth: number): string =>
     column.left ? padEnd(text, cellWidth) : padStart(text, cellWidth);
   return [
@@ -130,7 +130,7 @@ function renderTable(slots: readonly SlotSummary[], width: number, paint: Paint)
       line('slot', (column, cellWidth) => align(column, column.title, cellWidth)),
     ),
     ...slots.map((slot, i) =>
-      line(names[i]!, (column, cellWidth) => {
+      line(short[i]!, (column, cellWidth) => {
         const text = align(column, column.text(slot), cellWidth);
         const style = column.style?.(slot) ?? null;
         return style === null ? text : paint(style, text);
@@ -146,6 +146,7 @@ function renderLegend(slots: readonly SlotSummary[], paint: Paint): string[] {
   const rank = ranks.length === 1 ? `k = ${ranks[0]}` : `k = ${ranks[0]} to ${ranks.at(-1)}`;
   const same = slots.every(({ exactness }) => exactness === first.exactness);
   return [
+    '',
     paint('dim', `EVR: the share of the variance that the first 1, 4, 16 and k directions explain (${rank})`),
     paint('dim', 'flat: what k directions would explain without any structure, k/(N - 1)'),
     ...(same ? [paint('dim', `all spectra are ${first.exactness}`)] : []),

@@ -1,7 +1,8 @@
 // What a terminal shows of a running fit: a state that events change, and functions from the state to lines of
 // text. Pure: the clock is the events' own, the size of the terminal an argument.
 import type { SlotProgress, TelemetryEvent } from '../pipeline/telemetry.ts';
-import { formatBytes, formatCount, formatDuration, formatPlural, formatRate, formatShare } from './human-format.ts';
+import { formatBytes, formatCount, formatPlural, formatRate, formatRemaining, formatShare } from './human-format.ts';
+import { shortenNames } from './short-names.ts';
 import {
   displayWidth,
   escapeControls,
@@ -114,6 +115,7 @@ const MOST_SLOTS = 12;
 const OTHER_LINES = 6;
 const EVR_COLUMNS = ['evr_1', 'evr_4', 'evr_16', 'evr_k'] as const;
 const EVR_TITLES = ['EVR 1', '4', '16', 'k'] as const;
+const TITLE = 'slots that move most';
 const DRIFT_WIDTH = 7;
 const CELL = 7;
 
@@ -132,7 +134,7 @@ export function renderView(state: ViewState, { columns, rows, color }: ViewSize)
   const width = Math.max(10, columns - 1);
 
   const share = `${Math.floor(progress.share * 100)}%`.padStart(4);
-  const eta = `ETA ${formatDuration(progress.eta)}`;
+  const eta = `ETA ${formatRemaining(progress.eta)}`;
   const barWidth = Math.max(0, Math.min(40, width - share.length - eta.length - 5));
   const full = Math.round(progress.share * barWidth);
   const bar = `${paint('cyan', '█'.repeat(full))}${paint('dim', '░'.repeat(barWidth - full))}`;
@@ -160,16 +162,16 @@ function renderSlots(slots: readonly SlotProgress[], width: number, paint: Retur
   }
   const names = slots.map(({ slot }) => escapeControls(slot));
   const most = Math.max(4, width - cuts.length * CELL - DRIFT_WIDTH - 1);
-  const nameWidth = Math.min(most, Math.max(16, ...names.map(displayWidth)));
+  const nameWidth = Math.min(most, Math.max(displayWidth(TITLE), ...names.map(displayWidth)));
+  const short = shortenNames(names, nameWidth);
+  const shown = Math.max(displayWidth(TITLE), ...short.map(displayWidth));
   const row = (name: string, cells: readonly string[], drift: string): string =>
     truncateEnd(
-      padEnd(truncateMiddle(name, nameWidth), nameWidth) +
-        cells.map((cell) => padStart(cell, CELL)).join('') +
-        padStart(drift, DRIFT_WIDTH + 1),
+      padEnd(name, shown) + cells.map((cell) => padStart(cell, CELL)).join('') + padStart(drift, DRIFT_WIDTH + 1),
       width,
     );
   const header = row(
-    'slots that move most',
+    TITLE,
     cuts.map((cut) => EVR_TITLES[cut]!),
     'drift',
   );
@@ -177,7 +179,7 @@ function renderSlots(slots: readonly SlotProgress[], width: number, paint: Retur
     paint('dim', header),
     ...slots.map((slot, i) =>
       row(
-        names[i]!,
+        short[i]!,
         cuts.map((cut) => formatShare(slot[EVR_COLUMNS[cut]!])),
         slot.drift === null ? '–' : `${slot.drift.toFixed(1)}°`,
       ),
@@ -196,7 +198,7 @@ export function renderProgressLine(state: ViewState): string | null {
       ? []
       : [`largest drift ${moved.drift.toFixed(1)}° (${truncateMiddle(escapeControls(moved.slot), 40)})`];
   const parts = progressParts(state.block, progress);
-  return [share, ...parts, `ETA ${formatDuration(progress.eta)}`, ...drift].join('  ');
+  return [share, ...parts, `ETA ${formatRemaining(progress.eta)}`, ...drift].join('  ');
 }
 
 /** What the plan comes to, in one line. */
