@@ -72,8 +72,8 @@ What you have just seen
 ${lines.join('\n')}
 
   Errors are relative to the slot's largest eigenvalue, against exact spectra by NumPy in float64
-  (examples/zoo/golden). At rank 8 the state keeps 16 directions: enough for all 14 fine-tunes, so nothing of them
-  is lost; of the 24 something is, and bound_low and bound_high in spectrum.parquet say how much at most.
+  (examples/zoo/golden). At rank 8 the state keeps 16 directions: enough for all 14 fine-tunes; of the 24 networks the
+  weakest directions fall away in the last block, and spectrum.parquet bounds what that can have cost.
 
 Where to go next
   examples/zoo/README.md         what these models are
