@@ -1,0 +1,91 @@
+// The blas device: rows of float32 in memory, multiplied by a system BLAS on the calling thread.
+// A chunk is 2,048 features: the longest sum one float32 accumulator takes before float64 takes over (costs nothing:
+// 94 against 96 GFLOP/s). Row strides are never powers of two: a stride of 16,400 makes combine 1.5 times faster
+// than 16,384.
+import { widen } from '../../sources/dtype.ts';
+import type { BlasLibrary } from './blas-library.ts';
+import type { Device, DeviceMatrix } from './device.ts';
+
+/** Features one float32 accumulator takes. */
+export const BLAS_CHUNK = 2048;
+
+/** Floats from one row to the next: whole cache lines, and never a multiple of 1,024. */
+export const rowStride = (width: number): number => {
+  const padded = Math.ceil(width / 16) * 16;
+  return padded % 1024 === 0 ? padded + 16 : padded;
+};
+
+export interface BlasMatrix extends DeviceMatrix {
+  readonly stride: number;
+  readonly data: Float32Array;
+}
+
+/** Where matrices get their memory. */
+export interface FloatAllocator {
+  /** Zeroed or uninitialised floats. */
+  allocate(floats: number): Float32Array;
+  /** Gives one part back. */
+  release(): void;
+}
+
+const plainMemory: FloatAllocator = { allocate: (floats) => new Float32Array(floats), release: () => {} };
+
+export const blasDevice = (
+  blas: BlasLibrary,
+  memory: FloatAllocator = plainMemory,
+): Device<BlasMatrix> => {
+  let scratch = new Float32Array(0);
+  const matrixOf = (data: Float32Array, rows: number, width: number): BlasMatrix => ({
+    rows,
+    width,
+    stride: rowStride(width),
+    data,
+  });
+  return {
+    info: {
+      name: 'blas',
+      library: blas.library,
+      version: blas.version,
+      kernel: blas.kernel,
+      precision: 'float32',
+      chunk: BLAS_CHUNK,
+    },
+    allocate: (rows, width) => matrixOf(memory.allocate(rows * rowStride(width)), rows, width),
+    free: () => memory.release(),
+    reshape: (matrix, width) => matrixOf(matrix.data, matrix.rows, width),
+    write: ({ data, stride, width }, at, values) => {
+      for (let i = 0; i * width < values.length; i++) data.set(values.subarray(i * width, (i + 1) * width), (at + i) * stride);
+    },
+    read: ({ data, stride, width }, at, rows) => {
+      if (rows === 1) return data.subarray(at * stride, at * stride + width);
+      const out = new Float32Array(rows * width);
+      for (let i = 0; i < rows; i++) out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * width);
+      return out;
+    },
+    widen: (batch, rows, { data, stride, width }, at, shift) => {
+      const shiftRow = shift === null ? null : data.subarray(shift * stride, shift * stride + width);
+      rows.forEach((row, i) => {
+        const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
+        widen(batch.dtype, batch.row(row), out);
+        if (shiftRow !== null) blas.add(width, shiftRow, out);
+      });
+    },
+    gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
+      const cells = aRows * bRows;
+      if (scratch.length < cells) scratch = new Float32Array(cells);
+      for (let from = 0; from < width; from += BLAS_CHUNK) {
+        const length = Math.min(BLAS_CHUNK, width - from);
+        const a = data.subarray(aStart * stride + from);
+        const b = data.subarray(bStart * stride + from);
+        blas.multiplyTransposed(aRows, bRows, length, a, stride, b, stride, scratch, bRows);
+        if (from === 0) for (let i = 0; i < cells; i++) out[i] = scratch[i]!;
+        else for (let i = 0; i < cells; i++) out[i] = out[i]! + scratch[i]!;
+      }
+    },
+    combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
+      out.data.set(data.subarray(0, at * stride));
+      const a = data.subarray(aStart * stride);
+      blas.multiply(m, width, n, Float32Array.from(p), n, a, stride, out.data.subarray(at * stride), stride);
+    },
+  };
+};

@@ -1,0 +1,53 @@
+// What an engine needs of whoever multiplies matrices: a few kernels on float32 matrices with many columns (features)
+// and few rows. Nothing else of an engine knows a device. A matrix is opaque: BLAS keeps rows, tfjs keeps features first.
+import type { WeightRows } from '../../sources/weight-batch.ts';
+
+/** Who multiplies, precisely enough to say when two runs can have the same bits. */
+export interface DeviceInfo {
+  readonly name: 'blas' | 'tfjs';
+  /** E.g. `OpenBLAS` or `tfjs-wasm`. */
+  readonly library: string;
+  readonly version: string;
+  /** The CPU kernel the library chose, e.g. `Haswell`, `SkylakeX`, `simd`. */
+  readonly kernel: string;
+  readonly precision: 'float32';
+  /** Products one float32 accumulator takes before a float64 one takes over. */
+  readonly chunk: number;
+}
+
+/** A float32 matrix of `rows` x `width` that lives where its device computes. */
+export interface DeviceMatrix {
+  readonly rows: number;
+  readonly width: number;
+}
+
+export interface Device<M extends DeviceMatrix = DeviceMatrix> {
+  readonly info: DeviceInfo;
+  /** Uninitialised memory for a matrix. */
+  allocate(rows: number, width: number): M;
+  free(matrix: M): void;
+  /** The same memory as a matrix of another width (at most the allocated one): buffers are rotated between tiles. */
+  reshape(matrix: M, width: number): M;
+  /** Sets rows [at, at + data.length / width) from row-major float32. */
+  write(matrix: M, at: number, data: Float32Array): void;
+  /** Copies rows [at, at + rows) out, row-major. May return a view: read it before the next call. */
+  read(matrix: M, at: number, rows: number): Float32Array;
+  /**
+   * Widens a batch's rows to float32 into matrix rows [at, at + rows.length), in the order of `rows`.
+   * @param rows which of the batch's rows to take
+   * @param shift adds this matrix row (the negated shift) to each; null adds nothing
+   */
+  widen(batch: WeightRows, rows: readonly number[], matrix: M, at: readonly number[], shift: number | null): void;
+  /**
+   * out = A Bᵀ over rows [aStart, aStart + aRows) and [bStart, bStart + bRows) of one matrix: float32 inside chunks,
+   * float64 across them, always in the same order.
+   * @param out aRows x bRows, row-major
+   */
+  gram(matrix: M, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void;
+  /**
+   * Rows [at, at + m) of `out` = P A, with A rows [aStart, aStart + n) of `matrix`; rows [0, at) of `matrix` are
+   * carried over to `out` unchanged. `out` must be another matrix of the same width.
+   * @param p m x n, row-major
+   */
+  combine(p: Float64Array, m: number, matrix: M, aStart: number, n: number, out: M, at: number): void;
+}

@@ -1,0 +1,21 @@
+// Tiles held by the calling thread: for tests of engines and devices, and for callers that bring their own threads.
+import type { Device } from './devices/device.ts';
+import type { EigenSolver } from './linalg/symmetric-eigen.ts';
+import { addVisits, firstOfEachModel, largestPeaks, type Tiles } from './tile-pool.ts';
+import { TileStore } from './tile-store.ts';
+
+export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
+  const store = new TileStore(device);
+  return {
+    info: device.info,
+    solve,
+    threads: 1,
+    open: async (slots) => store.open(slots, () => true),
+    visit: async (task) => addVisits(store.visit(task), task.full ? 3 + task.stateRows + task.block : task.block),
+    scan: async (slot, staged) => firstOfEachModel(store.scan(slot, staged)),
+    finish: async (task) => largestPeaks(store.finish(task), task.mix.m - 1),
+    fetch: async (task) => store.fetch(task),
+    takeTimings: async () => store.takeTimings(),
+    close: async () => store.clear(),
+  };
+};

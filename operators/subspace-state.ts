@@ -1,0 +1,76 @@
+// What an engine of mode `models` keeps of a slot between blocks, apart from its rows (which stay on the device):
+// a few hundred float64 numbers. Plain and immutable; an update makes a new one.
+
+/** How a slot's samples are treated. Fixed for a run. */
+export interface SubspaceSpec {
+  /** Weights in the slot: D = rows * cols. */
+  readonly features: number;
+  /** Directions reported, k. A cap: a slot never has more than n - 1 (n uncentred) or D. */
+  readonly rank: number;
+  /** Subtract the running mean (PCA), or measure scatter about the origin. */
+  readonly center: boolean;
+  /** True when the shift is the origin itself: a base was given, or nothing is subtracted at all. */
+  readonly shiftIsOrigin: boolean;
+}
+
+export interface SubspaceState {
+  /** Models folded, n. */
+  readonly models: number;
+  /** r kept eigenvalues, descending: scatter along each state row. At most min(n - 1, D, 2k). */
+  readonly eigenvalues: Float64Array;
+  /** Exact total scatter T = Σ ‖x − m‖². */
+  readonly total: number;
+  /** Scatter that truncation and the rank threshold removed, so that Σ eigenvalues + lost = total. */
+  readonly lost: number;
+  /** Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk. */
+  readonly truncation: number;
+  /** Largest squared norm that a Gram diagonal showed: what float32 rounding scales with. */
+  readonly largestNorm2: number;
+  /** ⟨S_j, m⟩, r numbers, and ⟨m, m⟩. */
+  readonly rowsDotMean: Float64Array;
+  readonly meanNorm2: number;
+  /** ⟨−shift, m⟩ and ⟨shift, shift⟩: turn shifted inner products into distances from the origin. */
+  readonly shiftDotMean: number;
+  readonly shiftNorm2: number;
+  /** Σ ‖x − origin‖² over all folded models. */
+  readonly totalUncentred: number;
+}
+
+export const emptySubspace: SubspaceState = {
+  models: 0,
+  eigenvalues: new Float64Array(0),
+  total: 0,
+  lost: 0,
+  truncation: 0,
+  largestNorm2: 0,
+  rowsDotMean: new Float64Array(0),
+  meanNorm2: 0,
+  shiftDotMean: 0,
+  shiftNorm2: 0,
+  totalUncentred: 0,
+};
+
+/** Most rows a state can ever keep for a stream of `models` models. */
+export const maxStateRows = (spec: SubspaceSpec, models: number): number =>
+  Math.min(2 * spec.rank, spec.features, spec.center ? Math.max(models - 1, 0) : models);
+
+/** Directions reported of a state: the first k of those kept. */
+export const reportedRank = (spec: SubspaceSpec, state: SubspaceState): number =>
+  Math.min(spec.rank, state.eigenvalues.length);
+
+/** 2^-20: a direction below this share of the largest is noise of a float32 Gram, and is not kept. */
+export const RANK_THRESHOLD = 2 ** -20;
+
+/** 2^-19 of the largest eigenvalue or squared norm: what float32 rounding can move an eigenvalue by. */
+export const ROUNDING = 2 ** -19;
+
+/** How far rounding can have moved any eigenvalue. */
+export const roundingTerm = (state: SubspaceState): number =>
+  ROUNDING * Math.max(state.eigenvalues[0] ?? 0, state.largestNorm2);
+
+/** Upper end of the interval for eigenvalue j: λ_j ≤ true λ_j ≤ λ_j + min(Σ λ_{ℓ+1}, T − Σλ) + rounding. */
+export const eigenvalueSlack = (state: SubspaceState): number => {
+  let kept = 0;
+  for (const value of state.eigenvalues) kept += value;
+  return Math.min(state.truncation, Math.max(state.total - kept, 0)) + roundingTerm(state);
+};

@@ -1,0 +1,62 @@
+// A slot's finished subspace: the numbers, and its rows for as long as they are on the device.
+import type { PlannedSlot } from '../sources/reading-plan.ts';
+import { type Tile, tilesOf } from '../sources/tile.ts';
+import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import type { Tiles } from './tile-pool.ts';
+import type { Mix } from './tile-tasks.ts';
+
+export interface Subspace {
+  readonly kind: 'subspace';
+  readonly slot: PlannedSlot;
+  readonly spec: SubspaceSpec;
+  readonly state: SubspaceState;
+  /** Directions reported: min(rank, what the state kept). */
+  readonly rank: number;
+  /** +1 or −1 for each direction: makes its largest entry positive. Coordinates take the same sign. */
+  readonly signs: Float64Array;
+  readonly tiles: readonly Tile[];
+  /**
+   * Reads tiles [from, to) into `out`: tile after tile, 1 + rank rows of its width, the absolute mean (base and shift
+   * added back) and the unit directions. Valid until the stream goes on to the next group.
+   */
+  readonly readTiles: (from: number, to: number, out: SharedArrayBuffer) => Promise<void>;
+}
+
+/** Makes the last mixing, which gives unit directions instead of scaled rows, and settles the signs. */
+export const finishSubspace = async (
+  tiles: Tiles,
+  index: number,
+  engine: {
+    readonly slot: PlannedSlot;
+    readonly spec: SubspaceSpec;
+    readonly state: SubspaceState;
+    readonly pending: Mix | null;
+  },
+): Promise<Subspace> => {
+  const { slot, spec, state, pending } = engine;
+  const rank = reportedRank(spec, state);
+  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, pending) });
+  const signs = peaks.map((peak) => (peak < 0 ? -1 : 1));
+  return {
+    kind: 'subspace',
+    slot,
+    spec,
+    state,
+    rank,
+    signs,
+    tiles: tilesOf(slot.features),
+    readTiles: (from, to, out) => tiles.fetch({ slot: index, from, to, signs, out }),
+  };
+};
+
+/** The mixing still due, or the identity, with the first k state rows scaled to unit length. */
+const unitDirections = (state: SubspaceState, rank: number, pending: Mix | null): Mix => {
+  const n = pending?.n ?? 1 + state.eigenvalues.length;
+  const values = new Float64Array((1 + rank) * n);
+  for (let row = 0; row <= rank; row++) {
+    const scale = row === 0 ? 1 : 1 / Math.sqrt(state.eigenvalues[row - 1]!);
+    if (pending === null) values[row * n + row] = scale;
+    else for (let i = 0; i < n; i++) values[row * n + i] = scale * pending.values[row * n + i]!;
+  }
+  return { values, m: 1 + rank, n };
+};

@@ -1,0 +1,174 @@
+// The tiles of a group of slots, spread over worker threads. Results do not depend on how many: each tile is one
+// thread's work from first to last, and what tiles contribute is added in tile order.
+import type { StagedRows } from '../sources/staged-block.ts';
+import { tilesOf } from '../sources/tile.ts';
+import { Worker } from 'node:worker_threads';
+import type { DeviceInfo } from './devices/device.ts';
+import { type DeviceChoice, type FoundDevice, findDevice } from './devices/device-spec.ts';
+import type { EigenSolver } from './linalg/symmetric-eigen.ts';
+import type { TilePeaks, TileVisit } from './tile-store.ts';
+import {
+  type BadValue,
+  type FetchTask,
+  type FinishTask,
+  type SlotLayout,
+  type TileTimings,
+  type VisitResult,
+  type VisitTask,
+} from './tile-tasks.ts';
+import type { TileRequest } from './tile-worker.ts';
+
+/** What an engine sees of the tiles. */
+export interface Tiles {
+  readonly info: DeviceInfo;
+  readonly solve: EigenSolver;
+  readonly threads: number;
+  /** Makes room for a group of slots; the tiles of the group before are given up. */
+  open(slots: readonly SlotLayout[]): Promise<void>;
+  visit(task: VisitTask): Promise<VisitResult>;
+  scan(slot: number, staged: readonly StagedRows[]): Promise<readonly BadValue[]>;
+  /** Each direction's entry of largest magnitude over the whole slot; the first of equals. */
+  finish(task: FinishTask): Promise<Float64Array>;
+  fetch(task: FetchTask): Promise<void>;
+  takeTimings(): Promise<TileTimings>;
+  close(): Promise<void>;
+}
+
+interface Pending {
+  readonly resolve: (value: never) => void;
+  readonly reject: (error: Error) => void;
+}
+
+class TileWorker {
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, Pending>();
+  #next = 0;
+  #dead: Error | null = null;
+
+  constructor(found: FoundDevice) {
+    this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), { workerData: { device: found.spec } });
+    this.#worker.on('message', ({ id, result, error, stack }) => {
+      const pending = this.#pending.get(id)!;
+      this.#pending.delete(id);
+      if (error === undefined) pending.resolve(result as never);
+      else pending.reject(Object.assign(new Error(error), { stack }));
+    });
+    this.#worker.on('error', (error) => this.#fail(error as Error));
+    this.#worker.on('exit', (code) => this.#fail(new Error(`a tile worker ended with code ${code}`)));
+  }
+
+  send<R>(request: TileRequest): Promise<R> {
+    if (this.#dead !== null) return Promise.reject(this.#dead);
+    const id = this.#next++;
+    return new Promise<R>((resolve, reject) => {
+      this.#pending.set(id, { resolve, reject });
+      this.#worker.postMessage({ id, request });
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #fail(error: Error): void {
+    this.#dead ??= error;
+    for (const { reject } of this.#pending.values()) reject(this.#dead);
+    this.#pending.clear();
+  }
+}
+
+export class TilePool implements Tiles {
+  readonly info: DeviceInfo;
+  readonly solve: EigenSolver;
+  readonly threads: number;
+  readonly #workers: readonly TileWorker[];
+  #layouts: readonly SlotLayout[] = [];
+  /** Which workers hold tiles of a slot. */
+  #holders: TileWorker[][] = [];
+
+  constructor(found: FoundDevice, threads: number) {
+    this.info = found.info;
+    this.solve = found.solve;
+    this.threads = threads;
+    this.#workers = Array.from({ length: threads }, () => new TileWorker(found));
+  }
+
+  async open(slots: readonly SlotLayout[]): Promise<void> {
+    // Tiles are dealt in turn, through all slots, so that small slots spread too.
+    const owned = this.#workers.map(() => slots.map((): number[] => []));
+    let turn = 0;
+    slots.forEach(({ features }, slot) => {
+      for (const { index } of tilesOf(features)) owned[turn++ % this.threads]![slot]!.push(index);
+    });
+    this.#layouts = slots;
+    this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
+    await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
+  }
+
+  async visit(task: VisitTask): Promise<VisitResult> {
+    const visits = await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task });
+    return addVisits(visits.flat(), task.full ? 3 + task.stateRows + task.block : task.block);
+  }
+
+  async scan(slot: number, staged: readonly StagedRows[]): Promise<readonly BadValue[]> {
+    return firstOfEachModel((await this.#ask<readonly BadValue[]>(slot, { kind: 'scan', slot, staged })).flat());
+  }
+
+  async finish(task: FinishTask): Promise<Float64Array> {
+    const peaks = await this.#ask<readonly TilePeaks[]>(task.slot, { kind: 'finish', task });
+    return largestPeaks(peaks.flat(), task.mix.m - 1);
+  }
+
+  async fetch(task: FetchTask): Promise<void> {
+    await this.#ask(task.slot, { kind: 'fetch', task });
+  }
+
+  async takeTimings(): Promise<TileTimings> {
+    const all = await Promise.all(this.#workers.map((worker) => worker.send<TileTimings>({ kind: 'timings' })));
+    return all.reduce((a, b) => ({ widen: a.widen + b.widen, gram: a.gram + b.gram, mix: a.mix + b.mix }));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#workers.map((worker) => worker.close()));
+  }
+
+  #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
+    return Promise.all(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
+  }
+}
+
+/** Adds what tiles contributed, in tile order. */
+export const addVisits = (visits: readonly TileVisit[], columns: number): VisitResult => {
+  const ordered = [...visits].sort((a, b) => a.tile - b.tile);
+  const gram = ordered[0]!.gram;
+  let shiftSum = ordered[0]!.shiftSum;
+  for (const visit of ordered.slice(1)) {
+    for (let i = 0; i < gram.length; i++) gram[i] = gram[i]! + visit.gram[i]!;
+    shiftSum += visit.shiftSum;
+  }
+  return { gram, columns, shiftSum };
+};
+
+export const largestPeaks = (tiles: readonly TilePeaks[], directions: number): Float64Array => {
+  const largest = new Float64Array(directions);
+  for (const { peaks } of [...tiles].sort((a, b) => a.tile - b.tile)) {
+    for (let j = 0; j < directions; j++) if (Math.abs(peaks[j]!) > Math.abs(largest[j]!)) largest[j] = peaks[j]!;
+  }
+  return largest;
+};
+
+export const firstOfEachModel = (values: readonly BadValue[]): readonly BadValue[] => {
+  const first = new Map<number, BadValue>();
+  for (const bad of values) {
+    const known = first.get(bad.model);
+    if (known === undefined || bad.index < known.index) first.set(bad.model, bad);
+  }
+  return [...first.values()].sort((a, b) => a.model - b.model);
+};
+
+/**
+ * Opens worker threads with the device asked for.
+ * @throws DeviceUnavailable
+ */
+export const openTiles = async (options: { readonly device: DeviceChoice; readonly threads: number }): Promise<Tiles> =>
+  new TilePool(await findDevice(options.device), options.threads);

@@ -1,0 +1,74 @@
+// The words between an engine and whoever holds the tiles (this thread, or workers): plain data that can be posted.
+import type { StagedRows } from '../sources/staged-block.ts';
+
+/** A slot as the tiles see it. */
+export interface SlotLayout {
+  readonly slot: string;
+  readonly features: number;
+  /** Rows a tile may need: 3 + state rows + block. */
+  readonly maxRows: number;
+}
+
+/** Makes the next state of a slot's tiles: rows 2 … 2 + m of the new tile = mix · rows 2 … 2 + n of the old one. */
+export interface Mix {
+  readonly values: Float64Array;
+  readonly m: number;
+  readonly n: number;
+}
+
+export interface VisitTask {
+  readonly slot: number;
+  /** The mixing that the block before left undone; null when there was none, or it is done. */
+  readonly mix: Mix | null;
+  /** State rows after the mix. */
+  readonly stateRows: number;
+  readonly block: number;
+  readonly staged: readonly StagedRows[];
+  /** Where the shift comes from in a slot's first visit: the mean of this block, a base, or zero; null later. */
+  readonly shift: { readonly from: 'mean' } | { readonly from: 'base'; readonly staged: StagedRows } | { readonly from: 'zero' } | null;
+  /** Multiply all rows with all rows, not with the block alone. */
+  readonly full: boolean;
+}
+
+export interface VisitResult {
+  /** (3 + r + b) x columns, summed over the slot's tiles in order. */
+  readonly gram: Float64Array;
+  readonly columns: number;
+  /** Σ of the shift's entries; 0 but in a slot's first visit. */
+  readonly shiftSum: number;
+}
+
+/** A value that cannot be folded. */
+export interface BadValue {
+  readonly model: number;
+  /** Flat index into the slot's weights. */
+  readonly index: number;
+  readonly value: number;
+}
+
+/** Largest magnitude a weight may have: its square and sums of squares stay finite in float32. */
+export const LARGEST_WEIGHT = 1e17;
+
+export interface FinishTask {
+  readonly slot: number;
+  /** Makes the mean (row 0) and the k unit directions out of [m; S; X]. */
+  readonly mix: Mix;
+}
+
+export interface FetchTask {
+  readonly slot: number;
+  /** Tiles [from, to). */
+  readonly from: number;
+  readonly to: number;
+  /** +1 or −1 for each direction. */
+  readonly signs: Float64Array;
+  /** Receives, tile after tile, 1 + k rows of the tile's width: the absolute mean, then the directions. */
+  readonly out: SharedArrayBuffer;
+}
+
+/** Seconds of work by kind, summed over threads. */
+export interface TileTimings {
+  readonly widen: number;
+  readonly gram: number;
+  readonly mix: number;
+}

@@ -1,0 +1,51 @@
+// A worker thread that holds tiles: opens its device once, then does the tasks it is sent, in order.
+import type { StagedRows } from '../sources/staged-block.ts';
+import { parentPort, workerData } from 'node:worker_threads';
+import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
+import { TileStore } from './tile-store.ts';
+import type { FetchTask, FinishTask, SlotLayout, VisitTask } from './tile-tasks.ts';
+
+/** What every worker is told at birth. */
+export interface TileWorkerData {
+  readonly device: DeviceSpec;
+}
+
+export type TileRequest =
+  | { readonly kind: 'open'; readonly slots: readonly SlotLayout[]; readonly owned: readonly (readonly number[])[] }
+  | { readonly kind: 'visit'; readonly task: VisitTask }
+  | { readonly kind: 'scan'; readonly slot: number; readonly staged: readonly StagedRows[] }
+  | { readonly kind: 'finish'; readonly task: FinishTask }
+  | { readonly kind: 'fetch'; readonly task: FetchTask }
+  | { readonly kind: 'timings' };
+
+const port = parentPort!;
+const { device: spec } = workerData as TileWorkerData;
+const store = openDevice(spec).then((device) => new TileStore(device));
+
+const perform = (tiles: TileStore, request: TileRequest): unknown => {
+  switch (request.kind) {
+    case 'open': {
+      const owned = request.owned.map((list) => new Set(list));
+      return tiles.open(request.slots, (slot, tile) => owned[slot]!.has(tile));
+    }
+    case 'visit':
+      return tiles.visit(request.task);
+    case 'scan':
+      return tiles.scan(request.slot, request.staged);
+    case 'finish':
+      return tiles.finish(request.task);
+    case 'fetch':
+      return tiles.fetch(request.task);
+    case 'timings':
+      return tiles.takeTimings();
+  }
+};
+
+port.on('message', async ({ id, request }: { id: number; request: TileRequest }) => {
+  try {
+    port.postMessage({ id, result: perform(await store, request) });
+  } catch (error) {
+    const { message, stack } = error as Error;
+    port.postMessage({ id, error: message, stack });
+  }
+});

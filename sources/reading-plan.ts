@@ -1,0 +1,36 @@
+// What is to be read, and in which order: the part of a plan that the data lane needs.
+import type { ModelHeader, TensorEntry } from './model.ts';
+
+/** A model of the stream; `id` is its place in the order of folding. */
+export interface PlannedModel {
+  readonly id: number;
+  readonly name: string;
+  readonly header: ModelHeader;
+}
+
+/** A weight matrix that all models of the stream share. */
+export interface PlannedSlot {
+  readonly id: number;
+  readonly name: string;
+  readonly rows: number;
+  readonly cols: number;
+  /** rows * cols */
+  readonly features: number;
+  /** The slot's tensor in a model, or in the base. */
+  readonly tensorIn: (model: PlannedModel) => TensorEntry;
+}
+
+/** Slots that are streamed together, because they fit the memory together. */
+export interface SlotGroup {
+  readonly index: number;
+  readonly slots: readonly PlannedSlot[];
+}
+
+export interface ReadingPlan {
+  /** The models to fold, in order. */
+  readonly models: readonly PlannedModel[];
+  readonly base: PlannedModel | null;
+  readonly groups: readonly SlotGroup[];
+  /** Models a block. */
+  readonly block: number;
+}

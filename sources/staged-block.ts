@@ -1,0 +1,202 @@
+// Reads a block of models into one shared buffer, laid out so that every tile's rows stand together and wrap as one
+// Arrow batch. Each model's file is read front to back; tensors that are neighbours in the file come in one readv.
+
+import { bytesPerElement } from './dtype.ts';
+import { SourceMalformed, type SourceUnavailable } from './errors.ts';
+import type { Dtype, TensorEntry } from './model.ts';
+import type { PlannedModel, PlannedSlot, SlotGroup } from './reading-plan.ts';
+import type { SourceFiles } from './source-files.ts';
+import { type Tile, tilesOf } from './tile.ts';
+
+/** Bytes between two tensors that are read over rather than skipped. */
+const LARGEST_GAP = 16_384;
+/** One read's size at most, so that a run can stop between reads. */
+const LARGEST_READ = 16 * 2 ** 20;
+/** Models read at once: enough to keep a disk's queue filled. */
+const MODELS_AT_ONCE = 8;
+
+/**
+ * Staged weights of one slot and dtype: for each tile in turn, `models.length` rows of its width.
+ * Row i of every tile belongs to `models[i]` and to block position `positions[i]`; −1 leaves it out.
+ */
+export interface StagedRows {
+  readonly dtype: Dtype;
+  readonly models: Int32Array;
+  readonly positions: Int32Array;
+  readonly buffer: SharedArrayBuffer;
+  /** Byte offset of the slot's first tile. */
+  readonly offset: number;
+}
+
+/** A model whose weights of a slot could not be read. */
+export interface ReadFault {
+  readonly model: PlannedModel;
+  readonly slot: PlannedSlot;
+  readonly error: SourceMalformed | SourceUnavailable;
+}
+
+export interface StagedSlot {
+  readonly slot: PlannedSlot;
+  /** The models at hand, in the order of their positions. */
+  readonly models: readonly PlannedModel[];
+  readonly rows: readonly StagedRows[];
+}
+
+export interface StagedBlock {
+  readonly slots: readonly StagedSlot[];
+  readonly faults: readonly ReadFault[];
+}
+
+interface Segment {
+  readonly slot: PlannedSlot;
+  readonly tensor: TensorEntry;
+  readonly buffers: readonly Uint8Array[];
+}
+
+const ALIGNMENT = 64;
+
+const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+
+/** Bytes of staging that these models need for a group; a multiple of 64. */
+export const stagingBytes = (group: SlotGroup, models: readonly PlannedModel[]): number =>
+  layOut(group, models, 0).reduce((sum, { bytes }) => sum + aligned(bytes), 0);
+
+interface StagedPart {
+  readonly slot: PlannedSlot;
+  readonly dtype: Dtype;
+  readonly models: readonly PlannedModel[];
+  readonly start: number;
+  readonly bytes: number;
+}
+
+/** One part for each slot and dtype, in the order of first appearance. */
+const layOut = (group: SlotGroup, models: readonly PlannedModel[], from: number): readonly StagedPart[] => {
+  const parts: StagedPart[] = [];
+  let end = from;
+  for (const slot of group.slots) {
+    const byDtype = new Map<Dtype, PlannedModel[]>();
+    for (const model of models) {
+      const dtype = slot.tensorIn(model).dtype as Dtype;
+      const known = byDtype.get(dtype);
+      if (known === undefined) byDtype.set(dtype, [model]);
+      else known.push(model);
+    }
+    for (const [dtype, members] of byDtype) {
+      const bytes = members.length * slot.features * bytesPerElement(dtype);
+      parts.push({ slot, dtype, models: members, start: end, bytes });
+      end += aligned(bytes);
+    }
+  }
+  return parts;
+};
+
+/**
+ * Reads the group's slots of these models. Faults of single models are collected; nothing else fails.
+ * @param buffer has `stagingBytes(group, models)` bytes from `from` on
+ */
+export const stageBlock = async (
+  files: SourceFiles,
+  group: SlotGroup,
+  models: readonly PlannedModel[],
+  buffer: SharedArrayBuffer,
+  from = 0,
+): Promise<StagedBlock> => {
+  const parts = layOut(group, models, from);
+  const segments = new Map<PlannedModel, Segment[]>(models.map((model) => [model, []]));
+  for (const part of parts) {
+    const tiles = tilesOf(part.slot.features);
+    part.models.forEach((model, row) => {
+      const buffers = tiles.map((tile) => rowOf(part, tile, row, buffer));
+      segments.get(model)!.push({ slot: part.slot, tensor: part.slot.tensorIn(model), buffers });
+    });
+  }
+  const faults: ReadFault[] = [];
+  const queue = [...models];
+  const readNext = async (): Promise<void> => {
+    for (let model = queue.shift(); model !== undefined; model = queue.shift()) {
+      faults.push(...(await readModel(files, model, segments.get(model)!)));
+    }
+  };
+  await Promise.all(Array.from({ length: MODELS_AT_ONCE }, readNext));
+  faults.sort((a, b) => a.model.id - b.model.id || a.slot.id - b.slot.id);
+  return { slots: group.slots.map((slot) => stagedSlot(slot, parts, models, faults, buffer)), faults };
+};
+
+const rowOf = (part: StagedPart, tile: Tile, row: number, buffer: SharedArrayBuffer): Uint8Array => {
+  const size = bytesPerElement(part.dtype);
+  const tileStart = part.start + tile.start * part.models.length * size;
+  return new Uint8Array(buffer, tileStart + row * tile.width * size, tile.width * size);
+};
+
+const stagedSlot = (
+  slot: PlannedSlot,
+  parts: readonly StagedPart[],
+  models: readonly PlannedModel[],
+  faults: readonly ReadFault[],
+  buffer: SharedArrayBuffer,
+): StagedSlot => {
+  const faulty = new Set(faults.filter((fault) => fault.slot === slot).map((fault) => fault.model));
+  const kept = models.filter((model) => !faulty.has(model));
+  const position = new Map(kept.map((model, i) => [model, i]));
+  return {
+    slot,
+    models: kept,
+    rows: parts
+      .filter((part) => part.slot === slot)
+      .map((part) => ({
+        dtype: part.dtype,
+        models: Int32Array.from(part.models, (model) => model.id),
+        positions: Int32Array.from(part.models, (model) => position.get(model) ?? -1),
+        buffer,
+        offset: part.start,
+      })),
+  };
+};
+
+const readModel = async (
+  files: SourceFiles,
+  model: PlannedModel,
+  segments: readonly Segment[],
+): Promise<readonly ReadFault[]> => {
+  const faults: ReadFault[] = [];
+  for (const run of runsOf(segments)) {
+    const file = model.header.files[run[0]!.tensor.file]!;
+    const buffers: Uint8Array[] = [];
+    const start = run[0]!.tensor.offset;
+    let end = start;
+    for (const { tensor, buffers: parts } of run) {
+      if (tensor.offset > end) buffers.push(new Uint8Array(tensor.offset - end));
+      buffers.push(...parts);
+      end = tensor.offset + tensor.byteLength;
+    }
+    try {
+      await files.read(file, start, buffers);
+    } catch (error) {
+      // A file that changed since the plan would mix two versions of a model: that always stops the run.
+      if (error instanceof SourceMalformed && error.rule === 'changed') throw error;
+      for (const { slot } of run) faults.push({ model, slot, error: error as SourceMalformed | SourceUnavailable });
+    }
+  }
+  return faults;
+};
+
+/** Splits a model's tensors into runs of neighbours, each read by one call. */
+const runsOf = (segments: readonly Segment[]): readonly (readonly Segment[])[] => {
+  const ordered = [...segments].sort((a, b) => a.tensor.file - b.tensor.file || a.tensor.offset - b.tensor.offset);
+  const runs: Segment[][] = [];
+  let size = 0;
+  for (const segment of ordered) {
+    const before = runs.at(-1)?.at(-1)?.tensor;
+    const { tensor } = segment;
+    const gap =
+      before === undefined || before.file !== tensor.file ? -1 : tensor.offset - before.offset - before.byteLength;
+    if (gap >= 0 && gap <= LARGEST_GAP && size + gap + tensor.byteLength <= LARGEST_READ) {
+      runs.at(-1)!.push(segment);
+      size += gap + tensor.byteLength;
+    } else {
+      runs.push([segment]);
+      size = tensor.byteLength;
+    }
+  }
+  return runs;
+};

@@ -1,0 +1,19 @@
+// Tiles: the unit of reading and scheduling. Their widths depend on the slot's size alone, never on memory or threads,
+// because sums are taken tile by tile and results must not depend on the machine.
+
+/** Features [start, start + width) of a flattened slot. */
+export interface Tile {
+  readonly index: number;
+  readonly start: number;
+  readonly width: number;
+}
+
+/** Enough to keep a BLAS busy, few enough that a tile's rows stay in the last cache level. */
+export const TILE_WIDTH = 16_384;
+
+export const tilesOf = (features: number): readonly Tile[] =>
+  Array.from({ length: Math.ceil(features / TILE_WIDTH) }, (_, index) => ({
+    index,
+    start: index * TILE_WIDTH,
+    width: Math.min(TILE_WIDTH, features - index * TILE_WIDTH),
+  }));
