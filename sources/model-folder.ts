@@ -1,0 +1,155 @@
+// Finds the models in and below a folder. A folder is a model where it holds an index, a model.safetensors, or one safetensors
+// file and no models below; then only its `checkpoint-*` folders are looked into as well. Otherwise each safetensors file and
+// each folder below is looked at, in byte order. Names that start with a dot (.git, .cache, ._model.safetensors) are skipped.
+// Decided by names alone: nothing is opened. A folder met twice, as links in a circle do, is entered once.
+import type { Dirent } from 'node:fs';
+import { readdir, realpath, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { byteOrder } from './byte-order.ts';
+import { displayName } from './display-name.ts';
+import { SourceMalformed, SourceUnavailable } from './errors.ts';
+import { reading } from './regular-file.ts';
+import { isShardName } from './sharded-checkpoint.ts';
+import { convertPickle } from './sniff.ts';
+
+/** A model, or what was refused in its place. */
+export type Found = {
+  /** Below the folder that was searched, with `/`; empty for that folder itself. */
+  readonly below: string;
+  readonly path: string;
+} & (
+  | { readonly layout: 'file' | 'sharded'; readonly entry: string }
+  | { readonly error: SourceMalformed | SourceUnavailable }
+);
+
+const maxDepth = 64;
+const weights = '.safetensors';
+const index = '.safetensors.index.json';
+const pickle = /\.(?:bin|pt|pth|ckpt|pkl)$/i;
+
+/** All models in a folder and below. */
+export const findModels = (folder: string): Promise<readonly Found[]> => search(folder, '', new Set(), 0);
+
+/** The model in one file, going by its name; none where the name is not one of weights. */
+export function modelInFile(path: string): readonly Found[] {
+  const name = basename(path);
+  const refuse = (rule: string, detail: string): readonly Found[] => [
+    { below: '', path, error: new SourceMalformed({ path, rule, detail }) },
+  ];
+  if (name.startsWith('adapter_model.')) return refuse('adapter', adapterDetail);
+  if (isShardName(name))
+    return refuse('index-missing', 'found one shard of several, expected the folder that holds all');
+  if (name.endsWith(weights)) return [{ below: '', path, layout: 'file', entry: path }];
+  if (name.endsWith(index)) return [{ below: '', path, layout: 'sharded', entry: path }];
+  return pickle.test(name) ? refuse('pickle', pickleDetail(name)) : [];
+}
+
+/** A name without the ending that all files of weights have. */
+export const withoutEnding = (name: string): string =>
+  name.endsWith(weights) && name !== weights ? name.slice(0, -weights.length) : name;
+
+const adapterDetail =
+  'found a LoRA adapter, expected full weights: adapters are not supported yet; merge it into its base first';
+
+const pickleDetail = (name: string): string => `found ${displayName(name)}, expected safetensors; ${convertPickle}`;
+
+async function search(folder: string, below: string, visited: Set<string>, depth: number): Promise<readonly Found[]> {
+  let content: FolderContent;
+  try {
+    const real = await reading(folder, () => realpath(folder));
+    if (visited.has(real) || depth > maxDepth) return [];
+    visited.add(real);
+    content = await list(folder);
+  } catch (error) {
+    if (error instanceof SourceUnavailable) return [{ below, path: folder, error }];
+    throw error;
+  }
+  const { files, folders } = content;
+  const inside = async (names: readonly string[]): Promise<readonly Found[]> => {
+    const found: Found[] = [];
+    for (const name of names) {
+      const path = join(folder, name);
+      const nameBelow = below === '' ? name : `${below}/${name}`;
+      if (folders.includes(name)) found.push(...(await search(path, nameBelow, visited, depth + 1)));
+      else found.push({ below: withoutEnding(nameBelow), path, layout: 'file', entry: path });
+    }
+    return found;
+  };
+  const isCheckpoint = (name: string): boolean => name.startsWith('checkpoint-');
+  const own = modelOf(folder, below, files);
+  if (own !== undefined) return [own, ...(await inside(folders.filter(isCheckpoint)))];
+
+  const loose = files.filter((name) => name.endsWith(weights));
+  if (loose.length === 1) {
+    const others = await inside(folders.filter((name) => !isCheckpoint(name)));
+    const checkpoints = await inside(folders.filter(isCheckpoint));
+    if (others.length === 0) {
+      return [{ below, path: folder, layout: 'file', entry: join(folder, loose[0]!) }, ...checkpoints];
+    }
+    const at = (found: Found): string => found.below.slice(below === '' ? 0 : below.length + 1);
+    const all = [...(await inside(loose)), ...others, ...checkpoints];
+    // Stable: what stands in one folder stays in the order in which it was found.
+    return all.sort((a, b) => byteOrder(at(a).split('/')[0]!, at(b).split('/')[0]!));
+  }
+  const found = await inside([...loose, ...folders].sort(byteOrder));
+  const pickled = files.find((name) => pickle.test(name));
+  if (found.length > 0 || pickled === undefined) return found;
+  return [
+    {
+      below,
+      path: folder,
+      error: new SourceMalformed({ path: folder, rule: 'pickle', detail: pickleDetail(pickled) }),
+    },
+  ];
+}
+
+/** What makes the whole folder a model, or a refusal; undefined where its files stand for themselves. */
+function modelOf(folder: string, below: string, files: readonly string[]): Found | undefined {
+  const refuse = (rule: string, detail: string): Found => ({
+    below,
+    path: folder,
+    error: new SourceMalformed({ path: folder, rule, detail }),
+  });
+  if (files.some((name) => name === 'adapter_config.json' || name.startsWith('adapter_model.'))) {
+    return refuse('adapter', adapterDetail);
+  }
+  const indices = files.filter((name) => name.endsWith(index));
+  const chosen = indices.includes(`model${index}`) ? `model${index}` : indices[0];
+  if (chosen !== undefined && (indices.length === 1 || chosen === `model${index}`)) {
+    return { below, path: folder, layout: 'sharded', entry: join(folder, chosen) };
+  }
+  if (indices.length > 1) return refuse('index-ambiguous', `found ${indices.length} index files, expected one`);
+  if (files.includes(`model${weights}`))
+    return { below, path: folder, layout: 'file', entry: join(folder, `model${weights}`) };
+  const shard = files.find(isShardName);
+  if (shard === undefined) return undefined;
+  return refuse(
+    'index-missing',
+    `found shard ${displayName(shard)} without an index, expected model${index} beside it`,
+  );
+}
+
+interface FolderContent {
+  readonly files: readonly string[];
+  readonly folders: readonly string[];
+}
+
+/** What stands in a folder, in byte order, without hidden names; links are what they lead to. */
+export async function list(folder: string): Promise<FolderContent> {
+  const files: string[] = [];
+  const folders: string[] = [];
+  for (const entry of await reading(folder, () => readdir(folder, { withFileTypes: true }))) {
+    if (entry.name.startsWith('.')) continue;
+    if (await isFolder(folder, entry)) folders.push(entry.name);
+    else files.push(entry.name);
+  }
+  return { files: files.sort(byteOrder), folders: folders.sort(byteOrder) };
+}
+
+async function isFolder(folder: string, entry: Dirent): Promise<boolean> {
+  if (!entry.isSymbolicLink()) return entry.isDirectory();
+  return await stat(join(folder, entry.name)).then(
+    (stats) => stats.isDirectory(),
+    () => false,
+  );
+}

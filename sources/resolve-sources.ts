@@ -1,0 +1,235 @@
+// Turns the arguments of a command into the models they name, in the order of folding: arguments as given, folders in byte
+// order. Names are paths below the argument; where two would be the same, both get the argument as given in front. The same
+// file under two names is one model. Nothing is opened but lists: broken models are found when their headers are read.
+import { readFile, realpath, stat } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, join, normalize, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { Effect } from 'effect';
+import { ConfigInvalid } from '../configs/errors.ts';
+import { displayName } from './display-name.ts';
+import { SourceMalformed, SourceUnavailable } from './errors.ts';
+import { expandGlob, globBase } from './expand-glob.ts';
+import { isGlob } from './glob.ts';
+import type { ModelLocation } from './model.ts';
+import { type Found, findModels, modelInFile, withoutEnding } from './model-folder.ts';
+import { reading } from './regular-file.ts';
+
+/** A model that was found but refused before its weights were looked at: a pickle, an adapter, a shard without its index. */
+export interface SkippedSource {
+  readonly name: string;
+  readonly source: string;
+  readonly path: string;
+  readonly error: SourceMalformed | SourceUnavailable;
+}
+
+export interface ResolvedSources {
+  readonly models: readonly ModelLocation[];
+  readonly skipped: readonly SkippedSource[];
+}
+
+export interface ResolveOptions {
+  /** What `-` reads its list from; the process's own standard input if not given. */
+  readonly stdin?: () => Promise<string>;
+  /** The folder that relative paths start from; the process's own if not given. */
+  readonly cwd?: string;
+}
+
+type SourceError = ConfigInvalid | SourceMalformed | SourceUnavailable;
+
+/**
+ * Finds the models that SOURCES name: model folders, folders of them, files, globs, `@list.txt`, `-`.
+ *
+ * Fails with ConfigInvalid where an argument names no model, with SourceUnavailable where it does not exist, and with
+ * SourceMalformed where a list is not text. What is refused model by model is returned in `skipped`.
+ */
+export const resolveSources = (
+  args: readonly string[],
+  options: ResolveOptions = {},
+): Effect.Effect<ResolvedSources, SourceError> =>
+  Effect.tryPromise({ try: () => resolveAll(args, options), catch: (cause) => cause }).pipe(
+    Effect.catch((cause) => (isSourceError(cause) ? Effect.fail(cause) : Effect.die(cause))),
+  );
+
+const isSourceError = (cause: unknown): cause is SourceError =>
+  cause instanceof ConfigInvalid || cause instanceof SourceMalformed || cause instanceof SourceUnavailable;
+
+/** One path to look at, and how what stands there is to be named. */
+interface Target {
+  readonly source: string;
+  /** As given; goes in front of names that would be the same. */
+  readonly given: string;
+  readonly path: string;
+  readonly name: string;
+  /** In front of the names of models below. */
+  readonly prefix: string;
+  readonly fromGlob: boolean;
+}
+
+type Named = { readonly target: Target; readonly found: Found; readonly isFile: boolean; readonly name: string };
+
+async function resolveAll(args: readonly string[], options: ResolveOptions): Promise<ResolvedSources> {
+  if (args.length === 0) throw new ConfigInvalid({ issues: ['sources: expected at least one, found none'] });
+  const issues: string[] = [];
+  const all: Named[] = [];
+  for (const argument of args) {
+    const named: Named[] = [];
+    for (const target of await targetsOf(argument, options, issues)) {
+      const isFolder = (await reading(target.path, () => stat(target.path))).isDirectory();
+      for (const found of isFolder ? await findModels(target.path) : modelInFile(target.path)) {
+        named.push({
+          target,
+          found,
+          isFile: !isFolder,
+          name: found.below === '' ? target.name : target.prefix + found.below,
+        });
+      }
+    }
+    if (named.length === 0) {
+      issues.push(`sources: ${displayName(argument)}: found no models, expected safetensors files or folders of them`);
+    }
+    all.push(...withoutLeftovers(named));
+  }
+  if (issues.length > 0) throw new ConfigInvalid({ issues });
+  return split(uniqueNames(await uniqueFiles(all)));
+}
+
+async function targetsOf(argument: string, options: ResolveOptions, issues: string[]): Promise<readonly Target[]> {
+  const at = (path: string): string => (options.cwd === undefined || isAbsolute(path) ? path : join(options.cwd, path));
+  if (argument === '-') {
+    const lines = await (options.stdin ?? (() => text(process.stdin)))();
+    return await listed(lines, argument, at, issues);
+  }
+  if (argument.startsWith('@')) {
+    const path = at(argument.slice(1));
+    const bytes = await reading(path, () => readFile(path));
+    const folder = dirname(path);
+    return await listed(
+      decode(bytes, path),
+      argument,
+      (line) => (isAbsolute(line) ? line : join(folder, line)),
+      issues,
+    );
+  }
+  if (isGlob(argument) && !(await exists(at(argument))))
+    return await globbed(argument, argument, globBase(argument), at, issues);
+  const path = at(argument);
+  const name = withoutEnding(basename(resolve(path))) || 'model';
+  return [{ source: argument, given: argument, path, name, prefix: '', fromGlob: false }];
+}
+
+/** The lines of a list; names are the lines themselves where they lead below the list's folder. */
+async function listed(
+  lines: string,
+  source: string,
+  at: (path: string) => string,
+  issues: string[],
+): Promise<readonly Target[]> {
+  const targets: Target[] = [];
+  for (const line of lines.split('\n').map((raw) => raw.trim())) {
+    if (line === '' || line.startsWith('#')) continue;
+    if (isGlob(line) && !(await exists(at(line)))) {
+      const base = leavesFolder(line) ? globBase(line) : '';
+      const matched = await globbed(line, source, base, at, issues);
+      if (matched.length === 0)
+        issues.push(`sources: ${displayName(source)}: found nothing that matches ${displayName(line)}`);
+      targets.push(...matched);
+      continue;
+    }
+    const short = leavesFolder(line) ? basename(resolve(at(line))) : normalize(line).replace(/\/$/, '');
+    const name = withoutEnding(short === '.' ? basename(resolve(at(line))) : short) || 'model';
+    const prefix = leavesFolder(line) || short === '.' ? '' : `${short}/`;
+    targets.push({ source, given: line, path: at(line), name, prefix, fromGlob: false });
+  }
+  return targets;
+}
+
+const leavesFolder = (path: string): boolean => isAbsolute(path) || normalize(path).startsWith('..');
+
+async function globbed(
+  pattern: string,
+  source: string,
+  base: string,
+  at: (path: string) => string,
+  issues: string[],
+): Promise<readonly Target[]> {
+  const start = base === '' ? '' : join(base, '/');
+  try {
+    const matches = await expandGlob(pattern, at);
+    return matches.map((path) => {
+      const short = path.startsWith(start) ? path.slice(start.length) : '';
+      const name = withoutEnding(short) || basename(resolve(at(path)));
+      return { source, given: path, path: at(path), name, prefix: short === '' ? '' : `${short}/`, fromGlob: true };
+    });
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    issues.push(`sources: ${displayName(pattern)}: ${cause.message}`);
+    return [];
+  }
+}
+
+function decode(bytes: Uint8Array, path: string): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch {
+    throw new SourceMalformed({
+      path,
+      rule: 'list',
+      detail: 'found bytes that are not UTF-8, expected one source a line',
+    });
+  }
+}
+
+const exists = (path: string): Promise<boolean> =>
+  stat(path).then(
+    () => true,
+    () => false,
+  );
+
+/** A glob over all files of a model matches what a model folder ignores too: pickles beside safetensors, shards beside their index. */
+function withoutLeftovers(all: readonly Named[]): readonly Named[] {
+  const good = new Set(all.filter(({ found }) => 'entry' in found).map(({ target }) => dirname(target.path)));
+  return all.filter(({ target, found, isFile }) => {
+    if ('entry' in found || found.error._tag !== 'SourceMalformed' || !isFile || !target.fromGlob) return true;
+    const { rule } = found.error;
+    return !((rule === 'pickle' || rule === 'index-missing') && good.has(dirname(target.path)));
+  });
+}
+
+async function uniqueFiles(all: readonly Named[]): Promise<readonly Named[]> {
+  const seen = new Set<string>();
+  const kept: Named[] = [];
+  for (const named of all) {
+    const path = 'entry' in named.found ? named.found.entry : named.found.path;
+    const real = await realpath(path).catch(() => path);
+    if (seen.has(real)) continue;
+    seen.add(real);
+    kept.push(named);
+  }
+  return kept;
+}
+
+function uniqueNames(all: readonly Named[]): readonly Named[] {
+  const counts = new Map<string, number>();
+  for (const { name } of all) counts.set(name, (counts.get(name) ?? 0) + 1);
+  const taken = new Set<string>([...counts].filter(([, count]) => count === 1).map(([name]) => name));
+  return all.map((named) => {
+    if (counts.get(named.name) === 1) return named;
+    const { given } = named.target;
+    const full = named.found.below === '' ? withoutEnding(normalize(given)) : join(given, named.found.below);
+    let name = full;
+    for (let i = 2; taken.has(name); i++) name = `${full}#${i}`;
+    taken.add(name);
+    return { ...named, name };
+  });
+}
+
+function split(all: readonly Named[]): ResolvedSources {
+  const models: ModelLocation[] = [];
+  const skipped: SkippedSource[] = [];
+  for (const { name, target, found } of all) {
+    const { source } = target;
+    if ('error' in found) skipped.push({ name, source, path: found.path, error: found.error });
+    else models.push({ name, source, path: found.path, layout: found.layout, entry: found.entry });
+  }
+  return { models, skipped };
+}
