@@ -4,7 +4,7 @@
 // Decided by names alone: nothing is opened. A folder met twice, as links in a circle do, is entered once.
 import type { Dirent } from 'node:fs';
 import { readdir, realpath, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { byteOrder } from './byte-order.ts';
 import { displayName } from './display-name.ts';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
@@ -40,13 +40,12 @@ export function modelInFile(path: string): readonly Found[] {
   if (isShardName(name))
     return refuse('index-missing', 'found one shard of several, expected the folder that holds all');
   if (name.endsWith(weights)) return [{ below: '', path, layout: 'file', entry: path }];
-  if (name.endsWith(index)) return [{ below: '', path, layout: 'sharded', entry: path }];
+  if (name.endsWith(index)) return [{ below: '', path: dirname(path), layout: 'sharded', entry: path }];
   return pickle.test(name) ? refuse('pickle', pickleDetail(name)) : [];
 }
 
 /** A name without the ending that all files of weights have. */
-export const withoutEnding = (name: string): string =>
-  name.endsWith(weights) && name !== weights ? name.slice(0, -weights.length) : name;
+export const withoutEnding = (name: string): string => name.replace(/(?<=[^/])\.safetensors(?:\.index\.json)?$/, '');
 
 const adapterDetail =
   'found a LoRA adapter, expected full weights: adapters are not supported yet; merge it into its base first';
