@@ -145,7 +145,7 @@ const input = fc.record({
     { maxLength: 4 },
   ),
   reverse: fc.boolean(),
-  escape: fc.boolean(),
+  escaped: fc.boolean(),
   steps: fc.array(fc.record({ kind: fc.constantFrom(...kinds), at: fc.nat(9999), pick: fc.nat(9999) }), {
     maxLength: 3,
   }),
@@ -153,12 +153,12 @@ const input = fc.record({
 type Input = typeof input extends fc.Arbitrary<infer T> ? T : never;
 type Member = { key: string; fields: [string, string][] };
 
-const json = (name: string, escape: boolean): string =>
-  escape
-    ? `"${name.replace(/[^]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)}"`
+const json = (name: string, escaped: boolean): string =>
+  escaped
+    ? `"${name.replace(/./gs, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)}"`
     : JSON.stringify(name);
 
-function build({ tensors, reverse, escape, steps }: Input): { start: Buffer; fileSize: number } {
+function build({ tensors, reverse, escaped, steps }: Input): { start: Buffer; fileSize: number } {
   const seen = new Set<string>();
   let at = 0;
   const members: Member[] = [];
@@ -172,7 +172,7 @@ function build({ tensors, reverse, escape, steps }: Input): { start: Buffer; fil
       ['"shape"', `[${whole}]`],
       ['"data_offsets"', `[${at},${at + size}]`],
     ];
-    members.push({ key: json(name, escape), fields });
+    members.push({ key: json(name, escaped), fields });
     at += size;
   }
   if (reverse) members.reverse();
