@@ -139,9 +139,9 @@ export function renderView(state: ViewState, { columns, rows, color }: ViewSize)
   const full = Math.round(progress.share * barWidth);
   const bar = `${paint('cyan', '█'.repeat(full))}${paint('dim', '░'.repeat(barWidth - full))}`;
   const lines = [
-    truncateEnd(`${share}  ${eta}`, width) === `${share}  ${eta}`
+    width > share.length + eta.length + 3
       ? `${bar} ${share}   ${paint('bold', eta)}`
-      : truncateEnd(share, width),
+      : truncateEnd(share.trim(), width),
     truncateEnd(progressParts(block, progress).join('  '), width),
   ];
   const notice = notices(state).join('  ');
@@ -164,14 +164,14 @@ function renderSlots(slots: readonly SlotProgress[], width: number, paint: Retur
   const most = Math.max(4, width - cuts.length * CELL - DRIFT_WIDTH - 1);
   const nameWidth = Math.min(most, Math.max(displayWidth(TITLE), ...names.map(displayWidth)));
   const short = shortenNames(names, nameWidth);
-  const shown = Math.max(displayWidth(TITLE), ...short.map(displayWidth));
+  const shown = Math.max(Math.min(nameWidth, displayWidth(TITLE)), ...short.map(displayWidth));
   const row = (name: string, cells: readonly string[], drift: string): string =>
     truncateEnd(
       padEnd(name, shown) + cells.map((cell) => padStart(cell, CELL)).join('') + padStart(drift, DRIFT_WIDTH + 1),
       width,
     );
   const header = row(
-    TITLE,
+    truncateEnd(TITLE, shown),
     cuts.map((cut) => EVR_TITLES[cut]!),
     'drift',
   );
