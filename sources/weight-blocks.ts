@@ -1,7 +1,7 @@
 // The data lane's beginning: blocks of models as descriptors, group after group. A descriptor weighs nothing; the
 // weights are read only when an operator asks for them, into a buffer that the operator owns. RxJS has no backpressure,
 // so payload never travels through a stream.
-import { defer, finalize, type Observable, from } from 'rxjs';
+import { defer, finalize, from, type Observable } from 'rxjs';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
 import { type StagedBlock, stageBlock, stagingBytes } from './staged-block.ts';

@@ -1,0 +1,189 @@
+// The plan of a run, from headers alone (and one page of each used tensor, for the fingerprints): every model, every slot,
+// what is left out and why, the groups that fit the memory, the bytes and flops. `plan` prints it, `run` executes it.
+import { Effect, Result } from 'effect';
+import { ConfigInvalid } from '../configs/errors.ts';
+import type { RunConfig } from '../configs/run-config.ts';
+import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
+import { DeviceUnavailable } from '../operators/errors.ts';
+import { maxStateRows } from '../operators/subspace-state.ts';
+import { rowsBeforeBlock } from '../operators/update-subspace.ts';
+import { displayName } from '../sources/display-name.ts';
+import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
+import type { ModelLocation } from '../sources/model.ts';
+import { fingerprint, readModelHeader } from '../sources/read-model-header.ts';
+import type { PlannedModel, PlannedSlot, ReadingPlan } from '../sources/reading-plan.ts';
+import { resolveSources } from '../sources/resolve-sources.ts';
+import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
+import { type GroupMemory, groupMemory, groupSlots, type MemoryNeeds } from './memory-plan.ts';
+import { shuffled } from './shuffle.ts';
+
+/** A model that will be folded, or the base. */
+export interface ModelInPlan extends PlannedModel {
+  readonly location: ModelLocation;
+  /** sha256, hex. */
+  readonly fingerprint: string;
+  /** Bytes of its files. */
+  readonly bytes: number;
+}
+
+/** A model that stays out. */
+export interface SkippedModel {
+  readonly id: number;
+  readonly name: string;
+  readonly source: string;
+  readonly reason: string;
+}
+
+export interface Plan extends ReadingPlan {
+  readonly config: RunConfig;
+  readonly models: readonly ModelInPlan[];
+  readonly base: ModelInPlan | null;
+  readonly skipped: readonly SkippedModel[];
+  readonly slots: readonly ChosenSlot[];
+  readonly leftOut: readonly LeftOutSlot[];
+  readonly groupMemory: readonly GroupMemory[];
+  readonly device: FoundDevice;
+  /** Weight bytes that will be streamed. */
+  readonly bytesToRead: number;
+  /** Bytes of the basis and mean files, the bulk of what is written. */
+  readonly bytesToWrite: number;
+  /** Floating point operations of the large products. */
+  readonly flops: number;
+}
+
+type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
+
+/** Headers read at once. */
+const HEADERS_AT_ONCE = 16;
+
+export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
+  Effect.gen(function* () {
+    const device = yield* Effect.tryPromise({ try: () => findDevice(config.device), catch: (cause) => cause }).pipe(
+      Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))),
+    );
+    const base = config.base === null ? null : yield* findBase(config.base);
+    const resolved = yield* resolveSources(config.sources);
+    const skipped: SkippedModel[] = [];
+    const skip = (id: number, { name, source }: { name: string; source: string }, reason: string): void => {
+      skipped.push({ id, name, source, reason });
+    };
+    if (resolved.skipped.length > 0 && config.onBadSource === 'error') return yield* Effect.fail(resolved.skipped[0]!.error);
+
+    const listed = resolved.models.filter((location) => location.path !== base?.location.path);
+    const ordered = config.shuffle === null ? listed : shuffled(listed, config.shuffle);
+    const headers = yield* Effect.forEach(ordered, (location) => Effect.result(readModelHeader(location)), {
+      concurrency: HEADERS_AT_ONCE,
+    });
+    const read: (PlannedModel & { location: ModelLocation })[] = [];
+    for (const [id, header] of headers.entries()) {
+      const location = ordered[id]!;
+      if (Result.isSuccess(header)) read.push({ id, name: location.name, header: header.success, location });
+      else if (config.onBadSource === 'error') return yield* Effect.fail(header.failure);
+      else skip(id, location, header.failure.message);
+    }
+    for (const [i, source] of resolved.skipped.entries()) skip(ordered.length + i, source, source.error.message);
+    if (read.length === 0) return yield* noModelsLeft(skipped);
+
+    const chosen = yield* Effect.try({ try: () => chooseSlots(read, base, config), catch: (cause) => cause }).pipe(
+      Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
+    );
+    const kept = read.filter((model) => !chosen.skipped.has(model));
+    for (const [model, reason] of chosen.skipped) skip(model.id, (model as (typeof read)[number]).location, reason);
+    if (kept.length === 0) return yield* noModelsLeft(skipped);
+    if (chosen.slots.length === 0) return yield* noSlotsLeft(chosen.leftOut);
+
+    const printed = yield* Effect.forEach(kept, (model) => Effect.result(withFingerprint(model, chosen.slots)), {
+      concurrency: HEADERS_AT_ONCE,
+    });
+    const models: ModelInPlan[] = [];
+    for (const [i, model] of printed.entries()) {
+      if (Result.isSuccess(model)) models.push(model.success);
+      else if (config.onBadSource === 'error') return yield* Effect.fail(model.failure);
+      else skip(kept[i]!.id, kept[i]!.location, model.failure.message);
+    }
+    if (models.length === 0) return yield* noModelsLeft(skipped);
+    const baseId = ordered.length + resolved.skipped.length;
+    const baseModel = base === null ? null : yield* withFingerprint({ ...base, id: baseId }, chosen.slots);
+
+    const { block, rank, center, threads, memory, basis } = config;
+    const needs: MemoryNeeds = { models, base: baseModel, block, rank, center, threads, memory, basis };
+    const groups = yield* Effect.try({ try: () => groupSlots(chosen.slots, needs), catch: (cause) => cause }).pipe(
+      Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
+    );
+    return {
+      config,
+      models,
+      base: baseModel,
+      skipped: skipped.sort((a, b) => a.id - b.id),
+      slots: chosen.slots,
+      leftOut: chosen.leftOut,
+      groups,
+      groupMemory: groups.map((group) => groupMemory(needs, group)),
+      block,
+      device,
+      bytesToRead: chosen.slots.reduce((sum, slot) => sum + bytesOfSlot(slot, models), 0),
+      bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
+      flops: chosen.slots.reduce((sum, slot) => sum + flopsOf(slot, models.length, config), 0),
+    };
+  });
+
+const isPlanError = (cause: unknown): cause is PlanError =>
+  cause instanceof Error && '_tag' in cause && ['ConfigInvalid', 'SourceMalformed'].includes(String(cause._tag));
+
+const findBase = (argument: string) =>
+  Effect.gen(function* () {
+    const { models, skipped } = yield* resolveSources([argument]);
+    if (models.length === 0 && skipped.length > 0) return yield* Effect.fail(skipped[0]!.error);
+    if (models.length !== 1) {
+      const names = models.slice(0, 3).map((model) => displayName(model.name));
+      return yield* new ConfigInvalid({
+        issues: [`base: expected one model, found ${models.length} in ${displayName(argument)} (${names.join(', ')}, …)`],
+      });
+    }
+    const location = models[0]!;
+    return { id: -1, name: location.name, header: yield* readModelHeader(location), location };
+  });
+
+const withFingerprint = (
+  model: PlannedModel & { readonly location: ModelLocation },
+  slots: readonly PlannedSlot[],
+): Effect.Effect<ModelInPlan, SourceMalformed | SourceUnavailable> =>
+  Effect.map(
+    fingerprint(
+      model.header,
+      slots.map((slot) => slot.tensorIn(model).name),
+    ),
+    (digest) => ({ ...model, fingerprint: digest, bytes: model.header.files.reduce((sum, { size }) => sum + size, 0) }),
+  );
+
+const noModelsLeft = (skipped: readonly SkippedModel[]): ConfigInvalid =>
+  new ConfigInvalid({
+    issues: [`sources: all ${skipped.length} models were skipped; the first: ${skipped[0]?.reason ?? 'none found'}`],
+  });
+
+const noSlotsLeft = (leftOut: readonly LeftOutSlot[]): ConfigInvalid => {
+  const example = leftOut[0];
+  const because = example === undefined ? '' : `; e.g. ${displayName(example.name)}: ${example.reason}`;
+  return new ConfigInvalid({ issues: [`include: no slot is left of ${leftOut.length}${because}`] });
+};
+
+const bytesOfSlot = (slot: PlannedSlot, models: readonly PlannedModel[]): number =>
+  models.reduce((sum, model) => sum + slot.tensorIn(model).byteLength, 0);
+
+const bytesWritten = ({ features }: PlannedSlot, models: number, { basis, rank, center }: RunConfig): number => {
+  if (!basis) return 0;
+  const most = Math.min(rank, features, center ? models - 1 : models);
+  return features * 4 * (most + (center ? 1 : 0));
+};
+
+/** 2 D (rows x columns) for every Gram and every mixing, as `incrementalPca` does them when nothing is dropped as noise. */
+const flopsOf = ({ features }: PlannedSlot, models: number, { rank, block, center }: RunConfig): number => {
+  const rowsAfter = (n: number): number => maxStateRows({ features, rank, center, shiftIsOrigin: true }, n);
+  let products = 0;
+  for (let n = 0; n < models; n += block) {
+    const b = Math.min(block, models - n);
+    const r = rowsAfter(n);
+    products += (rowsBeforeBlock(r) + b) * b + (1 + rowsAfter(n + b)) * (1 + r + b);
+  }
+  return 2 * features * products;
+};

@@ -1,0 +1,80 @@
+// The plan as text for people, and as JSON for machines.
+import { formatBytes, formatCount, formatPlural } from '../sinks/human-format.ts';
+import { displayName } from '../sources/display-name.ts';
+import type { Plan } from './plan.ts';
+
+const NAMES_SHOWN = 8;
+
+/** One screen of text: what will be read, what is left out and why, how it fits the memory. */
+export const renderPlan = (plan: Plan): string => {
+  const { config, device, models, groups } = plan;
+  const blocks = Math.ceil(models.length / config.block);
+  const features = plan.slots.reduce((sum, slot) => sum + slot.features, 0);
+  const memory = Math.max(...plan.groupMemory.map(({ state, staging, rest }) => state + staging + rest));
+  const lines = [
+    `models     ${formatPlural(models.length, 'model')} in ${formatPlural(blocks, 'block')} of ${config.block}`,
+    ...(plan.base === null ? [] : [`base       ${displayName(plan.base.name)}`]),
+    ...list(
+      'skipped',
+      plan.skipped.map(({ name, reason }) => `${displayName(name)}: ${reason}`),
+    ),
+    `slots      ${formatPlural(plan.slots.length, 'slot')}, ${formatCount(features)} weights a model`,
+    ...list('left out', reasons(plan)),
+    `engine     incremental, mode models, rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}`,
+    `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
+    `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
+    `to read    ${formatBytes(plan.bytesToRead)}, each byte once`,
+    `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}`,
+    `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
+    ...list('warning', device.warnings),
+  ];
+  return `${lines.join('\n')}\n`;
+};
+
+const list = (title: string, entries: readonly string[]): string[] => {
+  const shown = entries.slice(0, NAMES_SHOWN).map((entry, i) => `${(i === 0 ? title : '').padEnd(10)} ${entry}`);
+  return entries.length > NAMES_SHOWN ? [...shown, `${' '.repeat(11)}and ${entries.length - NAMES_SHOWN} more`] : shown;
+};
+
+/** Left-out tensors by reason, the most frequent first. */
+const reasons = (plan: Plan): string[] => {
+  const byReason = new Map<string, string[]>();
+  for (const { name, reason } of plan.leftOut) byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
+  return [...byReason]
+    .sort((a, b) => b[1].length - a[1].length)
+    .map(([reason, names]) =>
+      names.length === 1 ? `${displayName(names[0]!)}: ${reason}` : `${formatPlural(names.length, 'tensor')}: ${reason}`,
+    );
+};
+
+export const describeDevice = ({ device }: Plan): string => {
+  const { info, spec } = device;
+  const where = spec.name === 'blas' ? `, ${spec.path}` : '';
+  return `${info.name} (${info.library} ${info.version}, kernel ${info.kernel}${where})`;
+};
+
+export const planToJson = (plan: Plan): unknown => ({
+  config: plan.config,
+  models: plan.models.map(({ id, name, location, fingerprint, bytes }) => ({
+    model_id: id,
+    name,
+    source: location.source,
+    path: location.path,
+    fingerprint,
+    bytes,
+  })),
+  base: plan.base === null ? null : { name: plan.base.name, path: plan.base.location.path },
+  skipped: plan.skipped,
+  slots: plan.slots.map(({ id, name, rows, cols, shape, dtypes }) => ({ slot_id: id, name, rows, cols, shape, dtypes })),
+  left_out: plan.leftOut,
+  groups: plan.groups.map(({ index, slots }, i) => ({
+    group: index,
+    slots: slots.map(({ id }) => id),
+    memory: plan.groupMemory[i],
+  })),
+  device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },
+  bytes_to_read: plan.bytesToRead,
+  bytes_to_write: plan.bytesToWrite,
+  flops: plan.flops,
+  warnings: plan.device.warnings,
+});
