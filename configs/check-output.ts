@@ -5,8 +5,8 @@ import { lstat, readdir, realpath } from 'node:fs/promises';
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
 import { Effect } from 'effect';
 import { SinkFailed } from '../sinks/errors.ts';
+import { escapeControls } from '../sinks/terminal-text.ts';
 import { ConfigInvalid } from './errors.ts';
-import { printable } from './show-value.ts';
 
 const codeOf = (error: unknown): string | undefined =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
@@ -35,7 +35,9 @@ async function findOverlaps(out: string, realOut: string, sources: readonly stri
     const how =
       realOut === real ? 'is' : isInside(realOut, real) ? 'lies inside' : isInside(real, realOut) ? 'lies above' : null;
     if (how !== null)
-      issues.add(`out: expected a folder apart from the sources, but ${printable(out)} ${how} ${printable(source)}`);
+      issues.add(
+        `out: expected a folder apart from the sources, but ${escapeControls(out)} ${how} ${escapeControls(source)}`,
+      );
   }
   return [...issues];
 }
@@ -44,7 +46,7 @@ async function findOccupant(out: string): Promise<string | null> {
   try {
     const entries = await readdir(out);
     if (entries.length === 0) return null;
-    const named = entries.sort().slice(0, 3).map(printable).join(', ');
+    const named = entries.sort().slice(0, 3).map(escapeControls).join(', ');
     return `expected a new or empty folder, found ${named}${entries.length > 3 ? ` and ${entries.length - 3} more` : ''}`;
   } catch (error) {
     if (codeOf(error) === 'ENOENT') {

@@ -1,7 +1,8 @@
 // Checks options of unknown origin against the schema and says everything that is wrong with them, not the first thing.
 import { Result, Schema, SchemaIssue } from 'effect';
+import { escapeControls } from '../sinks/terminal-text.ts';
 import { RunOptions } from './schema.ts';
-import { printable, showValue } from './show-value.ts';
+import { showValue } from './show-value.ts';
 
 export interface Decoded {
   /** What was right, and only that. */
@@ -52,7 +53,7 @@ const valueAt = (input: unknown, path: readonly PropertyKey[]): unknown =>
 
 const showPath = (path: readonly PropertyKey[]): string =>
   path
-    .map((key, i) => (typeof key === 'number' ? `[${key}]` : `${i === 0 ? '' : '.'}${printable(String(key))}`))
+    .map((key, i) => (typeof key === 'number' ? `[${key}]` : `${i === 0 ? '' : '.'}${escapeControls(String(key))}`))
     .join('');
 
 /** @param where prefixed to each issue, e.g. the file; empty for none */
@@ -74,7 +75,7 @@ export function decodeOptions(input: unknown, where: string): Decoded {
     wrong.add(String(path[0]));
     return message === ''
       ? `${prefix}${showPath(path)}: ${unknownKey(String(path[0]))}`
-      : `${prefix}${showPath(path)}: expected ${message}, found ${showValue(valueAt(input, path))}`;
+      : `${prefix}${showPath(path)}: expected ${message.replace(/^Expected /, '')}, found ${showValue(valueAt(input, path))}`;
   });
   // Decoding what is left lets the checks across options run, and their issues join these.
   const rest = Object.fromEntries(Object.entries(input).filter(([key]) => !wrong.has(key)));

@@ -17,7 +17,7 @@ const text = (expected: string) =>
     }),
   );
 
-const list = (item: string) => Schema.Array(text(item)).annotate({ expected: `a list of ${item}s` });
+const list = (item: string, items: string) => Schema.Array(text(item)).annotate({ expected: `a list of ${items}` });
 
 const flag = Schema.Boolean.annotate({ expected: 'true or false' });
 
@@ -36,16 +36,16 @@ const size = Schema.Union([Schema.Number, Schema.String])
 
 /** The options of a run, all of them optional, as a config file or the flags give them. */
 export const RunOptions = Schema.Struct({
-  sources: Schema.optionalKey(list('path')),
+  sources: Schema.optionalKey(list('a path', 'paths')),
   out: Schema.optionalKey(text('a path')),
   rank: Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   block: Schema.optionalKey(whole(1, 4096, 'a whole number from 1 to 4096')),
   base: Schema.optionalKey(text('a path')),
   center: Schema.optionalKey(flag),
   shuffle: Schema.optionalKey(whole(0, 2 ** 32 - 1, 'a whole number from 0 to 4294967295')),
-  include: Schema.optionalKey(list('glob')),
-  exclude: Schema.optionalKey(list('glob')),
-  rename: Schema.optionalKey(list('FROM=TO')),
+  include: Schema.optionalKey(list('a glob', 'globs')),
+  exclude: Schema.optionalKey(list('a glob', 'globs')),
+  rename: Schema.optionalKey(list('FROM=TO', 'FROM=TO')),
   'on-mismatch': Schema.optionalKey(choice(['skip-slot', 'skip-model', 'error'])),
   'on-bad-source': Schema.optionalKey(choice(['error', 'skip'])),
   verify: Schema.optionalKey(flag),
