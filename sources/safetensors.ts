@@ -119,10 +119,10 @@ function readTensor(json: JsonScanner, fail: FailTensor, name: string, file: num
       dtype = json.string('dtype');
     } else if (key === 'shape') {
       if (shape !== undefined) fail('duplicate-field', 'found shape twice, expected once');
-      shape = naturals(json, 'shape', 'shape');
+      shape = naturals(json, fail, 'shape', maxRank, 'rank');
     } else if (key === 'data_offsets') {
       if (offsets !== undefined) fail('duplicate-field', 'found data_offsets twice, expected once');
-      offsets = naturals(json, 'data_offsets', 'offsets');
+      offsets = naturals(json, fail, 'data_offsets', 2, 'offsets');
     } else {
       fail('unknown-field', `found the field ${displayName(key)}, expected dtype, shape and data_offsets`);
     }
@@ -132,7 +132,7 @@ function readTensor(json: JsonScanner, fail: FailTensor, name: string, file: num
   if (offsets === undefined)
     return fail('missing-field', 'found no data_offsets, expected dtype, shape and data_offsets');
   const [begin = 0, end = 0] = offsets;
-  if (offsets.length !== 2) fail('offsets', `found ${offsets.length} data_offsets, expected [begin, end]`);
+  if (offsets.length < 2) fail('offsets', `found ${offsets.length} data_offsets, expected [begin, end]`);
   if (begin > end) fail('offsets', `found data_offsets [${begin}, ${end}], expected begin <= end`);
   const byteLength = tensorBytes(dtype, shape, fail);
   if (byteLength !== end - begin) {
@@ -142,10 +142,14 @@ function readTensor(json: JsonScanner, fail: FailTensor, name: string, file: num
   return { name, dtype, shape, file, offset: base + begin, byteLength };
 }
 
-function naturals(json: JsonScanner, field: string, rule: string): number[] {
+/** An array of at most `most` whole numbers; a longer one is refused before it fills the memory. */
+function naturals(json: JsonScanner, fail: FailTensor, field: string, most: number, rule: string): number[] {
   const values: number[] = [];
-  if (json.peek() !== 0x5b) json.unexpected(`an array of whole numbers as ${field}`, rule);
-  json.array(field, () => values.push(json.natural(`an element of ${field}`)));
+  if (json.peek() !== 0x5b) json.unexpected(`an array of whole numbers as ${field}`, field);
+  json.array(field, () => {
+    if (values.length === most) fail(rule, `found more than ${most} numbers in ${field}, expected at most ${most}`);
+    values.push(json.natural(`an element of ${field}`));
+  });
   return values;
 }
 
@@ -154,7 +158,6 @@ function tensorBytes(dtype: string, shape: readonly number[], fail: FailTensor):
   const bits = dtypeBits.get(dtype);
   if (bits === undefined)
     return fail('dtype', `found dtype ${displayName(dtype)}, expected one of ${[...dtypeBits.keys()].join(' ')}`);
-  if (shape.length > maxRank) return fail('rank', `found ${shape.length} dimensions, expected at most ${maxRank}`);
   let elements = 1;
   let empty = false;
   for (const dimension of shape) {
