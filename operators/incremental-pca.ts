@@ -14,7 +14,7 @@ import { adviseHugePages } from './devices/huge-pages.ts';
 import { finishSubspace, type Subspace } from './subspace.ts';
 import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
-import type { Mix, VisitResult, VisitTask } from './tile-tasks.ts';
+import type { Mix, TileTimings, VisitResult, VisitTask } from './tile-tasks.ts';
 import { rowsBeforeBlock, type SubspaceUpdate, updateSubspace } from './update-subspace.ts';
 
 /** Blocks between two measurements of the state's own inner products, which otherwise follow from algebra. */
@@ -55,6 +55,10 @@ export interface BlockUpdate {
   /** Models left out of slots in this block (`onBadSource: 'skip'`). */
   readonly skipped: readonly ReadFault[];
   readonly bytes: number;
+  /** Seconds from asking for the block's weights to having them; overlaps the work on the block before. */
+  readonly readSeconds: number;
+  /** Seconds of work on tiles since the update before, summed over threads. */
+  readonly tileSeconds: TileTimings;
 }
 
 /** Folds blocks of weights; emits an update a block, and what `finish` makes of each slot at a group's end. */
@@ -65,16 +69,19 @@ export const incrementalPca =
       const engine = new IncrementalEngine(options as IncrementalPcaOptions<unknown>);
       const buffers: SharedArrayBuffer[] = [];
       return source.pipe(
-        concatMapAhead<WeightBlock, SharedArrayBuffer, ReadBlock, BlockUpdate | R>({
+        concatMapAhead<WeightBlock, SharedArrayBuffer, TimedRead, BlockUpdate | R>({
           ahead: BLOCKS_ALIVE,
           acquire: (block) => {
             const bytes = blockBufferBytes(block.plan, block.group);
             const free = buffers.pop();
             return free !== undefined && free.byteLength >= bytes ? free : adviseHugePages(new SharedArrayBuffer(bytes));
           },
-          read: (block, buffer) => block.read(buffer),
-          use: (block, read) =>
-            from(engine.fold(block, read)).pipe(
+          read: async (block, buffer) => {
+            const start = performance.now();
+            return { read: await block.read(buffer), seconds: (performance.now() - start) / 1e3 };
+          },
+          use: (block, timed) =>
+            from(engine.fold(block, timed)).pipe(
               mergeMap((update) =>
                 block.index < block.blocks - 1 ? of(update) : concat(of(update), engine.finish() as Observable<R>),
               ),
@@ -83,6 +90,11 @@ export const incrementalPca =
         }),
       );
     });
+
+interface TimedRead {
+  readonly read: ReadBlock;
+  readonly seconds: number;
+}
 
 interface SlotEngine {
   readonly slot: PlannedSlot;
@@ -102,7 +114,7 @@ class IncrementalEngine {
     this.#options = options;
   }
 
-  async fold(block: WeightBlock, read: ReadBlock): Promise<BlockUpdate> {
+  async fold(block: WeightBlock, { read, seconds }: TimedRead): Promise<BlockUpdate> {
     if (block.index === 0) await this.#open(block);
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
     const folded = await Promise.all(
@@ -117,6 +129,8 @@ class IncrementalEngine {
       slots: folded.flatMap(({ update }) => (update === null ? [] : [update])),
       skipped: [...read.faults, ...folded.flatMap(({ faults }) => faults)],
       bytes: block.models.reduce((sum, model) => sum + bytesOf(model, block.group), 0),
+      readSeconds: seconds,
+      tileSeconds: await this.#options.tiles.takeTimings(),
     };
   }
 

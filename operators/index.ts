@@ -1,0 +1,10 @@
+// weightspan/operators: the engine as an RxJS operator, the devices it runs on, and the algebra behind it.
+export type { DeviceInfo } from './devices/device.ts';
+export type { DeviceChoice } from './devices/device-spec.ts';
+export { DeviceUnavailable, NumericalFailure } from './errors.ts';
+export { type BlockUpdate, type IncrementalPcaOptions, incrementalPca, type SlotUpdate } from './incremental-pca.ts';
+export { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
+export type { Subspace } from './subspace.ts';
+export { emptySubspace, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+export { openTiles, type Tiles } from './tile-pool.ts';
+export { type BlockGram, type SubspaceUpdate, updateSubspace } from './update-subspace.ts';

@@ -1,0 +1,61 @@
+// Writes a slot's basis and mean files from the device's rows, a window of tiles at a time: while one window is written,
+// nothing else of the slot is held in memory.
+import { adviseHugePages } from '../operators/devices/huge-pages.ts';
+import type { Subspace } from '../operators/subspace.ts';
+import { openMatrixFile } from '../sinks/matrix-file.ts';
+import { windowTiles } from './memory-plan.ts';
+
+let window = new SharedArrayBuffer(0);
+
+const windowOf = (bytes: number): SharedArrayBuffer => {
+  if (window.byteLength < bytes) window = adviseHugePages(new SharedArrayBuffer(bytes));
+  return window;
+};
+
+/** Where a slot's files stand in the run folder. */
+export const slotFile = (slotId: number): string => `slot-${String(slotId).padStart(5, '0')}`;
+
+/**
+ * Writes `basis/slot-….models.parquet` (pc_0 … pc_{k-1}, one row a weight in storage order, each column of unit length)
+ * and, where there is a mean, `mean/slot-….parquet`. Durable when it returns.
+ * @returns bytes written
+ */
+export const writeBasis = async (folder: string, subspace: Subspace): Promise<number> => {
+  const { slot, tiles, rank, spec } = subspace;
+  const metadata = { slot: slot.name, slot_id: String(slot.id), rows: String(slot.rows), cols: String(slot.cols) };
+  const name = slotFile(slot.id);
+  const columns = Array.from({ length: rank }, (_, j) => `pc_${j}`);
+  const basis =
+    rank === 0
+      ? null
+      : openMatrixFile(`${folder}/basis/${name}.models.parquet`, { columns, metadata: { ...metadata, mode: 'models' } });
+  const mean = spec.center ? openMatrixFile(`${folder}/mean/${name}.parquet`, { columns: ['mean'], metadata }) : null;
+  try {
+    const step = windowTiles(rank);
+    for (let from = 0; from < tiles.length; from += step) {
+      const part = tiles.slice(from, from + step);
+      const features = part.reduce((sum, { width }) => sum + width, 0);
+      const out = windowOf(features * (1 + rank) * 4);
+      await subspace.readTiles(from, from + part.length, out);
+      const rows: Float32Array[][] = [];
+      let at = 0;
+      for (const { width } of part) {
+        rows.push(Array.from({ length: 1 + rank }, (_, j) => new Float32Array(out, (at + j * width) * 4, width)));
+        at += (1 + rank) * width;
+      }
+      basis?.appendRowGroup(rows.map((tile) => tile.slice(1)));
+      mean?.appendRowGroup(rows.map((tile) => tile.slice(0, 1)));
+    }
+    basis?.close();
+    mean?.close();
+  } catch (error) {
+    basis?.abort();
+    mean?.abort();
+    throw error;
+  }
+  return slot.features * 4 * (rank + (spec.center ? 1 : 0));
+};
+
+/** Folders that the files above need. */
+export const basisFolders = (center: boolean): readonly string[] => (center ? ['basis', 'mean'] : ['basis']);
+

@@ -1,0 +1,7 @@
+// weightspan/pipeline: plans and whole runs, for programs that do what the command line does.
+export type { RunConfig } from '../configs/run-config.ts';
+export { Interrupted } from './errors.ts';
+export { makePlan, type Plan } from './plan.ts';
+export { planToJson, renderPlan } from './render-plan.ts';
+export { type RunControl, type RunError, run } from './run.ts';
+export type { Telemetry, TelemetryEvent } from './telemetry.ts';

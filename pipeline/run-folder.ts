@@ -1,0 +1,171 @@
+// The run folder while a run writes it: everything goes under temporary names or into folders that no reader looks at
+// before run.json, which is written last and says that the rest is whole.
+import { createHash } from 'node:crypto';
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RunConfig } from '../configs/run-config.ts';
+import { sinkFailure, writeJsonDurably } from '../sinks/durable-file.ts';
+import { openTable } from '../sinks/parquet-table.ts';
+import { SCHEMA_VERSION } from '../sinks/tables.ts';
+import { TILE_WIDTH } from '../sources/tile.ts';
+import { basisFolders } from './basis-writer.ts';
+import type { ModelInPlan, Plan } from './plan.ts';
+import type { Warning } from './telemetry.ts';
+
+/** What a run's timings table holds of one block. */
+export interface BlockTiming {
+  readonly group: number;
+  readonly block: number;
+  readonly models_seen: number;
+  readonly seconds: number;
+  readonly bytes: number;
+  readonly read_s: number;
+  readonly gram_s: number;
+  readonly mix_s: number;
+  readonly write_s: number;
+}
+
+/** Makes the folder and those inside it. Throws `SinkFailed`. */
+export const createRunFolder = (out: string, config: RunConfig): void => {
+  try {
+    for (const folder of ['spill', ...(config.basis ? basisFolders(config.center) : [])]) {
+      mkdirSync(join(out, folder), { recursive: true });
+    }
+  } catch (cause) {
+    throw sinkFailure(out, 'creating the run folder', cause);
+  }
+};
+
+export const removeSpill = (out: string): void => rmSync(join(out, 'spill'), { recursive: true, force: true });
+
+/** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
+const resultConfig = ({ rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig) => ({
+  engine: 'incremental',
+  mode: ['models'],
+  rank,
+  block,
+  base,
+  center,
+  shuffle,
+  include,
+  exclude,
+  rename,
+  onMismatch,
+});
+
+const sha256 = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex');
+
+export const writeSlots = (out: string, plan: Plan): void => {
+  const table = openTable(out, 'slots');
+  for (const { id, name, rows, cols, shape, dtypes } of plan.slots) {
+    table.append({
+      slot_id: id,
+      name,
+      rows,
+      cols,
+      original_shape: JSON.stringify(shape),
+      dtypes: dtypes.join(','),
+      // Groups follow --memory, and tables do not: run.json has them.
+      group: null,
+      models: plan.models.length,
+      status: 'used',
+      reason: null,
+    });
+  }
+  plan.leftOut.forEach(({ name, shape, dtypes, models, reason }, i) => {
+    table.append({
+      slot_id: plan.slots.length + i,
+      name,
+      rows: null,
+      cols: null,
+      original_shape: JSON.stringify(shape),
+      dtypes: dtypes.join(','),
+      group: null,
+      models,
+      status: 'left-out',
+      reason,
+    });
+  });
+  table.close();
+};
+
+export const writeModels = (out: string, plan: Plan, contents: ReadonlyMap<number, string>): void => {
+  const table = openTable(out, 'models');
+  const blank = { base_model: null, generation: 0, seed_group: null, duplicate_of: null } as const;
+  const used = (model: ModelInPlan, role: string) => ({
+    ...blank,
+    model_id: model.id,
+    name: model.name,
+    source: model.location.source,
+    kind: 'checkpoint',
+    role,
+    status: 'used',
+    reason: null,
+    fingerprint: model.fingerprint,
+    content_sha256: contents.get(model.id) ?? null,
+    bytes: model.bytes,
+  });
+  const skipped = plan.skipped.map(({ id, name, source, reason }) => ({
+    ...blank,
+    model_id: id,
+    name,
+    source,
+    kind: 'checkpoint',
+    role: 'fold',
+    status: 'skipped',
+    reason,
+    fingerprint: null,
+    content_sha256: null,
+    bytes: null,
+  }));
+  const rows = [...plan.models.map((model) => used(model, 'fold')), ...skipped];
+  if (plan.base !== null) rows.push(used(plan.base, 'base'));
+  for (const row of rows.sort((a, b) => a.model_id - b.model_id)) table.append(row);
+  table.close();
+};
+
+export const writeWarnings = (
+  out: string,
+  warnings: readonly (Warning & { readonly slotId: number | null; readonly modelId: number | null })[],
+): void => {
+  const table = openTable(out, 'warnings');
+  for (const { code, slotId, modelId, value, text } of warnings) {
+    table.append({ code, slot_id: slotId, mode: slotId === null ? null : 'models', model_id: modelId, value, text });
+  }
+  table.close();
+};
+
+export const writeTimings = (out: string, timings: readonly BlockTiming[]): void => {
+  const table = openTable(out, 'timings');
+  for (const timing of timings) table.append(timing);
+  table.close();
+};
+
+/** run.json, the last file of a run. */
+export const writeRunJson = (out: string, plan: Plan): void => {
+  const { config, device } = plan;
+  const decisive = resultConfig(config);
+  const fingerprints = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map((model) => model.fingerprint);
+  const runId = sha256({ decisive, fingerprints }).slice(0, 16);
+  writeJsonDurably(join(out, 'run.json'), {
+    schema_version: SCHEMA_VERSION,
+    run_id: runId,
+    status: 'finished',
+    lineage: [{ run_id: runId, operation: 'run', manifest: null }],
+    config: { ...config, engine: 'incremental', mode: ['models'] },
+    config_hash: sha256(decisive),
+    device: {
+      name: device.info.name,
+      library: device.info.library,
+      version: device.info.version,
+      kernel: device.info.kernel,
+      precision: device.info.precision,
+    },
+    tile_width: TILE_WIDTH,
+    chunk_width: device.info.chunk,
+    groups: plan.groups.map(({ slots }) => slots.map(({ id }) => id)),
+    shift: plan.base === null ? (config.center ? 'first-block-mean' : 'zero') : 'base',
+    order: plan.models.map(({ id }) => id),
+    sources: config.sources,
+  });
+};

@@ -1,0 +1,292 @@
+// The main job. Effect owns what has a lifetime (workers, files, the run folder) and every way it can fail; RxJS carries
+// the data lane. This file is where they meet.
+import { join } from 'node:path';
+import { Effect } from 'effect';
+import { EMPTY, defer, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
+import { checkOutput } from '../configs/check-output.ts';
+import { ConfigInvalid } from '../configs/errors.ts';
+import type { RunConfig } from '../configs/run-config.ts';
+import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
+import { type BlockUpdate, incrementalPca } from '../operators/incremental-pca.ts';
+import type { Subspace } from '../operators/subspace.ts';
+import { TilePool } from '../operators/tile-pool.ts';
+import { SinkFailed } from '../sinks/errors.ts';
+import { type EventLog, openEventLog } from '../sinks/events.ts';
+import { displayName } from '../sources/display-name.ts';
+import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
+import { verifyContents } from '../sources/verify-contents.ts';
+import { weightBlocks } from '../sources/weight-blocks.ts';
+import { slotFile, writeBasis } from './basis-writer.ts';
+import { Interrupted } from './errors.ts';
+import { makePlan, type Plan } from './plan.ts';
+import { describeDevice } from './render-plan.ts';
+import {
+  type BlockTiming,
+  createRunFolder,
+  removeSpill,
+  writeModels,
+  writeRunJson,
+  writeSlots,
+  writeTimings,
+  writeWarnings,
+} from './run-folder.ts';
+import { evrAtCuts, isFrozen, namedEvr } from './slot-results.ts';
+import { SlotTables } from './slot-tables.ts';
+import type { SlotSummary, Telemetry, Warning } from './telemetry.ts';
+import { UpdateSpool } from './update-spool.ts';
+
+export interface RunControl {
+  /** Looked at between blocks: a signal that asks the run to stop, or null. */
+  readonly stopRequested: () => NodeJS.Signals | null;
+}
+
+export type RunError =
+  | ConfigInvalid
+  | SourceMalformed
+  | SourceUnavailable
+  | DeviceUnavailable
+  | NumericalFailure
+  | SinkFailed
+  | Interrupted;
+
+const failures = [
+  ConfigInvalid,
+  SourceMalformed,
+  SourceUnavailable,
+  DeviceUnavailable,
+  NumericalFailure,
+  SinkFailed,
+  Interrupted,
+];
+
+const isRunError = (cause: unknown): cause is RunError => failures.some((failure) => cause instanceof failure);
+
+/** Runs something that throws our own errors; all others are bugs. */
+const attempt = <A>(step: () => A | Promise<A>): Effect.Effect<A, RunError> =>
+  Effect.tryPromise({ try: async () => step(), catch: (cause) => cause }).pipe(
+    Effect.catch((cause) => (isRunError(cause) ? Effect.fail(cause) : Effect.die(cause))),
+  );
+
+/** Plans and executes a run; leaves a run folder, or nothing under a final name. */
+export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl): Effect.Effect<void, RunError> =>
+  Effect.gen(function* () {
+    const out = config.out;
+    if (out === null) return yield* new ConfigInvalid({ issues: ['out: expected a folder, found none'] });
+    // Before the plan, so that a wrong folder is told at once; and after it, when the models' own paths are known.
+    yield* checkOutput(out, config.sources.filter((source) => source !== '-' && !source.startsWith('@')));
+    const plan = yield* makePlan(config);
+    const paths = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map(({ location }) => location.path);
+    yield* checkOutput(out, paths);
+    const contents = config.verify ? yield* verifyContents(plan) : new Map<number, string>();
+    yield* attempt(() => createRunFolder(out, config));
+    yield* Effect.scoped(
+      Effect.gen(function* () {
+        const events = yield* Effect.acquireRelease(
+          attempt(() => openEventLog(join(out, 'events.ndjson'))),
+          (log) => Effect.sync(() => log.close()),
+        );
+        const tiles = yield* Effect.acquireRelease(
+          attempt(() => new TilePool(plan.device, config.threads)),
+          (pool) => Effect.promise(() => pool.close()),
+        );
+        const execution = yield* Effect.acquireRelease(
+          attempt(() => new Execution(out, plan, tiles, telemetry, events, control)),
+          (execution) => Effect.sync(() => execution.abandon()),
+        );
+        yield* attempt(() => execution.stream());
+        yield* attempt(() => execution.finish(contents));
+      }),
+    );
+  });
+
+type RunWarning = Warning & { readonly slotId: number | null; readonly modelId: number | null };
+
+/** One run's work and what it has gathered so far. */
+class Execution {
+  readonly #out: string;
+  readonly #plan: Plan;
+  readonly #tiles: TilePool;
+  readonly #telemetry: Telemetry;
+  readonly #events: EventLog;
+  readonly #control: RunControl;
+  readonly #tables: SlotTables;
+  readonly #summaries: SlotSummary[] = [];
+  readonly #warnings: RunWarning[] = [];
+  readonly #timings: BlockTiming[] = [];
+  /** Models that data faults left out, by slot. */
+  readonly #skipped = new Map<number, Map<number, string>>();
+  #spool: UpdateSpool | null = null;
+  #started = 0;
+  #blockStarted = 0;
+  #bytesRead = 0;
+  #writing = 0;
+  #writingSinceBlock = 0;
+
+  constructor(out: string, plan: Plan, tiles: TilePool, telemetry: Telemetry, events: EventLog, control: RunControl) {
+    this.#out = out;
+    this.#plan = plan;
+    this.#tiles = tiles;
+    this.#events = events;
+    this.#control = control;
+    this.#telemetry = (event) => {
+      telemetry(event);
+      events.write(event);
+    };
+    this.#tables = new SlotTables(out, plan);
+  }
+
+  async stream(): Promise<void> {
+    const { config, models, slots, leftOut, skipped, groups, bytesToRead, device } = this.#plan;
+    this.#telemetry({
+      type: 'plan',
+      models: models.length,
+      slots: slots.length,
+      leftOut: leftOut.length,
+      skipped: skipped.length,
+      groups: groups.length,
+      bytesToRead,
+      device: describeDevice(this.#plan),
+      threads: config.threads,
+      memory: config.memory,
+    });
+    for (const text of device.warnings) this.#warn({ code: 'device', slot: null, model: null, value: null, text });
+    for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
+    this.#started = this.#blockStarted = performance.now();
+    const results = weightBlocks(this.#plan).pipe(
+      map((block) => {
+        this.#stopIfAsked(block.index);
+        return block;
+      }),
+      incrementalPca<never>({
+        rank: config.rank,
+        center: config.center,
+        onBadSource: config.onBadSource,
+        tiles: this.#tiles,
+        finish: (subspace) => this.#finishSlot(subspace),
+      }),
+      tap((update) => this.#recordBlock(update)),
+      ignoreElements(),
+    );
+    await lastValueFrom(results, { defaultValue: undefined });
+    this.#closeSpool();
+  }
+
+  /** Gives the tables their names, run.json last. */
+  async finish(contents: ReadonlyMap<number, string>): Promise<void> {
+    const { config, models, bytesToRead, flops } = this.#plan;
+    const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
+    this.#tables.close();
+    writeSlots(this.#out, this.#plan);
+    writeModels(this.#out, this.#plan, contents);
+    writeWarnings(this.#out, this.#warnings);
+    writeTimings(this.#out, this.#timings);
+    removeSpill(this.#out);
+    writeRunJson(this.#out, this.#plan);
+    this.#telemetry({
+      type: 'done',
+      out: config.out ?? this.#out,
+      models: models.length,
+      slots: this.#summaries,
+      warnings: this.#warnings,
+      bytesRead: bytesToRead,
+      fit_s: fitted,
+      tables_s: (performance.now() - this.#started) / 1e3,
+      flops,
+      device: describeDevice(this.#plan),
+    });
+  }
+
+  /** Leaves nothing half-written; what is finished has its name already. */
+  abandon(): void {
+    this.#tables.abort();
+    this.#closeSpool();
+    removeSpill(this.#out);
+  }
+
+  #closeSpool(): void {
+    this.#spool?.close();
+    this.#spool = null;
+  }
+
+  #stopIfAsked(block: number): void {
+    const signal = this.#control.stopRequested();
+    if (signal !== null) throw new Interrupted({ signal, detail: `stopped before block ${block + 1}; nothing was kept` });
+  }
+
+  #recordBlock(update: BlockUpdate): void {
+    const { config, models, groups, bytesToRead } = this.#plan;
+    const { group, index } = update;
+    if (index === 0) {
+      this.#closeSpool();
+      this.#spool = new UpdateSpool(join(this.#out, 'spill', `group-${String(group.index).padStart(4, '0')}.spool`));
+      this.#telemetry({ type: 'group', group: group.index, groups: groups.length, slots: group.slots.length });
+    }
+    for (const slot of update.slots) this.#spool!.append(index, config.rank, slot);
+    for (const fault of update.skipped) {
+      const bySlot = this.#skipped.get(fault.slot.id) ?? new Map<number, string>();
+      bySlot.set(fault.model.id, fault.error.message);
+      this.#skipped.set(fault.slot.id, bySlot);
+      const names = { model: fault.model.name, slot: fault.slot.name };
+      this.#telemetry({ type: 'skip', ...names, reason: fault.error.message });
+    }
+    this.#bytesRead += update.bytes;
+    const now = performance.now();
+    this.#telemetry({
+      type: 'block',
+      group: group.index,
+      groups: groups.length,
+      block: index,
+      blocks: update.blocks,
+      modelsSeen: update.modelsSeen,
+      models: models.length,
+      bytesRead: this.#bytesRead,
+      bytesToRead,
+      seconds: (now - this.#started) / 1e3,
+      slots: update.slots.map(({ slot, update: { state, drift } }) => ({
+        slot: slot.name,
+        ...namedEvr(evrAtCuts(state.eigenvalues.subarray(0, config.rank), state.total, config.rank)),
+        drift: drift[1]?.max ?? null,
+      })),
+    });
+    this.#timings.push({
+      group: group.index,
+      block: index,
+      models_seen: update.modelsSeen,
+      seconds: (now - this.#blockStarted) / 1e3,
+      bytes: update.bytes,
+      read_s: update.readSeconds,
+      gram_s: update.tileSeconds.gram,
+      mix_s: update.tileSeconds.mix,
+      write_s: this.#writingSinceBlock / 1e3,
+    });
+    this.#writingSinceBlock = 0;
+    this.#blockStarted = performance.now();
+    this.#stopIfAsked(index + 1);
+  }
+
+  /** A slot's files and rows, while its state is still on the device. */
+  #finishSlot(subspace: Subspace): Observable<never> {
+    return defer(async () => {
+      const start = performance.now();
+      const { slot } = subspace;
+      if (this.#plan.config.basis) {
+        const bytes = await writeBasis(this.#out, subspace);
+        this.#telemetry({ type: 'write', file: `basis/${slotFile(slot.id)}.models.parquet`, bytes });
+      }
+      const skipped = this.#skipped.get(slot.id) ?? new Map<number, string>();
+      this.#summaries.push(this.#tables.append(subspace, this.#spool!, skipped));
+      if (isFrozen(subspace)) {
+        const text = `slot ${displayName(slot.name)}: the ${subspace.state.models} models are identical up to rounding`;
+        this.#warn({ code: 'identical', slot: slot.name, model: null, value: subspace.state.total, text }, slot.id);
+      }
+      const spent = performance.now() - start;
+      this.#writing += spent;
+      this.#writingSinceBlock += spent;
+    }).pipe(mergeMap(() => EMPTY));
+  }
+
+  #warn(warning: Warning, slotId: number | null = null): void {
+    this.#warnings.push({ ...warning, slotId, modelId: null });
+    this.#telemetry({ type: 'warning', warning });
+  }
+}

@@ -1,0 +1,9 @@
+// weightspan/sources: from paths to headers to a stream of blocks.
+export { isReadableDtype, widen } from './dtype.ts';
+export { SourceMalformed, SourceUnavailable } from './errors.ts';
+export type { Dtype, ModelHeader, ModelLocation, TensorEntry } from './model.ts';
+export { readModelHeader } from './read-model-header.ts';
+export type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from './reading-plan.ts';
+export { resolveSources } from './resolve-sources.ts';
+export { makeWeightBatch, type WeightBatchDescriptor, weightRows } from './weight-batch.ts';
+export { type ReadBlock, type WeightBlock, weightBlocks } from './weight-blocks.ts';
