@@ -1,5 +1,5 @@
 // What SOURCES mean: order, names, uniqueness; group K (pickles) and adapters, which are refused by name and never opened.
-import { mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Effect } from 'effect';
 import { describe, expect, test } from 'vitest';
@@ -131,6 +131,19 @@ describe('a folder', () => {
   test('links in a circle do not hang, and no model comes twice', async () => {
     const root = tree('zoo/a/model.safetensors', 'zoo/b/up <- ..', 'zoo/c <- a', 'zoo/self <- self');
     expect(await names(root, 'zoo')).toEqual(['a']);
+  });
+
+  test('many links in circles do not multiply', { timeout: 20_000 }, async () => {
+    const links = [1, 2, 3, 4, 5].flatMap((i) => [`zoo/b/up${i} <- ..`, `zoo/c/up${i} <- ../..`]);
+    expect(await names(tree('zoo/a/model.safetensors', ...links), 'zoo')).toEqual(['a']);
+  });
+
+  // The superuser may read everything.
+  test.skipIf(process.getuid?.() === 0)('a folder that may not be read is skipped, and the rest found', async () => {
+    const root = tree('a/model.safetensors', 'b/model.safetensors');
+    chmodSync(join(root, 'b'), 0o000);
+    expect(await skips(root, '.')).toEqual([['b', 'SourceUnavailable']]);
+    chmodSync(join(root, 'b'), 0o700);
   });
 
   test('shards without their index', async () => {
@@ -308,6 +321,10 @@ describe('failures', () => {
   test('a list that does not exist, or names what does not', async () => {
     const root = tree();
     writeFileSync(join(root, 'list.txt'), 'gone\n');
+    writeFileSync(join(root, 'globs.txt'), 'a\nnone*\n');
+    mkdirSync(join(root, 'a'));
+    writeSafetensors(join(root, 'a/model.safetensors'), tensors);
+    expect((await failure(root, ['@globs.txt'])).message).toMatch(/@globs.txt: found nothing that matches none\*/);
     expect(await failure(root, ['@nolist.txt'])).toBeInstanceOf(SourceUnavailable);
     expect((await failure(root, ['@list.txt'])).message).toMatch(/gone: found nothing here/);
   });

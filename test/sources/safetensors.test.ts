@@ -168,6 +168,12 @@ const refused: readonly [name: string, bytes: Uint8Array, rule: string, detail: 
     'shape-overflow',
     /, 0\]/,
   ],
+  [
+    'S19 a shape that overflows behind a 0',
+    one({ shape: '[0,4294967296,4294967296]', offsets: '[0,0]' }, 0),
+    'shape-overflow',
+    /\[0, /,
+  ],
   ['S20 rank 1000', one({ shape: `[${'1,'.repeat(999)}1]` }), 'rank', /found more than 64 numbers in shape/],
   ['S21 an unknown dtype', one({ dtype: '"F7"' }), 'dtype', /found dtype F7, expected one of .*BF16/],
   ['S21 a dtype in lower case', one({ dtype: '"f32"' }), 'dtype', /found dtype f32/],

@@ -39,7 +39,7 @@ test.each([
 });
 
 test('what else the index says does not matter', () => {
-  const index = `{"metadata":{"total_size":1.5e9,"x":[{"y":null}]},"z":[true,false,-1e-3],"weight_map":{"a":${s},"__proto__":${s}}}`;
+  const index = `{"metadata":{"total_size":1.5e9,"x":[{"y":null}]},"v":"text","z":[true,false,-1e-3],"weight_map":{"a":${s},"__proto__":${s}}}`;
   expect([...parse(index)]).toEqual([
     ['a', 's.safetensors'],
     ['__proto__', 's.safetensors'],
