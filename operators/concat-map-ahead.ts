@@ -1,7 +1,19 @@
 // The data lane's step: like concatMap, but the next items are read while one is used. RxJS operators push without
 // limit, so the limit is the concurrency of one mergeMap, and what an item holds lives only inside its inner Observable:
 // take a buffer, read, wait for the turn, use, give the buffer back. In order, and never more than `ahead` live.
-import { BehaviorSubject, concatMap, defer, filter, finalize, from, mergeMap, type ObservableInput, type OperatorFunction, take, tap } from 'rxjs';
+import {
+  BehaviorSubject,
+  concatMap,
+  defer,
+  filter,
+  finalize,
+  from,
+  mergeMap,
+  type ObservableInput,
+  type OperatorFunction,
+  take,
+  tap,
+} from 'rxjs';
 
 export interface AheadSteps<T, Held, Read, R> {
   /** Items live at once: the one in use and those read ahead. At least 1. */

@@ -74,7 +74,9 @@ export const incrementalPca =
           acquire: (block) => {
             const bytes = blockBufferBytes(block.plan, block.group);
             const free = buffers.pop();
-            return free !== undefined && free.byteLength >= bytes ? free : adviseHugePages(new SharedArrayBuffer(bytes));
+            return free !== undefined && free.byteLength >= bytes
+              ? free
+              : adviseHugePages(new SharedArrayBuffer(bytes));
           },
           read: async (block, buffer) => {
             const start = performance.now();

@@ -1,21 +1,14 @@
 // The tiles of a group of slots, spread over worker threads. Results do not depend on how many: each tile is one
 // thread's work from first to last, and what tiles contribute is added in tile order.
+
+import { Worker } from 'node:worker_threads';
 import type { StagedRows } from '../sources/staged-block.ts';
 import { tilesOf } from '../sources/tile.ts';
-import { Worker } from 'node:worker_threads';
 import type { DeviceInfo } from './devices/device.ts';
 import { type DeviceChoice, type FoundDevice, findDevice } from './devices/device-spec.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { TilePeaks, TileVisit } from './tile-store.ts';
-import {
-  type BadValue,
-  type FetchTask,
-  type FinishTask,
-  type SlotLayout,
-  type TileTimings,
-  type VisitResult,
-  type VisitTask,
-} from './tile-tasks.ts';
+import type { BadValue, FetchTask, FinishTask, SlotLayout, TileTimings, VisitResult, VisitTask } from './tile-tasks.ts';
 import type { TileRequest } from './tile-worker.ts';
 
 /** What an engine sees of the tiles. */

@@ -2,10 +2,11 @@
 // [ones; −shift; mean; r state rows; b models] on the device, and a visit does all that a block owes a tile while it is
 // in the cache: the mixing left over from the block before, widening and shifting the new rows into place, the Gram.
 // Mixing writes into a spare matrix, which then takes the tile's place.
+
+import { bytesPerElement } from '../sources/dtype.ts';
 import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
-import { bytesPerElement } from '../sources/dtype.ts';
 import type { Device, DeviceMatrix } from './devices/device.ts';
 import {
   type BadValue,
@@ -65,7 +66,11 @@ export class TileStore {
       const widest = tiles[0]!.width;
       const allocate = (width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(layout.maxRows, widest), width);
-      return { layout, tiles: tiles.map((tile) => ({ ...tile, matrix: allocate(tile.width) })), spare: allocate(widest) };
+      return {
+        layout,
+        tiles: tiles.map((tile) => ({ ...tile, matrix: allocate(tile.width) })),
+        spare: allocate(widest),
+      };
     });
   }
 

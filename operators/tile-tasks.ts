@@ -25,7 +25,11 @@ export interface VisitTask {
   readonly block: number;
   readonly staged: readonly StagedRows[];
   /** Where the shift comes from in a slot's first visit: the mean of this block, a base, or zero; null later. */
-  readonly shift: { readonly from: 'mean' } | { readonly from: 'base'; readonly staged: StagedRows } | { readonly from: 'zero' } | null;
+  readonly shift:
+    | { readonly from: 'mean' }
+    | { readonly from: 'base'; readonly staged: StagedRows }
+    | { readonly from: 'zero' }
+    | null;
   /** Multiply all rows with all rows, not with the block alone. */
   readonly full: boolean;
 }

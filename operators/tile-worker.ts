@@ -1,6 +1,7 @@
 // A worker thread that holds tiles: opens its device once, then does the tasks it is sent, in order.
-import type { StagedRows } from '../sources/staged-block.ts';
+
 import { parentPort, workerData } from 'node:worker_threads';
+import type { StagedRows } from '../sources/staged-block.ts';
 import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
 import { TileStore } from './tile-store.ts';
 import type { FetchTask, FinishTask, SlotLayout, VisitTask } from './tile-tasks.ts';

@@ -214,9 +214,7 @@ const gramView = (gram: BlockGram, state: SubspaceState): GramView => {
   const { values, columns } = gram;
   const at = (row: number, column: number): number => values[row * columns + column]!;
   return {
-    rowRow: full
-      ? (j, l) => at(3 + j, 3 + l)
-      : (j, l) => (j === l ? state.eigenvalues[j]! : 0),
+    rowRow: full ? (j, l) => at(3 + j, 3 + l) : (j, l) => (j === l ? state.eigenvalues[j]! : 0),
     rowMean: full ? (j) => at(3 + j, 2) : (j) => state.rowsDotMean[j]!,
     meanMean: full ? at(2, 2) : state.meanNorm2,
     rowX: (j, i) => at(3 + j, x0 + i),

@@ -28,7 +28,10 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<nu
   const basis =
     rank === 0
       ? null
-      : openMatrixFile(`${folder}/basis/${name}.models.parquet`, { columns, metadata: { ...metadata, mode: 'models' } });
+      : openMatrixFile(`${folder}/basis/${name}.models.parquet`, {
+          columns,
+          metadata: { ...metadata, mode: 'models' },
+        });
   const mean = spec.center ? openMatrixFile(`${folder}/mean/${name}.parquet`, { columns: ['mean'], metadata }) : null;
   try {
     const step = windowTiles(rank);
@@ -58,4 +61,3 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<nu
 
 /** Folders that the files above need. */
 export const basisFolders = (center: boolean): readonly string[] => (center ? ['basis', 'mean'] : ['basis']);
-

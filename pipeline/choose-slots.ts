@@ -79,7 +79,8 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
       tensorIn: (model) => tensorOf(model, names),
     });
   }
-  if (chosen.length * 2 < eligible || (eligible > 0 && chosen.length === 0)) throw tooFew(candidates, models, chosen.length, eligible);
+  if (chosen.length * 2 < eligible || (eligible > 0 && chosen.length === 0))
+    throw tooFew(candidates, models, chosen.length, eligible);
   return { slots: chosen.map((slot, id) => ({ id, ...slot })), leftOut, skipped };
 };
 

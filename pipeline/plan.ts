@@ -67,7 +67,8 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
     const skip = (id: number, { name, source }: { name: string; source: string }, reason: string): void => {
       skipped.push({ id, name, source, reason });
     };
-    if (resolved.skipped.length > 0 && config.onBadSource === 'error') return yield* Effect.fail(resolved.skipped[0]!.error);
+    if (resolved.skipped.length > 0 && config.onBadSource === 'error')
+      return yield* Effect.fail(resolved.skipped[0]!.error);
 
     const listed = resolved.models.filter((location) => location.path !== base?.location.path);
     const ordered = config.shuffle === null ? listed : shuffled(listed, config.shuffle);
@@ -137,7 +138,9 @@ const findBase = (argument: string) =>
     if (models.length !== 1) {
       const names = models.slice(0, 3).map((model) => displayName(model.name));
       return yield* new ConfigInvalid({
-        issues: [`base: expected one model, found ${models.length} in ${displayName(argument)} (${names.join(', ')}, …)`],
+        issues: [
+          `base: expected one model, found ${models.length} in ${displayName(argument)} (${names.join(', ')}, …)`,
+        ],
       });
     }
     const location = models[0]!;

@@ -43,7 +43,9 @@ const reasons = (plan: Plan): string[] => {
   return [...byReason]
     .sort((a, b) => b[1].length - a[1].length)
     .map(([reason, names]) =>
-      names.length === 1 ? `${displayName(names[0]!)}: ${reason}` : `${formatPlural(names.length, 'tensor')}: ${reason}`,
+      names.length === 1
+        ? `${displayName(names[0]!)}: ${reason}`
+        : `${formatPlural(names.length, 'tensor')}: ${reason}`,
     );
 };
 
@@ -65,7 +67,14 @@ export const planToJson = (plan: Plan): unknown => ({
   })),
   base: plan.base === null ? null : { name: plan.base.name, path: plan.base.location.path },
   skipped: plan.skipped,
-  slots: plan.slots.map(({ id, name, rows, cols, shape, dtypes }) => ({ slot_id: id, name, rows, cols, shape, dtypes })),
+  slots: plan.slots.map(({ id, name, rows, cols, shape, dtypes }) => ({
+    slot_id: id,
+    name,
+    rows,
+    cols,
+    shape,
+    dtypes,
+  })),
   left_out: plan.leftOut,
   groups: plan.groups.map(({ index, slots }, i) => ({
     group: index,

@@ -2,7 +2,7 @@
 // the data lane. This file is where they meet.
 import { join } from 'node:path';
 import { Effect } from 'effect';
-import { EMPTY, defer, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
+import { defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
 import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
@@ -73,7 +73,10 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     const out = config.out;
     if (out === null) return yield* new ConfigInvalid({ issues: ['out: expected a folder, found none'] });
     // Before the plan, so that a wrong folder is told at once; and after it, when the models' own paths are known.
-    yield* checkOutput(out, config.sources.filter((source) => source !== '-' && !source.startsWith('@')));
+    yield* checkOutput(
+      out,
+      config.sources.filter((source) => source !== '-' && !source.startsWith('@')),
+    );
     const plan = yield* makePlan(config);
     const paths = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map(({ location }) => location.path);
     yield* checkOutput(out, paths);
@@ -210,7 +213,8 @@ class Execution {
 
   #stopIfAsked(block: number): void {
     const signal = this.#control.stopRequested();
-    if (signal !== null) throw new Interrupted({ signal, detail: `stopped before block ${block + 1}; nothing was kept` });
+    if (signal !== null)
+      throw new Interrupted({ signal, detail: `stopped before block ${block + 1}; nothing was kept` });
   }
 
   #recordBlock(update: BlockUpdate): void {

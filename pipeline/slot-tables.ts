@@ -36,7 +36,11 @@ export class SlotTables {
     this.#plan = plan;
     this.#subspaces = openTable(folder, 'subspaces');
     this.#spectrum = openTable(folder, 'spectrum');
-    const most = Math.min(plan.config.rank, plan.models.length, Math.max(...plan.slots.map(({ features }) => features)));
+    const most = Math.min(
+      plan.config.rank,
+      plan.models.length,
+      Math.max(...plan.slots.map(({ features }) => features)),
+    );
     this.#coefficients = openTable(folder, 'coefficients', {
       extraFloat32: Array.from({ length: most }, (_, j) => `c_${j}`),
     });
@@ -213,7 +217,9 @@ export class SlotTables {
   #appendModelSlots({ slot }: Subspace, updates: readonly SpooledUpdate[], skipped: ReadonlyMap<number, string>): void {
     const seen = new Map<number, readonly [number, number]>();
     for (const { modelIds, scores } of updates) {
-      modelIds.forEach((model, i) => void seen.set(model, [scores[i * SCORE_WIDTH + 2]!, scores[i * SCORE_WIDTH + 3]!]));
+      modelIds.forEach(
+        (model, i) => void seen.set(model, [scores[i * SCORE_WIDTH + 2]!, scores[i * SCORE_WIDTH + 3]!]),
+      );
     }
     for (const model of this.#plan.models) {
       const known = seen.get(model.id);

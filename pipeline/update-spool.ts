@@ -90,7 +90,8 @@ export class UpdateSpool {
     const bytes = new Uint8Array(values.buffer);
     for (let done = 0; done < bytes.length; ) {
       const count = readSync(this.#fd, bytes, done, bytes.length - done, at + done);
-      if (count === 0) throw sinkFailure(this.#path, 'reading it back', new Error('it is shorter than what was written'));
+      if (count === 0)
+        throw sinkFailure(this.#path, 'reading it back', new Error('it is shorter than what was written'));
       done += count;
     }
     const [block, b, modelsSeen, oldRows, newRows, total, lost, constant] = values as unknown as number[];
@@ -122,7 +123,8 @@ export class UpdateSpool {
 
   #write(bytes: Uint8Array): void {
     try {
-      for (let done = 0; done < bytes.length; ) done += writeSync(this.#fd, bytes, done, bytes.length - done, this.#end + done);
+      for (let done = 0; done < bytes.length; )
+        done += writeSync(this.#fd, bytes, done, bytes.length - done, this.#end + done);
     } catch (cause) {
       throw sinkFailure(this.#path, `writing ${bytes.length} bytes of the coefficient spool`, cause);
     }

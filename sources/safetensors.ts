@@ -33,7 +33,7 @@ export function headerLength(start: Uint8Array, fileSize: number, path: string):
   const fail = (rule: string, detail: string): never => {
     throw new SourceMalformed({ path, ...(sniff(start) ?? { rule, detail }) });
   };
-  if (fileSize < 8 || start.length < 8) {
+  if (start.length < 8) {
     return fail('too-small', `found a file of ${fileSize} bytes, expected at least 8 for the header length`);
   }
   const length = new DataView(start.buffer, start.byteOffset).getBigUint64(0, true);

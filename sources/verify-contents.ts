@@ -31,7 +31,9 @@ export const verifyContents = (
         catch: (cause) => cause,
       }).pipe(
         Effect.catch((cause) =>
-          cause instanceof SourceMalformed || cause instanceof SourceUnavailable ? Effect.fail(cause) : Effect.die(cause),
+          cause instanceof SourceMalformed || cause instanceof SourceUnavailable
+            ? Effect.fail(cause)
+            : Effect.die(cause),
         ),
         Effect.map((digest) => [model.id, digest] as const),
       ),
@@ -76,11 +78,9 @@ const readFully = async (
   position: number,
 ): Promise<void> => {
   for (let done = 0; done < bytes.length; ) {
-    const { bytesRead } = await handle
-      .read(bytes, done, bytes.length - done, position + done)
-      .catch((cause: Error) => {
-        throw new SourceUnavailable({ path, detail: `cannot be read at byte ${position + done}: ${cause.message}` });
-      });
+    const { bytesRead } = await handle.read(bytes, done, bytes.length - done, position + done).catch((cause: Error) => {
+      throw new SourceUnavailable({ path, detail: `cannot be read at byte ${position + done}: ${cause.message}` });
+    });
     if (bytesRead === 0) {
       const detail = `ends at byte ${position + done}, expected ${bytes.length - done} more`;
       throw new SourceMalformed({ path, rule: 'short-read', detail });

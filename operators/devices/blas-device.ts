@@ -30,10 +30,7 @@ export interface FloatAllocator {
 
 const plainMemory: FloatAllocator = { allocate: (floats) => new Float32Array(floats), release: () => {} };
 
-export const blasDevice = (
-  blas: BlasLibrary,
-  memory: FloatAllocator = plainMemory,
-): Device<BlasMatrix> => {
+export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemory): Device<BlasMatrix> => {
   let scratch = new Float32Array(0);
   const matrixOf = (data: Float32Array, rows: number, width: number): BlasMatrix => ({
     rows,
@@ -54,7 +51,8 @@ export const blasDevice = (
     free: () => memory.release(),
     reshape: (matrix, width) => matrixOf(matrix.data, matrix.rows, width),
     write: ({ data, stride, width }, at, values) => {
-      for (let i = 0; i * width < values.length; i++) data.set(values.subarray(i * width, (i + 1) * width), (at + i) * stride);
+      for (let i = 0; i * width < values.length; i++)
+        data.set(values.subarray(i * width, (i + 1) * width), (at + i) * stride);
     },
     read: ({ data, stride, width }, at, rows) => {
       if (rows === 1) return data.subarray(at * stride, at * stride + width);

@@ -2,8 +2,8 @@
 // right kind and length. A synchronous call costs 0.3 µs; asynchronous ones are never used (they do not keep their
 // arguments alive).
 import koffi from 'koffi';
-import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { DeviceUnavailable, NumericalFailure } from '../errors.ts';
+import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 
 const ROW_MAJOR = 101;
 const NO_TRANSPOSE = 111;
@@ -77,7 +77,9 @@ export const loadBlas = (path: string): BlasLibrary => {
       `void ${name('cblas_sgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, float alpha, ` +
         `const float *a, ${int} lda, const float *b, ${int} ldb, float beta, float *c, ${int} ldc)`,
     );
-    const saxpy = bind(`void ${name('cblas_saxpy')}(${int} n, float a, const float *x, ${int} ix, float *y, ${int} iy)`);
+    const saxpy = bind(
+      `void ${name('cblas_saxpy')}(${int} n, float a, const float *x, ${int} ix, float *y, ${int} iy)`,
+    );
     if (sgemm === null || saxpy === null) continue;
     const text = (symbol: string): string | null => bind(`const char *${name(symbol)}()`)?.() as string | null;
     const config = text('openblas_get_config');
@@ -118,7 +120,19 @@ const bindEigenSolver = (
     const lwork = 1 + 6 * n + 2 * n * n;
     const liwork = 3 + 5 * n;
     const order = scalar(n);
-    dsyevd('V', 'L', order, a, order, ascending, new Float64Array(lwork), scalar(lwork), integers(liwork), scalar(liwork), info);
+    dsyevd(
+      'V',
+      'L',
+      order,
+      a,
+      order,
+      ascending,
+      new Float64Array(lwork),
+      scalar(lwork),
+      integers(liwork),
+      scalar(liwork),
+      info,
+    );
     if (Number(info[0]) !== 0) {
       throw new NumericalFailure({ slot: '-', detail: `dsyevd of ${n} x ${n} failed with info ${info[0]}` });
     }

@@ -1,7 +1,8 @@
 // Which device to open, as plain data that travels to workers, and the opening of it on the calling thread.
+
+import { DeviceUnavailable } from '../errors.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
-import { DeviceUnavailable } from '../errors.ts';
 import { blasDevice } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
 import type { Device, DeviceInfo } from './device.ts';

@@ -180,10 +180,11 @@ class TfjsDevice implements Device<TfjsMatrix> {
       return tf.tensor2d(block, [band.rows, m]);
     });
     const columns = chunksOf(matrix.width).map((_, c) =>
-      tf.tidy((): tf.Tensor2D =>
-        bands
-          .map((band, i): tf.Tensor2D => tf.matMul(band.columns[c]!, weights[i]!))
-          .reduce((sum, product): tf.Tensor2D => tf.add(sum, product)),
+      tf.tidy(
+        (): tf.Tensor2D =>
+          bands
+            .map((band, i): tf.Tensor2D => tf.matMul(band.columns[c]!, weights[i]!))
+            .reduce((sum, product): tf.Tensor2D => tf.add(sum, product)),
       ),
     );
     tf.dispose(weights);

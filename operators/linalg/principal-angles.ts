@@ -15,7 +15,12 @@ export interface PrincipalAngles {
  * @param inner row-major, `inner[a * stride + b]` = ⟨old direction a, new direction b⟩
  * @param j how many directions of each; both bases must have them
  */
-export const principalAngles = (inner: Float64Array, stride: number, j: number, solve: EigenSolver): PrincipalAngles => {
+export const principalAngles = (
+  inner: Float64Array,
+  stride: number,
+  j: number,
+  solve: EigenSolver,
+): PrincipalAngles => {
   const square = new Float64Array(j * j);
   let trace = 0;
   for (let a = 0; a < j; a++) {
