@@ -154,6 +154,7 @@ const refused: readonly [name: string, bytes: Uint8Array, rule: string, detail: 
   ['S17 a shape that is no array', one({ shape: '1' }), 'shape', /found 1,"data_offsets/],
   ['S17 a shape of arrays', one({ shape: nested(100_000) }), 'integer', /found \[/],
   ['S18 offsets at 2^53 + 1', one({ offsets: '[9007199254740993,9007199254740997]' }), 'integer', /at most 2\^53 - 1/],
+  ['S18 an offset of 2^53', one({ offsets: '[0,9007199254740992]' }), 'integer', /at most 2\^53 - 1/],
   ['S18 offsets of 400 digits', one({ offsets: `[0,${'9'.repeat(400)}]` }), 'integer', /at most 2\^53 - 1/],
   ['S19 shape [2, 2^64 - 2]', one({ shape: '[2,18446744073709551614]' }), 'integer', /at most 2\^53 - 1/],
   [
