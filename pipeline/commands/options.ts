@@ -1,72 +1,126 @@
-// The options that `plan` and `run` share. They are taken as text and decoded together by the config schema, so that all
-// that is wrong with a command is said at once, in the same words as for a config file.
-import { type Effect, Option } from 'effect';
+// The options that `plan` and `run` share. Every value is taken as text and checked by the schema of configs/, so that the
+// mistakes of the command line and of a config file come in one message, in the same words.
+import { Option } from 'effect';
 import { Argument, Flag } from 'effect/cli';
-import type { ConfigInvalid } from '../../configs/errors.ts';
-import { type ResolvedConfig, resolveConfig } from '../../configs/resolve-config.ts';
+import { defaults } from '../../configs/resolve-config.ts';
 
 const text = (name: string, metavar: string, description: string) =>
   Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description), Flag.optional);
 
-const list = (name: string, metavar: string, description: string) =>
-  Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description), Flag.atLeast(0));
+const repeatable = (name: string, metavar: string, description: string) =>
+  Flag.String(name).pipe(
+    Flag.withMetavar(metavar),
+    Flag.withDescription(`${description} (repeatable)`),
+    Flag.atLeast(0),
+  );
 
-const toggle = (name: string, description: string) =>
-  Flag.Boolean(name).pipe(Flag.withDescription(description), Flag.optional);
+// Without the optional value the parser would take a source called `1` or `on` that follows for the flag's value.
+const flag = (name: string, description: string) =>
+  Flag.Boolean(name).pipe(Flag.withOptionalValue('true'), Flag.withDescription(description));
 
-export const sharedOptions = {
-  sources: Argument.String('SOURCES').pipe(
-    Argument.withDescription(
-      'model folders, folders of them, .safetensors files, globs, @list.txt, or - for a list on stdin',
-    ),
-    Argument.variadic(),
+// --no-verify takes back what a config file says.
+const on = (name: string, description: string) => flag(name, description).pipe(Flag.optional);
+
+// The flag people type is the negated one, so help shows that one; --center takes back what a config file says.
+const off = (name: string, description: string) =>
+  flag(`no-${name}`, description).pipe(Flag.withNegation(name), Flag.optional);
+
+export const sources = Argument.String('SOURCES').pipe(
+  Argument.withDescription(
+    'Model folders, folders of them, .safetensors files, globs, @list.txt (one a line), or - (the same on standard input)',
   ),
-  rank: text('rank', 'K', 'directions to report for each slot; the state keeps twice as many (default 32)'),
-  block: text('block', 'B', 'models folded at once (default 32)'),
-  base: text('base', 'MODEL', 'the model that sets the origin, e.g. the pretrained one; it is not folded'),
-  center: toggle(
-    'center',
-    'subtract the mean over models; --no-center measures scatter about the origin (default true)',
-  ),
-  shuffle: text('shuffle', 'SEED', 'fold the models in a seeded random order instead of the order given'),
-  include: list('include', 'GLOB', 'only slots whose name matches; may be given several times'),
-  exclude: list('exclude', 'GLOB', 'leave slots out whose name matches; may be given several times'),
-  rename: list('rename', 'FROM=TO', 'replace the beginning FROM of slot names by TO; may be given several times'),
-  'on-mismatch': text(
+  Argument.variadic(),
+);
+
+export const options = {
+  sources,
+  out: text('out', 'RUN', 'Folder to write the run to: new or empty, and apart from the sources'),
+  rank: text('rank', 'K', `Components to keep of each slot, at most (default ${defaults.rank})`),
+  block: text('block', 'B', `Models folded at a time, 1 to 4096 (default ${defaults.block})`),
+  base: text('base', 'MODEL', 'Model that sets the origin; it is not folded'),
+  noCenter: off('center', 'Keep the mean: the subspace through the origin, not through the mean'),
+  shuffle: text('shuffle', 'SEED', 'Fold the models in an order drawn from this seed (default: as given)'),
+  include: repeatable('include', 'GLOB', 'Only slots whose names match'),
+  exclude: repeatable('exclude', 'GLOB', 'No slots whose names match'),
+  rename: repeatable('rename', 'FROM=TO', 'Change a part of the slot names'),
+  onMismatch: text(
     'on-mismatch',
-    'RULE',
-    'where models disagree on a slot: skip-slot (default), skip-model or error',
+    'WHAT',
+    `Where models disagree on a slot: skip-slot, skip-model or error (default ${defaults.onMismatch})`,
   ),
-  'on-bad-source': text('on-bad-source', 'RULE', 'a malformed or unreadable model: error (default) or skip'),
-  verify: toggle('verify', 'read all weights once beforehand: all or nothing'),
-  memory: text(
-    'memory',
-    'SIZE',
-    'memory for weights and state, e.g. 4GiB (default: the smaller of 4 GiB and half of what is free)',
+  onBadSource: text(
+    'on-bad-source',
+    'WHAT',
+    `Where a model cannot be used: error or skip (default ${defaults.onBadSource})`,
   ),
-  threads: text('threads', 'N', 'worker threads (default: the cores this process may use)'),
-  device: text('device', 'NAME', 'who multiplies: auto (default), blas or tfjs'),
-  basis: toggle('basis', 'write basis and mean files; --no-basis leaves them out (default true)'),
-  config: text('config', 'FILE.yaml', 'a config file; flags override it'),
-  json: toggle('json', 'JSON on stdout and nothing else'),
-} as const;
-
-type Given = Readonly<Record<string, unknown>>;
-
-/** A number where the text is one; the schema says what is wrong with the rest. */
-const numeric = new Set(['rank', 'block', 'shuffle', 'threads']);
-
-const asNumber = (value: string): string | number => (/^-?\d+(\.\d+)?$/.test(value) ? Number(value) : value);
-
-/** Flags as the schema takes them: what was not given is absent. */
-export const resolveOptions = (given: Given, command: 'plan' | 'run'): Effect.Effect<ResolvedConfig, ConfigInvalid> => {
-  const flags: Record<string, unknown> = {};
-  let config: string | null = null;
-  for (const [name, value] of Object.entries(given)) {
-    const plain = Option.isOption(value) ? Option.getOrUndefined(value as Option.Option<unknown>) : value;
-    if (plain === undefined || (Array.isArray(plain) && plain.length === 0)) continue;
-    if (name === 'config') config = String(plain);
-    else flags[name] = numeric.has(name) ? asNumber(String(plain)) : plain;
-  }
-  return resolveConfig(flags, config, command);
+  verify: on('verify', 'Read and check all weights once before folding any'),
+  memory: text('memory', 'SIZE', 'Memory budget, e.g. 512MiB or 4GiB (default: 4GiB, or half of what is free if less)'),
+  threads: text('threads', 'N', 'Worker threads (default: what affinity and the control group allow)'),
+  device: text('device', 'NAME', `Who multiplies: auto, blas or tfjs (default ${defaults.device})`),
+  noBasis: off('basis', 'Leave out the basis and mean files, the largest part of a run'),
+  config: text('config', 'FILE.yaml', 'Take options from a file; flags override it'),
+  json: on('json', 'Newline-delimited JSON on standard output, and nothing else there'),
+  quiet: on('quiet', 'Errors and one line at the end, no progress'),
 };
+
+type Given<Value> = Option.Option<Value>;
+
+/** What the command line said, as the parser hands it over. */
+export interface Flags {
+  readonly sources: readonly string[];
+  readonly out: Given<string>;
+  readonly rank: Given<string>;
+  readonly block: Given<string>;
+  readonly base: Given<string>;
+  readonly noCenter: Given<boolean>;
+  readonly shuffle: Given<string>;
+  readonly include: readonly string[];
+  readonly exclude: readonly string[];
+  readonly rename: readonly string[];
+  readonly onMismatch: Given<string>;
+  readonly onBadSource: Given<string>;
+  readonly verify: Given<boolean>;
+  readonly memory: Given<string>;
+  readonly threads: Given<string>;
+  readonly device: Given<string>;
+  readonly noBasis: Given<boolean>;
+  readonly config: Given<string>;
+  readonly json: Given<boolean>;
+  readonly quiet: Given<boolean>;
+}
+
+/** What --json says before the config file has been read, or could be. */
+export const wantsJson = (flags: Flags): boolean => Option.getOrElse(flags.json, () => false);
+
+/** A plain number as one; anything else stays text, for the schema to refuse in its words. */
+const asNumber = (value: string): string | number => (/^-?\d{1,15}(\.\d{1,15})?$/.test(value) ? Number(value) : value);
+
+const listed = (values: readonly string[]): readonly string[] | undefined => (values.length > 0 ? values : undefined);
+
+/** Only what was said, under the names a config file uses. */
+export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
+  const number = (value: Given<string>) => Option.getOrUndefined(Option.map(value, asNumber));
+  const not = (value: Given<boolean>) => Option.getOrUndefined(Option.map(value, (given) => !given));
+  const given: Record<string, unknown> = {
+    sources: listed(flags.sources),
+    out: Option.getOrUndefined(flags.out),
+    rank: number(flags.rank),
+    block: number(flags.block),
+    base: Option.getOrUndefined(flags.base),
+    center: not(flags.noCenter),
+    shuffle: number(flags.shuffle),
+    include: listed(flags.include),
+    exclude: listed(flags.exclude),
+    rename: listed(flags.rename),
+    'on-mismatch': Option.getOrUndefined(flags.onMismatch),
+    'on-bad-source': Option.getOrUndefined(flags.onBadSource),
+    verify: Option.getOrUndefined(flags.verify),
+    memory: number(flags.memory),
+    threads: number(flags.threads),
+    device: Option.getOrUndefined(flags.device),
+    basis: not(flags.noBasis),
+    json: Option.getOrUndefined(flags.json),
+    quiet: Option.getOrUndefined(flags.quiet),
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+}

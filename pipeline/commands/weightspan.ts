@@ -1,71 +1,74 @@
-// The command line: parses, runs a command, and turns every outcome into an exit code and at most a few clear lines.
+// The command `weightspan`: its subcommands, and what happens around every one of them. Standard output carries results
+// and help that was asked for; mistakes, logs and progress go to standard error.
 import { createRequire } from 'node:module';
 import * as NodeServices from '@effect/platform-node/NodeServices';
-import { Cause, Console, Effect, Exit } from 'effect';
-import { Command } from 'effect/cli';
-import { exitCodeOf, exitCodes } from '../exit-codes.ts';
-import { planCommand } from './plan.ts';
-import { runCommand } from './run.ts';
+import { Effect, Exit, Layer, Logger, Runtime } from 'effect';
+import { CliConfig, CliOutput, Command, GlobalFlag, type HelpDoc } from 'effect/cli';
+import { exitCodes } from '../exit-codes.ts';
+import { plan } from './plan.ts';
+import { describeFailure } from './report-failure.ts';
+import { run } from './run.ts';
+import { exitAfterFlush, writeOutput } from './standard-output.ts';
 
-const { version } = createRequire(import.meta.url)('weightspan/package.json') as { version: string };
+const { version } = createRequire(import.meta.url)('weightspan/package.json') as { readonly version: string };
 
 const weightspan = Command.make('weightspan').pipe(
   Command.withDescription(
-    'See layer by layer whether trained models share a low-dimensional subspace: an incremental PCA over the weights of thousands of models, in bounded memory.',
+    'Stream the weights of many trained models through an incremental PCA, in bounded memory, and see layer by layer whether they share a low-dimensional subspace.',
   ),
-  Command.withSubcommands([planCommand, runCommand]),
+  Command.withExamples([
+    { command: 'weightspan plan ./checkpoints', description: 'What a run would do' },
+    { command: 'weightspan run ./checkpoints --out runs/first', description: 'The run' },
+  ]),
+  Command.withSubcommands([plan, run]),
 );
 
-interface Reported {
-  readonly _tag?: string;
-  readonly message?: string;
-  readonly issues?: readonly string[];
-  readonly errors?: readonly { readonly message: string }[];
-}
+// Flags without a value are declared with an optional one (options.ts); help should not offer it.
+const withoutBooleanValues = (doc: HelpDoc.HelpDoc): HelpDoc.HelpDoc => ({
+  ...doc,
+  flags: doc.flags.map((flag) => (flag.type === '[=boolean]' ? { ...flag, type: 'boolean' } : flag)),
+});
 
-/** The lines of an error: one, or one an issue; a trace for bugs alone. */
-const linesOf = (cause: Cause.Cause<unknown>): readonly string[] => {
-  const error = Cause.squash(cause) as Reported;
-  if (error._tag === 'ShowHelp') return (error.errors ?? []).map(({ message }) => message);
-  if (exitCodeOf(error) === exitCodes.bug)
-    return ['this is a bug in weightspan; please report it with this trace', Cause.pretty(cause)];
-  return error.issues ?? [error.message ?? String(error)];
-};
-
-/** Help is the command's answer on stdout; after an error there is none, and the lines on stderr say where it is. */
-const codeOf = (exit: Exit.Exit<unknown, unknown>): number => {
-  if (Exit.isSuccess(exit)) return exitCodes.done;
-  const error = Cause.squash(exit.cause) as Reported;
-  if (error._tag === 'ShowHelp' && (error.errors ?? []).length === 0) return exitCodes.done;
-  return exitCodeOf(error);
-};
-
-const write = (stream: NodeJS.WriteStream, text: string): Promise<void> =>
-  new Promise((resolve) => {
-    if (text === '') return resolve();
-    stream.once('error', () => resolve());
-    stream.write(text, () => resolve());
-  });
-
-/** Runs the command line of `args`; resolves with the exit code when all output has left. */
-export const main = async (args: readonly string[]): Promise<number> => {
-  let printed = '';
-  const collect = (...values: readonly unknown[]): void => {
-    printed += `${values.map(String).join(' ')}\n`;
-  };
-  const quietConsole = { ...globalThis.console, log: collect, info: collect, error: () => {} };
-  const exit = await Effect.runPromiseExit(
-    Command.runWith(weightspan, { version })(args).pipe(
-      Effect.provideService(Console.Console, quietConsole as unknown as Console.Console),
-      Effect.provide(NodeServices.layer),
-    ),
-  );
-  const code = codeOf(exit);
-  if (Exit.isSuccess(exit) || code === exitCodes.done) await write(process.stdout, printed);
+const present = Effect.fnUntraced(function* (event: CliOutput.Presenter.Event) {
+  const formatter = yield* CliOutput.Formatter;
+  if (event._tag === 'Version') writeOutput(`${event.name} ${event.version}\n`);
+  else if (event._tag === 'Help' && event.reason === 'Requested') {
+    writeOutput(`${formatter.formatHelpDoc(withoutBooleanValues(event.helpDoc))}\n`);
+  } else if (event._tag === 'Help')
+    process.stderr.write(`${formatter.formatHelpDoc(withoutBooleanValues(event.helpDoc))}\n`);
   else {
-    const lines = linesOf(exit.cause).map((line) => `weightspan: ${line}\n`);
-    const usage = (Cause.squash(exit.cause) as Reported)._tag === 'ShowHelp';
-    await write(process.stderr, lines.join('') + (usage ? 'weightspan: see weightspan --help\n' : ''));
+    const lines = event.errors.map(
+      (error) => `weightspan: ${formatter.formatCliError(error).replace(/\s*\n\s*/g, ' ')}\n`,
+    );
+    process.stderr.write(`${lines.join('')}See ${event.commandPath.join(' ')} --help\n`);
   }
-  return code;
-};
+});
+
+const layers = Layer.mergeAll(
+  NodeServices.layer,
+  CliConfig.layer({ builtIns: [GlobalFlag.Help, GlobalFlag.Version, GlobalFlag.Completions] }),
+  CliOutput.layerPresenter({ present }),
+  Logger.layer([Logger.withConsoleError(Logger.formatLogFmt)]),
+);
+
+/** Runs the command line and ends the process with its exit code. */
+export function main(): void {
+  // Libraries greet on console.log; under --json that line would break the stream.
+  console.log = console.info = console.debug = console.error;
+  process.on('uncaughtException', (error) => {
+    process.stderr.write(`weightspan: this is a bug; please report it with these lines\n${error?.stack ?? error}\n`);
+    process.exit(exitCodes.bug);
+  });
+  const runMain = Runtime.makeRunMain(({ fiber, teardown }) =>
+    fiber.addObserver((exit) => teardown(exit, (code) => void exitAfterFlush(code))),
+  );
+  runMain(Command.run(weightspan, { version }).pipe(Effect.provide(layers)), {
+    disableErrorReporting: true,
+    teardown: (exit, onExit) => {
+      if (Exit.isSuccess(exit)) return onExit(exitCodes.done);
+      const { exitCode, text } = describeFailure(exit.cause);
+      if (text !== '') process.stderr.write(`${text}\n`);
+      onExit(exitCode);
+    },
+  });
+}
