@@ -207,7 +207,7 @@ class IncrementalEngine {
       block: staged.models.length,
       staged: staged.rows,
       shift: engine.settled ? null : this.#shiftFrom(index, base),
-      full: !engine.settled || block.index % REMEASURE_EVERY === 0 || block.index === block.blocks - 1,
+      full: !engine.settled || block.index % REMEASURE_EVERY === 0,
     };
     const result = await this.#options.tiles.visit(task);
     engine.pending = null;

@@ -75,7 +75,6 @@ export class TilePool implements Tiles {
   readonly solve: EigenSolver;
   readonly threads: number;
   readonly #workers: readonly TileWorker[];
-  #layouts: readonly SlotLayout[] = [];
   /** Which workers hold tiles of a slot. */
   #holders: TileWorker[][] = [];
 
@@ -86,6 +85,11 @@ export class TilePool implements Tiles {
     this.#workers = Array.from({ length: threads }, () => new TileWorker(found));
   }
 
+  /** Resolves when every worker has its device: the first work then starts at once. */
+  async ready(): Promise<void> {
+    await this.takeTimings();
+  }
+
   async open(slots: readonly SlotLayout[]): Promise<void> {
     // Tiles are dealt in turn, through all slots, so that small slots spread too.
     const owned = this.#workers.map(() => slots.map((): number[] => []));
@@ -93,7 +97,6 @@ export class TilePool implements Tiles {
     slots.forEach(({ features }, slot) => {
       for (const { index } of tilesOf(features)) owned[turn++ % this.threads]![slot]!.push(index);
     });
-    this.#layouts = slots;
     this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
     await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
   }

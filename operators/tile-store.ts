@@ -194,8 +194,9 @@ export class TileStore {
       return 0;
     }
     const negatedShift = this.#negatedShift(slot, tile, task, before, place);
-    this.#device.write(tile.matrix, ONES, new Float32Array(tile.width).fill(1));
-    this.#device.write(tile.matrix, SHIFT, negatedShift);
+    const constants = new Float32Array(CONSTANT_ROWS * tile.width).fill(1, 0, tile.width);
+    constants.set(negatedShift, SHIFT * tile.width);
+    this.#device.write(tile.matrix, ONES, constants);
     this.#device.write(tile.matrix, MEAN, new Float32Array(tile.width));
     place(SHIFT);
     let sum = 0;

@@ -110,7 +110,6 @@ class Execution {
   readonly #plan: Plan;
   readonly #tiles: TilePool;
   readonly #telemetry: Telemetry;
-  readonly #events: EventLog;
   readonly #control: RunControl;
   readonly #tables: SlotTables;
   readonly #summaries: SlotSummary[] = [];
@@ -129,7 +128,6 @@ class Execution {
     this.#out = out;
     this.#plan = plan;
     this.#tiles = tiles;
-    this.#events = events;
     this.#control = control;
     this.#telemetry = (event) => {
       telemetry(event);
@@ -154,6 +152,7 @@ class Execution {
     });
     for (const text of device.warnings) this.#warn({ code: 'device', slot: null, model: null, value: null, text });
     for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
+    await this.#tiles.ready();
     this.#started = this.#blockStarted = performance.now();
     const results = weightBlocks(this.#plan).pipe(
       map((block) => {

@@ -96,7 +96,10 @@ export class UpdateSpool {
     }
     const [block, b, modelsSeen, oldRows, newRows, total, lost, constant] = values as unknown as number[];
     let from = HEADER;
-    const take = (length: number): Float64Array => values.subarray(from, (from += length));
+    const take = (length: number): Float64Array => {
+      from += length;
+      return values.subarray(from - length, from);
+    };
     return {
       block: block!,
       modelsSeen: modelsSeen!,

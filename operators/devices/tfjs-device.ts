@@ -1,8 +1,8 @@
 // The embedded device: tfjs on its WebAssembly backend, for machines without a BLAS.
-// Features come first in memory, in chunks of 512, so that every product is a plain matMul(a, b): on this backend the
-// transposed forms are scalar loops. A chunk is also the longest sum one float32 accumulator takes. A matrix is a list of
-// bands (rows that came together) and replaces tensors rather than changing them: the backend caches a packed right
-// operand by tensor. Rows of a block are kept row-major too: they are the left operand of every Gram.
+// Features come first in memory, so that mixing is one plain matMul a tile; Grams take chunks of 512 features, the longest
+// sum one float32 accumulator takes, as rows x features times features x rows. The transposed forms of matMul are scalar
+// loops on this backend (1.4 against 17 GFLOP/s) and slicing a tile takes 2 ms, so chunks are cut in JavaScript. Tensors
+// are replaced, never changed: the backend caches a packed right operand by tensor.
 import { createRequire } from 'node:module';
 import { dirname, sep } from 'node:path';
 import * as wasm from '@tensorflow/tfjs-backend-wasm';
@@ -14,18 +14,24 @@ import type { Device, DeviceInfo, DeviceMatrix } from './device.ts';
 /** Features one float32 accumulator takes. */
 export const TFJS_CHUNK = 512;
 
-/** Rows [start, start + rows) of a matrix, chunk by chunk. */
+/** Rows [start, start + rows) of a matrix that came together. */
 interface Band {
   readonly start: number;
   readonly rows: number;
-  /** One tensor a chunk, features x rows. */
-  readonly columns: tf.Tensor2D[];
-  /** The same, rows x features; made when it is first needed. */
-  transposed: tf.Tensor2D[] | null;
+  /** features x rows. */
+  readonly columns: tf.Tensor2D;
+  /** For Grams, one tensor a chunk: rows x features (left operands) and features x rows (right ones). */
+  left: tf.Tensor2D[] | null;
+  right: tf.Tensor2D[] | null;
 }
+
+/** Bands of at most this many rows keep their chunks: the constant rows, which every Gram needs again. */
+const SMALL_BAND = 2;
 
 export interface TfjsMatrix extends DeviceMatrix {
   readonly bands: Band[];
+  /** Rows that were widened and not uploaded yet: neighbours go up together, as one band. */
+  readonly waiting: Map<number, Float32Array>;
 }
 
 const initialise = async (): Promise<void> => {
@@ -67,9 +73,36 @@ const chunksOf = (width: number): readonly { readonly from: number; readonly len
     length: Math.min(TFJS_CHUNK, width - i * TFJS_CHUNK),
   }));
 
+const forgetChunks = (band: Band): void => {
+  tf.dispose([...(band.left ?? []), ...(band.right ?? [])]);
+  band.left = band.right = null;
+};
+
 const dispose = (band: Band): void => {
-  tf.dispose(band.columns);
-  if (band.transposed !== null) tf.dispose(band.transposed);
+  band.columns.dispose();
+  forgetChunks(band);
+};
+
+/** Cuts a band into chunks of features x rows. */
+const cut = (band: Band): tf.Tensor2D[] => {
+  const values = band.columns.dataSync() as Float32Array;
+  return chunksOf(band.columns.shape[0]).map(({ from, length }) =>
+    tf.tensor2d(values.subarray(from * band.rows, (from + length) * band.rows), [length, band.rows]),
+  );
+};
+
+const leftChunks = (band: Band): tf.Tensor2D[] => {
+  if (band.left === null) {
+    const chunks = band.right ?? cut(band);
+    band.left = chunks.map((chunk) => tf.transpose(chunk) as tf.Tensor2D);
+    if (band.right === null) tf.dispose(chunks);
+  }
+  return band.left;
+};
+
+const rightChunks = (band: Band): tf.Tensor2D[] => {
+  band.right ??= cut(band);
+  return band.right;
 };
 
 class TfjsDevice implements Device<TfjsMatrix> {
@@ -80,10 +113,11 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   allocate(rows: number, width: number): TfjsMatrix {
-    return { rows, width, bands: [] };
+    return { rows, width, bands: [], waiting: new Map() };
   }
 
   free(matrix: TfjsMatrix): void {
+    matrix.waiting.clear();
     for (const band of matrix.bands.splice(0)) dispose(band);
   }
 
@@ -93,33 +127,21 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   write(matrix: TfjsMatrix, at: number, data: Float32Array): void {
-    const rows = data.length / matrix.width;
-    const transposed: tf.Tensor2D[] = [];
-    const columns = chunksOf(matrix.width).map(({ from, length }) => {
-      const rowMajor = new Float32Array(rows * length);
-      const featureMajor = new Float32Array(rows * length);
-      for (let r = 0; r < rows; r++) {
-        const source = data.subarray(r * matrix.width + from, r * matrix.width + from + length);
-        rowMajor.set(source, r * length);
-        for (let i = 0; i < length; i++) featureMajor[i * rows + r] = source[i]!;
-      }
-      transposed.push(tf.tensor2d(rowMajor, [rows, length]));
-      return tf.tensor2d(featureMajor, [length, rows]);
-    });
-    this.#place(matrix, { start: at, rows, columns, transposed });
+    const { width } = matrix;
+    const rows = Array.from({ length: data.length / width }, (_, r) => data.subarray(r * width, (r + 1) * width));
+    this.#upload(matrix, at, rows);
   }
 
   read(matrix: TfjsMatrix, at: number, rows: number): Float32Array {
+    this.#flush(matrix);
     const out = new Float32Array(rows * matrix.width);
     for (const band of bandsIn(matrix, at, rows)) {
-      chunksOf(matrix.width).forEach(({ from, length }, c) => {
-        const values = band.columns[c]!.dataSync();
-        for (let r = Math.max(at, band.start); r < Math.min(at + rows, band.start + band.rows); r++) {
-          const target = (r - at) * matrix.width + from;
-          const column = r - band.start;
-          for (let i = 0; i < length; i++) out[target + i] = values[i * band.rows + column]!;
-        }
-      });
+      const values = band.columns.dataSync();
+      for (let r = Math.max(at, band.start); r < Math.min(at + rows, band.start + band.rows); r++) {
+        const target = (r - at) * matrix.width;
+        const column = r - band.start;
+        for (let i = 0; i < matrix.width; i++) out[target + i] = values[i * band.rows + column]!;
+      }
     }
     return out;
   }
@@ -131,35 +153,31 @@ class TfjsDevice implements Device<TfjsMatrix> {
     at: readonly number[],
     shift: number | null,
   ): void {
-    const negated = shift === null ? null : this.read(matrix, shift, 1);
-    // A batch's rows need not be neighbours in the block (dtypes may alternate): each run of neighbours is one band.
-    let from = 0;
-    while (from < rows.length) {
-      let to = from + 1;
-      while (to < rows.length && at[to] === at[to - 1]! + 1) to++;
-      const data = new Float32Array((to - from) * matrix.width);
-      for (let i = from; i < to; i++) {
-        const out = data.subarray((i - from) * matrix.width, (i - from + 1) * matrix.width);
-        widen(batch.dtype, batch.row(rows[i]!), out);
-        if (negated !== null) for (let f = 0; f < out.length; f++) out[f] = out[f]! + negated[f]!;
-      }
-      this.write(matrix, at[from]!, data);
-      from = to;
-    }
+    const negated = shift === null ? null : this.#row(matrix, shift);
+    rows.forEach((row, i) => {
+      const out = new Float32Array(matrix.width);
+      widen(batch.dtype, batch.row(row), out);
+      if (negated !== null) for (let f = 0; f < out.length; f++) out[f] = out[f]! + negated[f]!;
+      matrix.waiting.set(at[i]!, out);
+    });
   }
 
   gram(matrix: TfjsMatrix, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void {
+    this.#flush(matrix);
     out.fill(0);
-    for (const b of bandsIn(matrix, bStart, bRows)) {
-      b.transposed ??= b.columns.map((column) => tf.tidy(() => tf.transpose(column) as tf.Tensor2D));
-      for (const a of bandsIn(matrix, aStart, aRows)) {
-        for (let c = 0; c < a.columns.length; c++) {
-          const product = tf.matMul(b.transposed[c]!, a.columns[c]!);
-          addProduct(product.dataSync(), b, bStart, a, aStart, out, bRows);
+    const right = bandsIn(matrix, bStart, bRows);
+    const left = bandsIn(matrix, aStart, aRows);
+    for (const b of right) {
+      for (const a of left) {
+        const rightTensors = rightChunks(b);
+        leftChunks(a).forEach((chunk, c) => {
+          const product = tf.matMul(chunk, rightTensors[c]!);
+          addProduct(product.dataSync(), a, aStart, b, bStart, out, bRows);
           product.dispose();
-        }
+        });
       }
     }
+    for (const band of [...left, ...right]) if (band.rows > SMALL_BAND) forgetChunks(band);
   }
 
   combine(
@@ -171,30 +189,57 @@ class TfjsDevice implements Device<TfjsMatrix> {
     out: TfjsMatrix,
     at: number,
   ): void {
+    this.#flush(matrix);
     const bands = bandsIn(matrix, aStart, n);
-    const weights = bands.map((band) => {
-      const block = new Float32Array(band.rows * m);
-      for (let i = 0; i < band.rows; i++) {
-        for (let j = 0; j < m; j++) block[i * m + j] = p[j * n + band.start - aStart + i]!;
-      }
-      return tf.tensor2d(block, [band.rows, m]);
-    });
-    const columns = chunksOf(matrix.width).map((_, c) =>
-      tf.tidy(
-        (): tf.Tensor2D =>
-          bands
-            .map((band, i): tf.Tensor2D => tf.matMul(band.columns[c]!, weights[i]!))
-            .reduce((sum, product): tf.Tensor2D => tf.add(sum, product)),
-      ),
+    const columns = tf.tidy(
+      (): tf.Tensor2D =>
+        bands
+          .map((band): tf.Tensor2D => tf.matMul(band.columns, mixOf(p, m, n, band, aStart)))
+          .reduce((sum, product): tf.Tensor2D => tf.add(sum, product)),
     );
-    tf.dispose(weights);
     this.free(out);
     // The constant rows move over; nothing reads the old matrix again.
     for (const band of matrix.bands.filter((candidate) => candidate.start + candidate.rows <= at)) {
       matrix.bands.splice(matrix.bands.indexOf(band), 1);
       out.bands.push(band);
     }
-    this.#place(out, { start: at, rows: m, columns, transposed: null });
+    this.#place(out, { start: at, rows: m, columns, left: null, right: null });
+  }
+
+  /** One row that stands still between uploads, such as the shift. */
+  #row(matrix: TfjsMatrix, at: number): Float32Array {
+    return matrix.waiting.get(at) ?? this.read(matrix, at, 1);
+  }
+
+  /** Uploads the widened rows, neighbours as one band. */
+  #flush(matrix: TfjsMatrix): void {
+    const waiting = [...matrix.waiting].sort((a, b) => a[0] - b[0]);
+    matrix.waiting.clear();
+    let from = 0;
+    while (from < waiting.length) {
+      let to = from + 1;
+      while (to < waiting.length && waiting[to]![0] === waiting[to - 1]![0] + 1) to++;
+      this.#upload(
+        matrix,
+        waiting[from]![0],
+        waiting.slice(from, to).map(([, row]) => row),
+      );
+      from = to;
+    }
+  }
+
+  #upload(matrix: TfjsMatrix, start: number, rows: readonly Float32Array[]): void {
+    const columns = new Float32Array(rows.length * matrix.width);
+    rows.forEach((row, r) => {
+      for (let i = 0, o = r; i < matrix.width; i++, o += rows.length) columns[o] = row[i]!;
+    });
+    this.#place(matrix, {
+      start,
+      rows: rows.length,
+      columns: tf.tensor2d(columns, [matrix.width, rows.length]),
+      left: null,
+      right: null,
+    });
   }
 
   /** Puts a band where it belongs; bands that it overlaps are gone. */
@@ -210,26 +255,37 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 }
 
+/** The part of a mixing matrix that multiplies one band: rows x m. */
+const mixOf = (p: Float64Array, m: number, n: number, band: Band, aStart: number): tf.Tensor2D => {
+  const weights = new Float32Array(band.rows * m);
+  for (let i = 0; i < band.rows; i++) {
+    const row = band.start - aStart + i;
+    if (row >= 0 && row < n) for (let j = 0; j < m; j++) weights[i * m + j] = p[j * n + row]!;
+  }
+  return tf.tensor2d(weights, [band.rows, m]);
+};
+
 const bandsIn = (matrix: TfjsMatrix, start: number, rows: number): readonly Band[] =>
   matrix.bands.filter((band) => band.start < start + rows && band.start + band.rows > start);
 
-/** out[a − aStart][b − bStart] += product[b][a]; rows of a band outside the asked range are passed over. */
+/** out[a − aStart][b − bStart] += product[a][b]; rows of a band outside the asked range are passed over. */
 const addProduct = (
   product: Float32Array | Int32Array | Uint8Array,
-  b: Band,
-  bStart: number,
   a: Band,
   aStart: number,
+  b: Band,
+  bStart: number,
   out: Float64Array,
   bRows: number,
 ): void => {
-  const aLimit = out.length / bRows;
-  for (let j = 0; j < b.rows; j++) {
-    const column = b.start - bStart + j;
-    if (column < 0 || column >= bRows) continue;
-    for (let i = 0; i < a.rows; i++) {
-      const row = a.start - aStart + i;
-      if (row >= 0 && row < aLimit) out[row * bRows + column] = out[row * bRows + column]! + product[j * a.rows + i]!;
+  const aRows = out.length / bRows;
+  for (let i = 0; i < a.rows; i++) {
+    const row = a.start - aStart + i;
+    if (row < 0 || row >= aRows) continue;
+    for (let j = 0; j < b.rows; j++) {
+      const column = b.start - bStart + j;
+      if (column >= 0 && column < bRows)
+        out[row * bRows + column] = out[row * bRows + column]! + product[i * b.rows + j]!;
     }
   }
 };
