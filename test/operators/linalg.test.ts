@@ -1,0 +1,184 @@
+// The small solvers against identities, against LAPACK where there is one, and against angles known by construction.
+import { describe, expect, it } from 'vitest';
+import { findBlas } from '../../operators/devices/find-blas.ts';
+import { principalAngles } from '../../operators/linalg/principal-angles.ts';
+import { type EigenSolver, jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
+import { requirePart } from '../requires.ts';
+
+/** Values in [-1, 1) that look random, the same each time. */
+const noise = (seed: number) => {
+  let state = seed >>> 0;
+  return (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  };
+};
+
+const symmetric = (n: number, seed: number): Float64Array => {
+  const next = noise(seed);
+  const a = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) for (let j = 0; j <= i; j++) a[i * n + j] = a[j * n + i] = next();
+  return a;
+};
+
+/** A Gram matrix of rank `rank`: n − rank eigenvalues are 0. */
+const gram = (n: number, rank: number, seed: number): Float64Array => {
+  const next = noise(seed);
+  const x = Float64Array.from({ length: n * rank }, next);
+  const a = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) {
+    for (let j = 0; j < n; j++) for (let k = 0; k < rank; k++) a[i * n + j]! += x[i * rank + k]! * x[j * rank + k]!;
+  }
+  return a;
+};
+
+const diagonal = (...values: number[]): Float64Array => {
+  const a = new Float64Array(values.length ** 2);
+  for (const [i, value] of values.entries()) a[i * values.length + i] = value;
+  return a;
+};
+
+const largest = (values: ArrayLike<number>): number => Math.max(0, ...Array.from(values, Math.abs));
+
+/** Reconstruction, orthonormality, order; the input stays as it was. */
+const expectDecomposed = (solve: EigenSolver, a: Float64Array, n: number): void => {
+  const before = a.slice();
+  const { values, vectors } = solve(a, n);
+  expect(a).toEqual(before);
+  expect([values.length, vectors.length]).toEqual([n, n * n]);
+  const scale = Math.max(largest(a) * n, Number.MIN_VALUE);
+  for (let j = 1; j < n; j++) expect(values[j]!).toBeLessThanOrEqual(values[j - 1]!);
+  let worstSum = 0;
+  let worstDot = 0;
+  for (let p = 0; p < n; p++) {
+    for (let q = 0; q < n; q++) {
+      let sum = 0;
+      let dot = p === q ? -1 : 0;
+      for (let j = 0; j < n; j++) {
+        sum += values[j]! * vectors[j * n + p]! * vectors[j * n + q]!;
+        dot += vectors[p * n + j]! * vectors[q * n + j]!;
+      }
+      worstSum = Math.max(worstSum, Math.abs(sum - a[p * n + q]!));
+      worstDot = Math.max(worstDot, Math.abs(dot));
+    }
+  }
+  expect(worstSum / scale).toBeLessThan(1e-13);
+  expect(worstDot).toBeLessThan(1e-12);
+};
+
+const cases: readonly (readonly [string, Float64Array, number])[] = [
+  ['1 x 1', diagonal(-3), 1],
+  ['2 x 2', Float64Array.of(2, 1, 1, 2), 2],
+  ['zero', new Float64Array(25), 5],
+  ['identity', diagonal(1, 1, 1, 1), 4],
+  ['a double eigenvalue', diagonal(2, 5, 2, -1), 4],
+  ['tiny', diagonal(1e-200, 3e-200, 2e-200), 3],
+  ['random 7', symmetric(7, 1), 7],
+  ['random 97', symmetric(97, 2), 97],
+  ['rank 3 of 40', gram(40, 3, 3), 40],
+  ['rank 12 of 12', gram(12, 12, 4), 12],
+];
+
+const blas = findBlas();
+const hasLapack = requirePart('blas', blas?.solve != null);
+if (!hasLapack) console.log('*** no BLAS with LAPACK on this machine: its eigensolver is NOT TESTED ***');
+
+describe('jsEigenSolver', () => {
+  it.each(cases)('%s: A = V Λ Vᵀ, V Vᵀ = 1, descending', (_, a, n) => expectDecomposed(jsEigenSolver, a, n));
+
+  it('knows small matrices', () => {
+    expect([...jsEigenSolver(diagonal(-3), 1).values]).toEqual([-3]);
+    expect([...jsEigenSolver(new Float64Array(9), 3).values]).toEqual([0, 0, 0]);
+    const { values, vectors } = jsEigenSolver(Float64Array.of(2, 1, 1, 2), 2);
+    expect(values[0]).toBeCloseTo(3, 14);
+    expect(values[1]).toBeCloseTo(1, 14);
+    expect(Math.abs(vectors[0]!)).toBeCloseTo(Math.SQRT1_2, 14);
+    expect(vectors[0]! * vectors[1]!).toBeCloseTo(0.5, 14);
+    expect(vectors[2]! * vectors[3]!).toBeCloseTo(-0.5, 14);
+  });
+
+  it('reads a view that does not start its buffer', () => {
+    const backing = Float64Array.of(99, 99, 4, 0, 0, 9, 99);
+    expect([...jsEigenSolver(backing.subarray(2, 6), 2).values]).toEqual([9, 4]);
+  });
+
+  it('gives the same bits twice', () => {
+    const a = gram(33, 20, 8);
+    expect(jsEigenSolver(a, 33)).toEqual(jsEigenSolver(a, 33));
+  });
+});
+
+describe.runIf(hasLapack)('LAPACK', () => {
+  const solve = blas?.solve as EigenSolver;
+
+  it.each(cases)('%s: A = V Λ Vᵀ, V Vᵀ = 1, descending', (_, a, n) => expectDecomposed(solve, a, n));
+
+  it.each(cases)('%s: the eigenvalues of both solvers agree', (_, a, n) => {
+    const js = jsEigenSolver(a, n).values;
+    const lapack = solve(a, n).values;
+    const scale = Math.max(largest(js), Number.MIN_VALUE);
+    expect(largest(js.map((value, j) => value - lapack[j]!)) / scale).toBeLessThan(1e-13);
+  });
+
+  it('the eigenvectors agree up to sign where the eigenvalues are apart', () => {
+    const n = 9;
+    const a = symmetric(n, 5);
+    const js = jsEigenSolver(a, n).vectors;
+    const lapack = solve(a, n).vectors;
+    for (let j = 0; j < n; j++) {
+      let dot = 0;
+      for (let i = 0; i < n; i++) dot += js[j * n + i]! * lapack[j * n + i]!;
+      expect(Math.abs(dot)).toBeCloseTo(1, 12);
+    }
+  });
+});
+
+/** Inner products of e_0 … e_{j-1} with vectors turned out of their span by the angles, in degrees. */
+const turned = (...degrees: number[]): Float64Array =>
+  diagonal(...degrees.map((angle) => Math.cos((angle * Math.PI) / 180)));
+
+describe.each([['js', jsEigenSolver] as const, ...(hasLapack ? [['lapack', blas!.solve!] as const] : [])])(
+  'principalAngles with the %s solver',
+  (_, solve) => {
+    it.each([0, 30, 45, 60, 90])('one direction at %i degrees', (angle) => {
+      const found = principalAngles(turned(angle), 1, 1, solve);
+      expect(found.max).toBeCloseTo(angle, 6);
+      expect(found.mean).toBeCloseTo(angle, 6);
+      expect(found.overlap).toBeCloseTo(Math.cos((angle * Math.PI) / 180) ** 2, 12);
+    });
+
+    it('0, 30 and 90 degrees together', () => {
+      const found = principalAngles(turned(30, 90, 0), 3, 3, solve);
+      expect(found.max).toBeCloseTo(90, 4);
+      expect(found.mean).toBeCloseTo(40, 4);
+      expect(found.overlap).toBeCloseTo((1 + 0.75) / 3, 12);
+    });
+
+    it('the first j of a larger matrix, by its stride', () => {
+      const found = principalAngles(turned(30, 30, 90), 3, 2, solve);
+      expect(found.max).toBeCloseTo(30, 6);
+      expect(found.overlap).toBeCloseTo(0.75, 12);
+    });
+
+    it('equal subspaces with other directions in them: no angle', () => {
+      const [c, s] = [Math.cos(0.7), Math.sin(0.7)];
+      const found = principalAngles(Float64Array.of(c, -s, s, c), 2, 2, solve);
+      expect(found.max).toBeLessThan(1e-5);
+      expect(found.overlap).toBeCloseTo(1, 14);
+    });
+
+    it('does not see how the bases are turned within their spans', () => {
+      const [c, s] = [Math.cos(0.4), Math.sin(0.4)];
+      const [p, q] = [Math.cos(Math.PI / 6), Math.cos(Math.PI / 3)];
+      const found = principalAngles(Float64Array.of(c * p, -s * p, s * q, c * q), 2, 2, solve);
+      expect(found.max).toBeCloseTo(60, 6);
+      expect(found.mean).toBeCloseTo(45, 6);
+      expect(found.overlap).toBeCloseTo(0.5, 12);
+    });
+
+    it('cosines that rounding puts above 1 are 0 degrees, not NaN', () => {
+      expect(principalAngles(Float64Array.of(1 + 1e-7), 1, 1, solve).max).toBe(0);
+      expect(principalAngles(diagonal(1 + 1e-7, 1), 2, 2, solve).max).toBeLessThan(1e-5);
+    });
+  },
+);
