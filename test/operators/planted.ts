@@ -1,0 +1,130 @@
+// Streams for the tests of engines, held in memory: models with known weights in a plan that needs no files, and the
+// engine run over them on this thread. The float64 truth is computed here, by other means than the engine's.
+import { from, lastValueFrom, toArray } from 'rxjs';
+import { type BlockUpdate, incrementalPca } from '../../operators/incremental-pca.ts';
+import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
+import type { Subspace } from '../../operators/subspace.ts';
+import type { Tiles } from '../../operators/tile-pool.ts';
+import type { PlannedModel, PlannedSlot, ReadingPlan } from '../../sources/reading-plan.ts';
+import type { StagedBlock } from '../../sources/staged-block.ts';
+import { tilesOf } from '../../sources/tile.ts';
+import type { WeightBlock } from '../../sources/weight-blocks.ts';
+
+/** A seeded source of normal numbers. */
+export const normals = (seed: number): (() => number) => {
+  let state = seed >>> 0;
+  const uniform = (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state + 0.5) / 2 ** 32;
+  };
+  return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+};
+
+export interface Folded {
+  readonly updates: readonly BlockUpdate[];
+  readonly subspace: Subspace;
+  readonly mean: Float32Array;
+  /** k x D. */
+  readonly basis: readonly Float32Array[];
+}
+
+export interface FoldOptions {
+  readonly rank: number;
+  readonly block: number;
+  readonly center?: boolean;
+  readonly base?: Float32Array;
+}
+
+/** Folds rows of float32 weights, one a model. */
+export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options: FoldOptions): Promise<Folded> => {
+  const features = rows[0]!.length;
+  const tensor = { name: 'w', dtype: 'F32', shape: [1, features], file: 0, offset: 0, byteLength: features * 4 };
+  const slot: PlannedSlot = { id: 0, name: 'w', rows: 1, cols: features, features, tensorIn: () => tensor };
+  const modelOf = (id: number): PlannedModel => ({
+    id,
+    name: `m${id}`,
+    header: {
+      files: [{ path: `m${id}`, size: 0, mtimeMs: 0 }],
+      headerDigests: [''],
+      tensors: new Map([['w', tensor]]),
+    },
+  });
+  const models = rows.map((_, id) => modelOf(id));
+  const base = options.base === undefined ? null : modelOf(rows.length);
+  const group = { index: 0, slots: [slot] };
+  const plan: ReadingPlan = { models, base, groups: [group], block: options.block };
+  const stage = (members: readonly PlannedModel[], weights: readonly Float32Array[]): StagedBlock => {
+    const buffer = new SharedArrayBuffer(members.length * features * 4);
+    const floats = new Float32Array(buffer);
+    for (const { start, width } of tilesOf(features)) {
+      weights.forEach((row, i) => {
+        floats.set(row.subarray(start, start + width), start * members.length + i * width);
+      });
+    }
+    const ids = Int32Array.from(members, ({ id }) => id);
+    const staged = { dtype: 'F32' as const, models: ids, positions: Int32Array.from(ids.keys()), buffer, offset: 0 };
+    return { slots: [{ slot, models: members, rows: [staged] }], faults: [] };
+  };
+  const blocks: WeightBlock[] = [];
+  const count = Math.ceil(rows.length / options.block);
+  for (let index = 0; index < count; index++) {
+    const at = index * options.block;
+    const members = models.slice(at, at + options.block);
+    blocks.push({
+      plan,
+      group,
+      index,
+      blocks: count,
+      models: members,
+      read: async () => ({
+        ...stage(members, rows.slice(at, at + options.block)),
+        base: index === 0 && base !== null ? stage([base], [options.base!]) : null,
+      }),
+    });
+  }
+  const out: { mean: Float32Array; basis: Float32Array[] } = { mean: new Float32Array(features), basis: [] };
+  const events = await lastValueFrom(
+    from(blocks).pipe(
+      incrementalPca<Subspace>({
+        rank: options.rank,
+        tiles,
+        ...(options.center === undefined ? {} : { center: options.center }),
+        finish: async function* (subspace) {
+          const buffer = new SharedArrayBuffer((1 + subspace.rank) * features * 4);
+          await subspace.readTiles(0, subspace.tiles.length, buffer);
+          out.basis = Array.from({ length: subspace.rank }, () => new Float32Array(features));
+          for (const { start, width } of subspace.tiles) {
+            const at = start * (1 + subspace.rank);
+            const row = (j: number) => new Float32Array(buffer, (at + j * width) * 4, width);
+            out.mean.set(row(0), start);
+            for (let j = 0; j < subspace.rank; j++) out.basis[j]!.set(row(1 + j), start);
+          }
+          yield subspace;
+        },
+      }),
+      toArray(),
+    ),
+  );
+  const subspace = events.find((event): event is Subspace => event.kind === 'subspace')!;
+  return { updates: events.filter((event): event is BlockUpdate => event.kind === 'block'), subspace, ...out };
+};
+
+/** Float64 truth of centred (or not) scatter: eigenvalues of the N x N Gram, the total, the mean. */
+export const exactSpectrum = (rows: readonly Float32Array[], center = true, origin?: Float32Array) => {
+  const n = rows.length;
+  const d = rows[0]!.length;
+  const mean = new Float64Array(d);
+  if (center) for (const row of rows) for (let i = 0; i < d; i++) mean[i] = mean[i]! + row[i]! / n;
+  else if (origin !== undefined) mean.set(origin);
+  const gram = new Float64Array(n * n);
+  let total = 0;
+  for (let a = 0; a < n; a++) {
+    for (let b = 0; b <= a; b++) {
+      let sum = 0;
+      for (let i = 0; i < d; i++) sum += (rows[a]![i]! - mean[i]!) * (rows[b]![i]! - mean[i]!);
+      gram[a * n + b] = gram[b * n + a] = sum;
+    }
+    total += gram[a * n + a]!;
+  }
+  return { eigenvalues: jsEigenSolver(gram, n).values, total, mean };
+};
