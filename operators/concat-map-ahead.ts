@@ -38,10 +38,20 @@ export const concatMapAhead =
             defer(() => {
               const held = steps.acquire(item);
               const reading = steps.read(item, held);
-              const settled = reading.then(
-                () => {},
-                () => {},
+              let settled = false;
+              const settling = reading.then(
+                () => {
+                  settled = true;
+                },
+                () => {
+                  settled = true;
+                },
               );
+              // At once where it can be: the next item takes its turn right after, and must find the place free.
+              const release = (): void => {
+                if (settled) steps.release(held);
+                else void settling.then(() => steps.release(held));
+              };
               return from(reading).pipe(
                 concatMap((read) =>
                   turn.pipe(
@@ -51,7 +61,7 @@ export const concatMapAhead =
                   ),
                 ),
                 tap({ complete: () => turn.next(index + 1) }),
-                finalize(() => void settled.then(() => steps.release(held))),
+                finalize(release),
               );
             }),
           steps.ahead,

@@ -11,7 +11,7 @@ export class DeviceUnavailable extends Data.TaggedError('DeviceUnavailable')<{
   }
 }
 
-/** A result that is not a number where one must be: a failed eigensolver, a device that returned NaN. Exit code 70. */
+/** A result that is not a number where one must be: a failed eigensolver, a device that returned NaN. Exit code 65. */
 export class NumericalFailure extends Data.TaggedError('NumericalFailure')<{
   readonly slot: string;
   readonly detail: string;

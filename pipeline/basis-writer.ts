@@ -18,9 +18,9 @@ export const slotFile = (slotId: number): string => `slot-${String(slotId).padSt
 /**
  * Writes `basis/slot-….models.parquet` (pc_0 … pc_{k-1}, one row a weight in storage order, each column of unit length)
  * and, where there is a mean, `mean/slot-….parquet`. Durable when it returns.
- * @returns bytes written
+ * @returns bytes written, by file
  */
-export const writeBasis = async (folder: string, subspace: Subspace): Promise<number> => {
+export const writeBasis = async (folder: string, subspace: Subspace): Promise<ReadonlyMap<string, number>> => {
   const { slot, tiles, rank, spec } = subspace;
   const metadata = { slot: slot.name, slot_id: String(slot.id), rows: String(slot.rows), cols: String(slot.cols) };
   const name = slotFile(slot.id);
@@ -56,7 +56,10 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<nu
     mean?.abort();
     throw error;
   }
-  return slot.features * 4 * (rank + (spec.center ? 1 : 0));
+  const written = new Map<string, number>();
+  if (basis !== null) written.set(`basis/${name}.models.parquet`, slot.features * 4 * rank);
+  if (mean !== null) written.set(`mean/${name}.parquet`, slot.features * 4);
+  return written;
 };
 
 /** Folders that the files above need. */

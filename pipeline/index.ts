@@ -1,4 +1,6 @@
 // weightspan/pipeline: plans and whole runs, for programs that do what the command line does.
+
+export { resolveConfig } from '../configs/resolve-config.ts';
 export type { RunConfig } from '../configs/run-config.ts';
 export { Interrupted } from './errors.ts';
 export { makePlan, type Plan } from './plan.ts';

@@ -1,12 +1,12 @@
 // The run folder while a run writes it: everything goes under temporary names or into folders that no reader looks at
 // before run.json, which is written last and says that the rest is whole.
 import { createHash } from 'node:crypto';
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunConfig } from '../configs/run-config.ts';
 import { sinkFailure, writeJsonDurably } from '../sinks/durable-file.ts';
 import { openTable } from '../sinks/parquet-table.ts';
-import { SCHEMA_VERSION } from '../sinks/tables.ts';
+import { SCHEMA_VERSION, tables } from '../sinks/tables.ts';
 import { TILE_WIDTH } from '../sources/tile.ts';
 import { basisFolders } from './basis-writer.ts';
 import type { ModelInPlan, Plan } from './plan.ts';
@@ -37,6 +37,20 @@ export const createRunFolder = (out: string, config: RunConfig): void => {
 };
 
 export const removeSpill = (out: string): void => rmSync(join(out, 'spill'), { recursive: true, force: true });
+
+/**
+ * Takes away what a run made before it failed, so that the same command can be given again: the folder was new or empty
+ * when the run began. What somebody else put there since stays, and with it the folder.
+ */
+export const discardRunFolder = (out: string): void => {
+  const names = [...Object.keys(tables).map((name) => `${name}.parquet`), 'run.json', 'events.ndjson'];
+  for (const name of ['spill', 'basis', 'mean', ...names]) rmSync(join(out, name), { recursive: true, force: true });
+  try {
+    rmdirSync(out);
+  } catch {
+    // Not empty, or the root of a file system: it stays.
+  }
+};
 
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
 const resultConfig = ({ rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig) => ({

@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import { Effect } from 'effect';
 import { defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
+import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
@@ -16,13 +17,14 @@ import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
-import { slotFile, writeBasis } from './basis-writer.ts';
+import { writeBasis } from './basis-writer.ts';
 import { Interrupted } from './errors.ts';
 import { makePlan, type Plan } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
   createRunFolder,
+  discardRunFolder,
   removeSpill,
   writeModels,
   writeRunJson,
@@ -81,7 +83,8 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     const paths = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map(({ location }) => location.path);
     yield* checkOutput(out, paths);
     const contents = config.verify ? yield* verifyContents(plan) : new Map<number, string>();
-    yield* attempt(() => createRunFolder(out, config));
+    yield* checkFreeSpace(out, plan.bytesToWrite);
+    yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
     yield* Effect.scoped(
       Effect.gen(function* () {
         const events = yield* Effect.acquireRelease(
@@ -99,8 +102,10 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
         yield* attempt(() => execution.stream());
         yield* attempt(() => execution.finish(contents));
       }),
-    );
+    ).pipe(Effect.onError(() => discard(out)));
   });
+
+const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));
 
 type RunWarning = Warning & { readonly slotId: number | null; readonly modelId: number | null };
 
@@ -274,7 +279,7 @@ class Execution {
       const { slot } = subspace;
       if (this.#plan.config.basis) {
         const bytes = await writeBasis(this.#out, subspace);
-        this.#telemetry({ type: 'write', file: `basis/${slotFile(slot.id)}.models.parquet`, bytes });
+        for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
       }
       const skipped = this.#skipped.get(slot.id) ?? new Map<number, string>();
       this.#summaries.push(this.#tables.append(subspace, this.#spool!, skipped));
