@@ -1,0 +1,342 @@
+// From headers to slots: what is shared, what is left out and why, which models go, and how slots are grouped.
+import { describe, expect, it } from 'vitest';
+import { ConfigInvalid } from '../../configs/errors.ts';
+import { chooseSlots } from '../../pipeline/choose-slots.ts';
+import { groupMemory, groupSlots } from '../../pipeline/memory-plan.ts';
+import { shuffled } from '../../pipeline/shuffle.ts';
+import { compareNatural, matrixShape } from '../../pipeline/slot-shape.ts';
+import { SourceMalformed } from '../../sources/errors.ts';
+import type { TensorEntry } from '../../sources/model.ts';
+import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
+
+type Tensors = Readonly<
+  Record<string, readonly number[] | { readonly dtype: string; readonly shape: readonly number[] }>
+>;
+
+const model = (name: string, tensors: Tensors, id = 0): PlannedModel => {
+  const entries = Object.entries(tensors).map(([tensor, given]): [string, TensorEntry] => {
+    const { dtype, shape } = 'shape' in given ? given : { dtype: 'F32', shape: given };
+    return [tensor, { name: tensor, dtype, shape, file: 0, offset: 0, byteLength: 0 }];
+  });
+  const files = [{ path: `zoo/${name}.safetensors`, size: 1, mtimeMs: 1 }];
+  return { id, name, header: { files, headerDigests: [''], tensors: new Map(entries) } };
+};
+
+const models = (...all: Tensors[]): PlannedModel[] => all.map((tensors, id) => model(`m${id}`, tensors, id));
+
+type Rules = Parameters<typeof chooseSlots>[2];
+const choose = (all: readonly PlannedModel[], rules: Partial<Rules> = {}, base: PlannedModel | null = null) =>
+  chooseSlots(all, base, { include: [], exclude: [], rename: [], onMismatch: 'skip-slot', ...rules });
+
+const names = (chosen: ReturnType<typeof choose>) => chosen.slots.map(({ name }) => name);
+const reasons = (chosen: ReturnType<typeof choose>) =>
+  Object.fromEntries(chosen.leftOut.map(({ name, reason }) => [name, reason]));
+
+const caught = (what: () => unknown): Error => {
+  try {
+    what();
+  } catch (error) {
+    return error as Error;
+  }
+  throw new Error('nothing was thrown');
+};
+
+const common: Tensors = { a: [4, 4], b: [4, 8], c: [8, 4] };
+
+describe('slots that all models share', () => {
+  it('are numbered in natural order, with their matrix shape', () => {
+    const tensors = { 'l.10.w': [2, 3, 4], 'l.2.w': [1, 17, 64], bias: [8], conv: [64, 3, 7, 7] };
+    const chosen = choose(models(tensors, tensors));
+    expect(chosen.slots.map(({ id, name, rows, cols, features }) => [id, name, rows, cols, features])).toEqual([
+      [0, 'conv', 64, 147, 64 * 147],
+      [1, 'l.2.w', 17, 64, 17 * 64],
+      [2, 'l.10.w', 6, 4, 24],
+    ]);
+    expect(chosen.leftOut).toEqual([
+      { name: 'bias', shape: [8], dtypes: ['F32'], models: 2, reason: 'fewer than two dims' },
+    ]);
+    expect(chosen.skipped.size).toBe(0);
+  });
+
+  it('may differ in dtype, as long as each is floating', () => {
+    const chosen = choose(models({ w: [2, 2] }, { w: { dtype: 'BF16', shape: [2, 2] } }));
+    expect(chosen.slots[0]!.dtypes).toEqual(['F32', 'BF16']);
+  });
+
+  it('quantised ones are left out by name, and do not count as disagreement', () => {
+    const chosen = choose(models({ ...common, q: { dtype: 'I8', shape: [4, 4] } }), { onMismatch: 'error' });
+    expect(names(chosen)).toEqual(['a', 'b', 'c']);
+    expect(reasons(chosen).q).toMatch(/^dtype I8: not floating weights \(quantised/);
+  });
+
+  it('empty ones are left out', () => {
+    expect(reasons(choose(models({ ...common, e: [0, 4] }))).e).toBe('no entries');
+  });
+});
+
+describe('models that disagree', () => {
+  const odd = models(common, common, { ...common, b: [9, 9] }, { a: [4, 4], b: [4, 8] }, common);
+
+  it('skip-slot leaves the slots out, and says who disagrees', () => {
+    const chosen = choose(odd.slice(0, 3));
+    expect(names(chosen)).toEqual(['a', 'c']);
+    expect(reasons(chosen)).toEqual({ b: 'shape [4, 8] in 2 (m0, …), shape [9, 9] in 1 (m2)' });
+    expect(reasons(choose(odd.filter(({ id }) => id !== 2)))).toEqual({ c: 'missing in 1 of 4 models (m3)' });
+  });
+
+  it('a dtype that cannot be read, in some models', () => {
+    const chosen = choose(models(common, common, { ...common, b: { dtype: 'I8', shape: [4, 8] } }));
+    expect(reasons(chosen)).toEqual({ b: 'shape [4, 8] in 2 (m0, …), dtype I8 in 1 (m2)' });
+  });
+
+  it('skip-model leaves the models out', () => {
+    const chosen = choose(odd, { onMismatch: 'skip-model' });
+    expect(names(chosen)).toEqual(['a', 'b', 'c']);
+    expect(chosen.leftOut).toEqual([]);
+    expect([...chosen.skipped].map(([{ name }, reason]) => [name, reason])).toEqual([
+      ['m2', 'slot b has shape [9, 9], most have shape [4, 8]'],
+      ['m3', 'slot c is missing'],
+    ]);
+  });
+
+  it('skip-model: a slot that only few have goes, not the models', () => {
+    const chosen = choose(models(common, common, { ...common, extra: [4, 4] }), { onMismatch: 'skip-model' });
+    expect(names(chosen)).toEqual(['a', 'b', 'c']);
+    expect(chosen.skipped.size).toBe(0);
+    expect(reasons(chosen)).toEqual({ extra: 'missing in 2 of 3 models (m0, …)' });
+  });
+
+  it('error stops, and names the file and the tensor', () => {
+    const error = caught(() => choose(odd, { onMismatch: 'error' }));
+    expect(error).toBeInstanceOf(SourceMalformed);
+    expect(error).toMatchObject({ rule: 'mismatch', tensor: 'b', path: 'zoo/m2.safetensors' });
+    expect(error.message).toContain('--on-mismatch skip-slot or skip-model');
+  });
+
+  it('fewer than half of the slots shared: an error that names the odd models', () => {
+    const other = { x: [2, 2], y: [2, 2], z: [2, 2] };
+    const error = caught(() => choose(models(common, common, other, common, { ...other, a: [4, 4] })));
+    expect(error).toBeInstanceOf(SourceMalformed);
+    expect(error).toMatchObject({ rule: 'few-common-slots', path: 'zoo/m2.safetensors' });
+    expect(error.message).toContain('only 0 of 6 slots are common to all 5 models: 3 agree (m0, …), 2 differ (m2, m4)');
+    expect(error.message).not.toContain('--rename');
+  });
+
+  it('names three odd models and counts the others', () => {
+    const others = Array.from({ length: 5 }, (_, i) => ({ [`x${i}`]: [2, 2], [`y${i}`]: [2, 2] }));
+    const error = caught(() => choose(models(common, common, ...others)));
+    expect(error.message).toContain('5 differ (m2, m3, m4 and 2 more)');
+  });
+
+  it.each(['model.', 'module.', '_orig_mod.'])('hints at the prefix %s when it alone keeps them apart', (prefix) => {
+    const wrapped = Object.fromEntries(Object.entries(common).map(([name, shape]) => [prefix + name, shape]));
+    const mixed = models(common, wrapped, common);
+    const error = caught(() => choose(mixed));
+    expect(error.message).toContain(`without the prefix ${prefix} they would agree: --rename ${prefix}=`);
+    const chosen = choose(mixed, { rename: [{ from: prefix, to: '' }] });
+    expect(names(chosen)).toEqual(['a', 'b', 'c']);
+    expect(mixed.map((m) => chosen.slots[0]!.tensorIn(m).name)).toEqual(['a', `${prefix}a`, 'a']);
+  });
+
+  it('a base that lacks a slot, or has another shape', () => {
+    const base = model('base', { a: [4, 4], b: [5, 5] });
+    const two = models({ ...common, d: [2, 2], e: [2, 2] }, { ...common, d: [2, 2], e: [2, 2] });
+    const full = model('base', { a: [4, 4], b: [5, 5], d: [2, 2], e: [2, 2] });
+    expect(() => choose(models(common, common), {}, base)).toThrow('few-common-slots');
+    expect(reasons(choose(two, {}, full))).toEqual({
+      b: 'shape [5, 5] in the base (base)',
+      c: 'missing in the base (base)',
+    });
+  });
+});
+
+describe('include, exclude, rename', () => {
+  const two = models(
+    { 'l.0.q': [2, 2], 'l.1.q': [2, 2], 'l.1.k': [2, 2], head: [2, 2] },
+    { 'l.0.q': [2, 2], 'l.1.q': [2, 2], 'l.1.k': [2, 2], head: [3, 3] },
+  );
+
+  it('include, then exclude; what is not asked for is no disagreement', () => {
+    const chosen = choose(two, { include: ['*.q', '*.k'], exclude: ['l.0.*'], onMismatch: 'error' });
+    expect(names(chosen)).toEqual(['l.1.k', 'l.1.q']);
+    expect(reasons(chosen)).toEqual({ head: 'not included', 'l.0.q': 'excluded' });
+  });
+
+  it('the first rename that fits holds, and the globs see the new name', () => {
+    const rename = [
+      { from: 'l.1.', to: 'one.' },
+      { from: 'l.', to: 'layer.' },
+    ];
+    expect(names(choose(two, { rename, exclude: ['head'] }))).toEqual(['layer.0.q', 'one.k', 'one.q']);
+    expect(names(choose(two, { rename, include: ['one.*'] }))).toEqual(['one.k', 'one.q']);
+  });
+
+  it('a rename only takes the beginning of a name', () => {
+    expect(names(choose(two, { rename: [{ from: 'q', to: 'z' }], exclude: ['head'] }))).toContain('l.0.q');
+  });
+
+  it('a rename that folds two tensors into one', () => {
+    const error = caught(() => choose(two, { rename: [{ from: 'l.1.', to: 'l.0.' }] }));
+    expect(error).toBeInstanceOf(ConfigInvalid);
+    expect((error as ConfigInvalid).issues).toEqual(['rename: l.0.q and l.1.q of m0 both become l.0.q']);
+  });
+});
+
+describe('matrixShape', () => {
+  it.each<[readonly number[], readonly [number, number] | null]>([
+    [[], null],
+    [[64], null],
+    [
+      [64, 32],
+      [64, 32],
+    ],
+    [
+      [1, 64],
+      [1, 64],
+    ],
+    [
+      [1, 1, 64],
+      [1, 64],
+    ],
+    [
+      [1, 17, 64],
+      [17, 64],
+    ],
+    [
+      [1, 1, 17, 64],
+      [17, 64],
+    ],
+    [
+      [2, 3, 4],
+      [6, 4],
+    ],
+    [
+      [1, 2, 3, 4],
+      [6, 4],
+    ],
+    [
+      [64, 3, 7, 7],
+      [64, 147],
+    ],
+    [
+      [1, 3, 7, 7],
+      [21, 7],
+    ],
+    [
+      [2, 3, 4, 5, 6],
+      [2, 360],
+    ],
+    [
+      [0, 4],
+      [0, 4],
+    ],
+  ])('%j is %j', (shape, wanted) => {
+    expect(matrixShape(shape)).toEqual(wanted === null ? null : { rows: wanted[0], cols: wanted[1] });
+  });
+});
+
+describe('compareNatural', () => {
+  it('numbers as numbers, the rest by code', () => {
+    const sorted = ['a', 'layer.2', 'layer.2.b', 'layer.10', 'layer.10.a', 'layer.x', 'z1y2', 'z1y10'];
+    expect([...sorted].reverse().sort(compareNatural)).toEqual(sorted);
+  });
+
+  it('is an order: opposite when turned round, 0 only for equals', () => {
+    const all = ['', '1', '01', '001', 'a', 'a1', 'a01', 'a1b', 'a01b', '10', '9', 'B', 'b'];
+    for (const a of all) {
+      for (const b of all) {
+        expect(Math.sign(compareNatural(a, b)) + Math.sign(compareNatural(b, a)), `${a} ${b}`).toBe(0);
+        expect(compareNatural(a, b) === 0, `${a} ${b}`).toBe(a === b);
+      }
+    }
+  });
+});
+
+describe('shuffled', () => {
+  const items = Array.from({ length: 100 }, (_, i) => i);
+
+  it.each([0, 1, 42, 2 ** 32 - 1])(
+    'seed %i: a permutation, the same each time, that leaves its input alone',
+    (seed) => {
+      const before = [...items];
+      const out = shuffled(items, seed);
+      expect(items).toEqual(before);
+      expect(out).not.toEqual(items);
+      expect([...out].sort((a, b) => a - b)).toEqual(items);
+      expect(shuffled(items, seed)).toEqual(out);
+      expect(shuffled(items, seed + 1)).not.toEqual(out);
+    },
+  );
+
+  it('stays as it is from version to version', () => {
+    expect(shuffled([0, 1, 2, 3, 4, 5, 6, 7], 42)).toEqual([2, 7, 1, 0, 6, 5, 3, 4]);
+  });
+
+  it('of none and of one', () => {
+    expect([shuffled([], 3), shuffled(['a'], 3)]).toEqual([[], ['a']]);
+  });
+
+  it('reaches every place about equally often', () => {
+    const counts = new Array<number>(5).fill(0);
+    for (let seed = 0; seed < 5000; seed++) counts[shuffled([0, 1, 2, 3, 4], seed).indexOf(0)]!++;
+    for (const count of counts) expect(Math.abs(count - 1000)).toBeLessThan(150);
+  });
+});
+
+describe('groupSlots', () => {
+  const tensors = Object.fromEntries(Array.from({ length: 8 }, (_, i) => [`layer.${i}.w`, [64 + i, 512]]));
+  const zoo = models(...Array.from({ length: 20 }, () => tensors));
+  const { slots } = choose(zoo);
+  const needs = (memory: number) => ({
+    models: zoo,
+    base: null,
+    block: 4,
+    rank: 8,
+    center: true,
+    threads: 2,
+    memory,
+    basis: true,
+  });
+  const bytes = (slots: readonly PlannedSlot[]): number => {
+    const { state, staging, rest } = groupMemory(needs(0), { index: 0, slots });
+    return state + staging + rest;
+  };
+  const all = slots.reduce((sum, slot) => sum + bytes([slot]), 0);
+  const largest = Math.max(...slots.map((slot) => bytes([slot])));
+
+  it('with enough memory, one group', () => {
+    expect(groupSlots(slots, needs(all))).toEqual([{ index: 0, slots }]);
+  });
+
+  it('less memory, more groups; each fits, and all slots come once and in order', () => {
+    let before = 0;
+    for (const memory of [all, all - 1, all / 2, all / 3, largest]) {
+      const groups = groupSlots(slots, needs(memory));
+      expect(groups.length).toBeGreaterThanOrEqual(before);
+      before = groups.length;
+      expect(groups.map(({ index }) => index)).toEqual(groups.map((_, i) => i));
+      expect(groups.flatMap((group) => group.slots)).toEqual(slots);
+      for (const group of groups) expect(bytes(group.slots)).toBeLessThanOrEqual(memory);
+    }
+    expect(before).toBe(8);
+  });
+
+  it('too little for one slot: an error with the figure that suffices', () => {
+    const error = caught(() => groupSlots(slots, needs(2 ** 20))) as ConfigInvalid;
+    expect(error).toBeInstanceOf(ConfigInvalid);
+    expect(error.issues).toHaveLength(1);
+    expect(error.message).toMatch(/^memory: slot layer\.0\.w \(64 x 512\) needs .* found 1\.05 MB; /);
+    const needed = Number(error.message.match(/--memory (\d+)MiB/)![1]) * 2 ** 20;
+    expect(groupSlots(slots.slice(0, 1), needs(needed))).toHaveLength(1);
+    expect(() => groupSlots(slots.slice(0, 1), needs(needed - 2 ** 20))).toThrow(ConfigInvalid);
+  });
+
+  it('no slots, no groups', () => {
+    expect(groupSlots([], needs(1))).toEqual([]);
+  });
+
+  it('does not depend on how many models there are, once a block is full', () => {
+    const many = { ...needs(0), models: [...zoo, ...zoo, ...zoo] };
+    expect(groupMemory(many, { index: 0, slots })).toEqual(groupMemory(needs(0), { index: 0, slots }));
+  });
+});
