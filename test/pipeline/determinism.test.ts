@@ -1,0 +1,122 @@
+// A table depends on the models and the options that decide a result, never on how the work was cut up: threads and memory
+// change nothing, to the last bit.
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findDevice } from '../../operators/devices/device-spec.ts';
+import { requirePart } from '../requires.ts';
+import { writeSafetensors } from '../sources/write-safetensors.ts';
+import { runCli } from './cli-process.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'weightspan-determinism-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const blas = requirePart(
+  'blas',
+  await findDevice('blas').then(
+    () => true,
+    () => false,
+  ),
+);
+
+const MODELS = 7;
+const tiled = join(root, 'tiled');
+beforeAll(() => {
+  // mulberry32: any fixed noise will do.
+  let seed = 1;
+  const noise = (): number => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32 - 0.5;
+  };
+  // 40,000 weights are two whole tiles of 16,384 and a part of a third.
+  const tensor = (name: string, rows: number, cols: number) => ({
+    name,
+    dtype: 'F32',
+    shape: [rows, cols],
+    data: Float32Array.from({ length: rows * cols }, noise),
+  });
+  for (let model = 0; model < MODELS; model++) {
+    const tensors = [tensor('wide', 200, 200), tensor('other', 160, 210), tensor('small', 12, 12)];
+    writeSafetensors(join(tiled, `model-${model}`, 'model.safetensors'), tensors);
+  }
+});
+
+/** The sha256 of every file of a run that results are read from. */
+function digests(run: string): Record<string, string> {
+  const files = readdirSync(run, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.parquet') && file !== 'timings.parquet')
+    .sort();
+  return Object.fromEntries(
+    files.map((file) => [
+      file,
+      createHash('sha256')
+        .update(readFileSync(join(run, file)))
+        .digest('hex'),
+    ]),
+  );
+}
+
+interface RunJson {
+  readonly groups: readonly (readonly number[])[];
+}
+
+let runs = 0;
+async function runWith(source: string, ...options: string[]) {
+  const out = join(root, `run-${runs++}`);
+  const { code, stderr } = await runCli([
+    'run',
+    source,
+    '--out',
+    out,
+    '--rank',
+    '4',
+    '--block',
+    '3',
+    '--quiet',
+    ...options,
+  ]);
+  expect(code, stderr).toBe(0);
+  const { groups } = JSON.parse(readFileSync(join(out, 'run.json'), 'utf8')) as RunJson;
+  return { files: digests(out), groups: groups.length };
+}
+
+/** What the command says a run needs at least. */
+async function smallestMemory(source: string, ...options: string[]): Promise<string> {
+  for (let memory = '1MiB', tries = 0; tries < 20; tries++) {
+    const plan = ['plan', source, '--rank', '4', '--block', '3', '--memory', memory, '--quiet', ...options];
+    const { code, stderr } = await runCli(plan);
+    if (code === 0) return memory;
+    memory = /give --memory (\S+),/.exec(stderr)?.[1] ?? '';
+    expect(memory, stderr).not.toBe('');
+  }
+  throw new Error('no memory is enough');
+}
+
+const devices = ['tfjs', ...(blas ? ['blas'] : [])];
+describe.each(devices)('on %s', (device) => {
+  it.each([
+    ['really trained models', () => 'examples/zoo/full'],
+    ['slots of several tiles', () => tiled],
+  ])('threads and memory change no byte: %s', async (_, source) => {
+    const on = ['--device', device];
+    const reference = await runWith(source(), ...on, '--threads', '1', '--memory', '4GiB');
+    expect(reference.groups).toBe(1);
+    expect(Object.keys(reference.files)).toContain('coefficients.parquet');
+    expect(Object.keys(reference.files).filter((file) => /^(basis|mean)\//.test(file)).length).toBeGreaterThan(2);
+
+    for (const threads of ['2', '4']) {
+      const other = await runWith(source(), ...on, '--threads', threads, '--memory', '4GiB');
+      expect(other.files, `${threads} threads`).toEqual(reference.files);
+    }
+    for (const threads of ['1', '2', '4']) {
+      const memory = await smallestMemory(source(), ...on, '--threads', threads);
+      const other = await runWith(source(), ...on, '--threads', threads, '--memory', memory);
+      expect(other.groups).toBeGreaterThan(1);
+      expect(other.files, `${memory}, ${threads} threads`).toEqual(reference.files);
+    }
+  }, 180_000);
+});
