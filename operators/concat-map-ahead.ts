@@ -37,7 +37,8 @@ export const concatMapAhead =
           (item, index) =>
             defer(() => {
               const held = steps.acquire(item);
-              const reading = steps.read(item, held);
+              // An async step, so that a read that throws at once is a failed read: what was taken is given back.
+              const reading = (async () => steps.read(item, held))();
               let settled = false;
               const settling = reading.then(
                 () => {

@@ -25,6 +25,8 @@ const MEAN = 2;
 
 interface HeldTile extends Tile {
   matrix: DeviceMatrix;
+  /** Σ of the shift's entries. */
+  shiftSum: number;
 }
 
 interface HeldSlot {
@@ -68,7 +70,7 @@ export class TileStore {
         this.#device.reshape(this.#device.allocate(layout.maxRows, widest), width);
       return {
         layout,
-        tiles: tiles.map((tile) => ({ ...tile, matrix: allocate(tile.width) })),
+        tiles: tiles.map((tile) => ({ ...tile, matrix: allocate(tile.width), shiftSum: 0 })),
         spare: allocate(widest),
       };
     });
@@ -92,13 +94,13 @@ export class TileStore {
     return slot.tiles.map((tile) => {
       if (task.mix !== null) this.#mixTile(slot, tile, task.mix.values, task.mix.m, task.mix.n);
       const start = performance.now();
-      const shiftSum = this.#placeRows(slot, tile, task, before);
+      this.#placeRows(slot, tile, task, before);
       const widened = performance.now();
       const gram = new Float64Array(all * columns);
       this.#device.gram(tile.matrix, 0, all, task.full ? 0 : before, columns, gram);
       this.#widen += widened - start;
       this.#gram += performance.now() - widened;
-      return { tile: tile.index, gram, shiftSum };
+      return { tile: tile.index, gram, shiftSum: tile.shiftSum };
     });
   }
 
@@ -180,8 +182,8 @@ export class TileStore {
     this.#mix += performance.now() - start;
   }
 
-  /** Widens the block into its rows; in a slot's first visit settles the shift first. Returns Σ of a new shift. */
-  #placeRows(slot: HeldSlot, tile: HeldTile, task: VisitTask, before: number): number {
+  /** Widens the block into its rows; in a slot's first visit settles the shift first. */
+  #placeRows(slot: HeldSlot, tile: HeldTile, task: VisitTask, before: number): void {
     const batches = task.staged.map((rows) => {
       const kept = [...rows.positions.keys()].filter((i) => rows.positions[i]! >= 0);
       return { batch: batchOf(slot.layout.slot, rows, tile), kept, at: kept.map((i) => before + rows.positions[i]!) };
@@ -191,7 +193,7 @@ export class TileStore {
     };
     if (task.shift === null) {
       place(SHIFT);
-      return 0;
+      return;
     }
     const negatedShift = this.#negatedShift(slot, tile, task, before, place);
     const constants = new Float32Array(CONSTANT_ROWS * tile.width).fill(1, 0, tile.width);
@@ -199,9 +201,8 @@ export class TileStore {
     this.#device.write(tile.matrix, ONES, constants);
     this.#device.write(tile.matrix, MEAN, new Float32Array(tile.width));
     place(SHIFT);
-    let sum = 0;
-    for (const value of negatedShift) sum -= value;
-    return sum;
+    tile.shiftSum = 0;
+    for (const value of negatedShift) tile.shiftSum -= value;
   }
 
   #negatedShift(

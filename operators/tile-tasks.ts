@@ -38,7 +38,7 @@ export interface VisitResult {
   /** (3 + r + b) x columns, summed over the slot's tiles in order. */
   readonly gram: Float64Array;
   readonly columns: number;
-  /** Σ of the shift's entries; 0 but in a slot's first visit. */
+  /** Σ of the shift's entries. */
   readonly shiftSum: number;
 }
 

@@ -61,21 +61,22 @@ const totalOf = ({ state, staging, rest }: GroupMemory): number => state + stagi
  * @throws ConfigInvalid when one slot alone does not fit, with what it needs
  */
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): readonly SlotGroup[] => {
+  // Needs add up but for the window, which the largest slot decides: the sum errs on the safe side.
+  const alone = slots.map((slot) => totalOf(groupMemory(needs, { index: 0, slots: [slot] })));
+  const most = Math.max(...alone);
+  if (most > needs.memory) throw tooLarge(slots[alone.indexOf(most)]!, most, needs.memory);
   const groups: SlotGroup[] = [];
   let current: PlannedSlot[] = [];
   let filled = 0;
-  for (const slot of slots) {
-    // Needs add up but for the window, which the largest slot decides: the sum errs on the safe side.
-    const alone = totalOf(groupMemory(needs, { index: 0, slots: [slot] }));
-    if (alone > needs.memory) throw tooLarge(slot, alone, needs.memory);
-    if (filled + alone > needs.memory) {
+  slots.forEach((slot, i) => {
+    if (filled + alone[i]! > needs.memory) {
       groups.push({ index: groups.length, slots: current });
       current = [];
       filled = 0;
     }
     current.push(slot);
-    filled += alone;
-  }
+    filled += alone[i]!;
+  });
   if (current.length > 0) groups.push({ index: groups.length, slots: current });
   return groups;
 };
@@ -84,8 +85,8 @@ const tooLarge = (slot: PlannedSlot, needed: number, memory: number): ConfigInva
   const mebibytes = Math.ceil(needed / 2 ** 20);
   return new ConfigInvalid({
     issues: [
-      `memory: slot ${displayName(slot.name)} (${slot.rows} x ${slot.cols}) needs ${formatBytes(needed)}, found ` +
-        `${formatBytes(memory)}; give --memory ${mebibytes}MiB, a smaller --rank or --block, or leave the slot out with --exclude`,
+      `memory: slot ${displayName(slot.name)} (${slot.rows} x ${slot.cols}) needs ${formatBytes(needed)} ` +
+        `(${mebibytes} MiB), found ${formatBytes(memory)}; give --memory ${mebibytes}MiB, a smaller --rank or --block, or leave the slot out with --exclude`,
     ],
   });
 };

@@ -1,68 +1,55 @@
-// Open files of a run: a bounded number of descriptors, each checked once to be the file that was planned.
+// Open files of a run, each checked at opening to be the file that was planned. A file stays open while somebody holds it:
+// for one model's turn in one block, so that a few dozen descriptors are enough for any number of models.
 // A read fills a list of buffers from one position (readv), so that one call serves many tiles.
 import { type FileHandle, open } from 'node:fs/promises';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import type { ModelFile } from './model.ts';
 
-/** Descriptors kept open; far below the usual limit of 1,024. */
-const MOST_OPEN = 256;
 /** What the kernel takes in one call. */
 const MOST_BUFFERS = 1024;
 
 interface OpenFile {
   readonly handle: Promise<FileHandle>;
-  reads: number;
+  holders: number;
 }
 
 export class SourceFiles {
   readonly #open = new Map<string, OpenFile>();
+
+  /** Keeps a file open until as many calls of `release`; opens it if nobody holds it yet. */
+  hold(file: ModelFile): void {
+    const known = this.#open.get(file.path);
+    if (known !== undefined) {
+      known.holders++;
+      return;
+    }
+    const handle = openUnchanged(file);
+    // Whoever reads is told; a file that is held and never read must not end the process.
+    handle.catch(() => {});
+    this.#open.set(file.path, { handle, holders: 1 });
+  }
+
+  async release(file: ModelFile): Promise<void> {
+    const entry = this.#open.get(file.path);
+    if (entry === undefined || --entry.holders > 0) return;
+    this.#open.delete(file.path);
+    await entry.handle.then((opened) => opened.close()).catch(() => {});
+  }
 
   /**
    * Fills `buffers` in turn with the bytes from `position` on.
    * @throws SourceMalformed when the file is not the planned one any more, or ends too soon; SourceUnavailable on I/O errors
    */
   async read(file: ModelFile, position: number, buffers: readonly Uint8Array[]): Promise<void> {
-    const entry = this.#acquire(file);
-    entry.reads++;
+    this.hold(file);
     try {
-      const handle = await entry.handle;
+      const handle = await this.#open.get(file.path)!.handle;
       let at = position;
       for (let from = 0; from < buffers.length; from += MOST_BUFFERS) {
         at += await fill(handle, file, at, buffers.slice(from, from + MOST_BUFFERS));
       }
     } finally {
-      entry.reads--;
-      this.#trim();
-    }
-  }
-
-  /** Closes all files; reads under way are waited for. */
-  async close(): Promise<void> {
-    const files = [...this.#open.values()];
-    this.#open.clear();
-    await Promise.all(files.map(({ handle }) => handle.then((opened) => opened.close()).catch(() => {})));
-  }
-
-  #acquire(file: ModelFile): OpenFile {
-    const known = this.#open.get(file.path);
-    if (known !== undefined) {
-      // Map order is the order of use: the first entries are the ones to close.
-      this.#open.delete(file.path);
-      this.#open.set(file.path, known);
-      return known;
-    }
-    const entry: OpenFile = { handle: openUnchanged(file), reads: 0 };
-    entry.handle.catch(() => this.#open.delete(file.path));
-    this.#open.set(file.path, entry);
-    return entry;
-  }
-
-  #trim(): void {
-    for (const [path, { handle, reads }] of this.#open) {
-      if (this.#open.size <= MOST_OPEN) return;
-      if (reads > 0) continue;
-      this.#open.delete(path);
-      void handle.then((opened) => opened.close()).catch(() => {});
+      await this.release(file);
     }
   }
 }

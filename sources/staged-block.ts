@@ -114,7 +114,13 @@ export const stageBlock = async (
   const queue = [...models];
   const readNext = async (): Promise<void> => {
     for (let model = queue.shift(); model !== undefined; model = queue.shift()) {
-      faults.push(...(await readModel(files, model, segments.get(model)!)));
+      const used = new Set(segments.get(model)!.map(({ tensor }) => model!.header.files[tensor.file]!));
+      for (const file of used) files.hold(file);
+      try {
+        faults.push(...(await readModel(files, model, segments.get(model)!)));
+      } finally {
+        for (const file of used) await files.release(file);
+      }
     }
   };
   await Promise.all(Array.from({ length: MODELS_AT_ONCE }, readNext));

@@ -107,7 +107,8 @@ export const weightRows = (batch: RecordBatch): WeightRows => {
   return {
     dtype,
     width: list.listSize,
-    models: ids!.values as Int32Array,
+    // Arrow pads buffers that travelled as a stream.
+    models: (ids!.values as Int32Array).subarray(0, batch.numRows),
     row: (i) => new Uint8Array(values.buffer, values.byteOffset + i * stride, stride),
   };
 };

@@ -1,7 +1,7 @@
 // The data lane's beginning: blocks of models as descriptors, group after group. A descriptor weighs nothing; the
 // weights are read only when an operator asks for them, into a buffer that the operator owns. RxJS has no backpressure,
 // so payload never travels through a stream.
-import { defer, finalize, from, type Observable } from 'rxjs';
+import { defer, from, type Observable } from 'rxjs';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
 import { type StagedBlock, stageBlock, stagingBytes } from './staged-block.ts';
@@ -32,12 +32,9 @@ export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number =>
   return largest + (plan.base === null ? 0 : stagingBytes(group, [plan.base]));
 };
 
-/** Streams a plan's blocks in order. Cold: files are opened as they are read, and closed when the stream ends. */
+/** Streams a plan's blocks in order. Cold; files are open only while a block is read. */
 export const weightBlocks = (plan: ReadingPlan): Observable<WeightBlock> =>
-  defer(() => {
-    const files = new SourceFiles();
-    return from(blocksOf(plan, files)).pipe(finalize(() => void files.close()));
-  });
+  defer(() => from(blocksOf(plan, new SourceFiles())));
 
 function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock> {
   const blocks = Math.ceil(plan.models.length / plan.block);

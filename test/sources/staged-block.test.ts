@@ -52,7 +52,6 @@ const slot = (id: number, name: string, rows: number, cols: number): PlannedSlot
 
 const openFiles = (): SourceFiles => {
   const files = new SourceFiles();
-  onTestFinished(() => files.close());
   return files;
 };
 
@@ -225,6 +224,8 @@ describe('bad files', () => {
     const models = await three(temporaryFolder());
     const files = openFiles();
     const file = models[1]!.header.files[0]!;
+    files.hold(file);
+    onTestFinished(() => files.release(file));
     await files.read(file, 0, [new Uint8Array(8)]);
     truncateSync(file.path, file.size - 8);
     const buffer = new SharedArrayBuffer(stagingBytes(group, models));

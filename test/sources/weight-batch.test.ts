@@ -53,7 +53,8 @@ describe.each(dtypes)('a batch of %s', (dtype) => {
     expect(values.buffer).toBe(descriptor.bytes.buffer);
     expect([values.byteOffset, values.byteLength]).toEqual([64, descriptor.bytes.byteLength]);
     const rows = weightRows(batch);
-    expect(rows.models).toBe(models);
+    expect(rows.models).toEqual(models);
+    expect(rows.models.buffer).toBe(models.buffer);
     const size = bytesPerElement(dtype);
     for (let i = 0; i < models.length; i++) {
       const row = rows.row(i);
