@@ -79,10 +79,10 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
       out,
       config.sources.filter((source) => source !== '-' && !source.startsWith('@')),
     );
-    const plan = yield* makePlan(config);
+    const planned = yield* makePlan(config);
+    const { plan, contents } = config.verify ? yield* verified(planned) : { plan: planned, contents: new Map() };
     const paths = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map(({ location }) => location.path);
     yield* checkOutput(out, paths);
-    const contents = config.verify ? yield* verifyContents(plan) : new Map<number, string>();
     yield* checkFreeSpace(out, plan.bytesToWrite);
     yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
     yield* Effect.scoped(
@@ -103,6 +103,35 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
         yield* attempt(() => execution.finish(contents));
       }),
     ).pipe(Effect.onError(() => discard(out)));
+  });
+
+/** `--verify`: the plan without the models whose weights are bad, or their fault. The base must be sound. */
+const verified = (plan: Plan) =>
+  Effect.gen(function* () {
+    const { digests, faults } = yield* verifyContents(plan);
+    const baseFault = plan.base === null ? undefined : faults.get(plan.base);
+    const first = baseFault ?? [...faults.values()][0];
+    if (first !== undefined && (plan.config.onBadSource === 'error' || baseFault !== undefined)) {
+      return yield* Effect.fail(first);
+    }
+    const models = plan.models.filter((model) => !faults.has(model));
+    if (models.length === 0) {
+      return yield* new ConfigInvalid({ issues: [`sources: all models were skipped; the first: ${first?.message}`] });
+    }
+    const bad = plan.models.filter((model) => faults.has(model));
+    const skipped = [
+      ...plan.skipped,
+      ...bad.map((model) => ({
+        id: model.id,
+        name: model.name,
+        source: model.location.source,
+        reason: faults.get(model)!.message,
+      })),
+    ].sort((a, b) => a.id - b.id);
+    const bytes = (model: Plan['models'][number]): number =>
+      plan.slots.reduce((sum, slot) => sum + slot.tensorIn(model).byteLength, 0);
+    const bytesToRead = plan.bytesToRead - bad.reduce((sum, model) => sum + bytes(model), 0);
+    return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
   });
 
 const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));

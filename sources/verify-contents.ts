@@ -14,31 +14,32 @@ const PIECE = 4 * 2 ** 20;
 const LARGEST_WEIGHT = 1e17;
 const MODELS_AT_ONCE = 4;
 
-/**
- * Reads all bytes of all models (and the base).
- * @returns the sha256 (hex) of each model's bytes, by model_id
- */
-export const verifyContents = (
-  plan: ReadingPlan,
-): Effect.Effect<ReadonlyMap<number, string>, SourceMalformed | SourceUnavailable> => {
+export interface VerifiedContents {
+  /** sha256 (hex) of each sound model's bytes, by model_id. */
+  readonly digests: ReadonlyMap<number, string>;
+  /** Models with a fault, and the first of it. */
+  readonly faults: ReadonlyMap<PlannedModel, SourceMalformed | SourceUnavailable>;
+}
+
+/** Reads all bytes of all models (and the base). Faults are collected, not raised. */
+export const verifyContents = (plan: ReadingPlan): Effect.Effect<VerifiedContents> => {
   const models = [...plan.models, ...(plan.base === null ? [] : [plan.base])];
   const slots = plan.groups.flatMap((group) => group.slots);
+  const digests = new Map<number, string>();
+  const faults = new Map<PlannedModel, SourceMalformed | SourceUnavailable>();
   return Effect.forEach(
     models,
     (model) =>
-      Effect.tryPromise({
-        try: () => readWhole(model, new Set(slots.map((slot) => slot.tensorIn(model)))),
-        catch: (cause) => cause,
-      }).pipe(
-        Effect.catch((cause) =>
-          cause instanceof SourceMalformed || cause instanceof SourceUnavailable
-            ? Effect.fail(cause)
-            : Effect.die(cause),
-        ),
-        Effect.map((digest) => [model.id, digest] as const),
-      ),
-    { concurrency: MODELS_AT_ONCE },
-  ).pipe(Effect.map((entries) => new Map(entries)));
+      Effect.promise(async () => {
+        try {
+          digests.set(model.id, await readWhole(model, new Set(slots.map((slot) => slot.tensorIn(model)))));
+        } catch (cause) {
+          if (!(cause instanceof SourceMalformed || cause instanceof SourceUnavailable)) throw cause;
+          faults.set(model, cause);
+        }
+      }),
+    { concurrency: MODELS_AT_ONCE, discard: true },
+  ).pipe(Effect.map(() => ({ digests, faults })));
 };
 
 const readWhole = async (model: PlannedModel, used: ReadonlySet<TensorEntry>): Promise<string> => {
