@@ -215,6 +215,9 @@ class Execution {
     writeSlots(this.#out, this.#plan);
     writeModels(this.#out, this.#plan, contents);
     writeWarnings(this.#out, this.#warnings);
+    // What was written since the last block belongs to it: a group's files are written at its end.
+    const last = this.#timings.pop();
+    if (last !== undefined) this.#timings.push({ ...last, write_s: last.write_s + this.#writingSinceBlock / 1e3 });
     writeTimings(this.#out, this.#timings);
     removeSpill(this.#out);
     writeRunJson(this.#out, this.#plan);
