@@ -155,7 +155,9 @@ class Execution {
   #started = 0;
   #blockStarted = 0;
   #bytesRead = 0;
+  /** Milliseconds of finishing slots: files and table rows. */
   #writing = 0;
+  /** Milliseconds of writing basis and mean files since the last block. */
   #writingSinceBlock = 0;
 
   constructor(out: string, plan: Plan, tiles: TilePool, telemetry: Telemetry, events: EventLog, control: RunControl) {
@@ -311,6 +313,7 @@ class Execution {
       const { slot } = subspace;
       if (this.#plan.config.basis) {
         const bytes = await writeBasis(this.#out, subspace);
+        this.#writingSinceBlock += performance.now() - start;
         for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
       }
       const skipped = this.#skipped.get(slot.id) ?? new Map<number, string>();
@@ -319,9 +322,7 @@ class Execution {
         const text = `slot ${displayName(slot.name)}: the ${subspace.state.models} models are identical up to rounding`;
         this.#warn({ code: 'identical', slot: slot.name, model: null, value: subspace.state.total, text }, slot.id);
       }
-      const spent = performance.now() - start;
-      this.#writing += spent;
-      this.#writingSinceBlock += spent;
+      this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
   }
 
