@@ -4,9 +4,10 @@
 // and 2 r (r + b) / b for the mixing, r the state rows. Memory: (3 + 2k + b) floats a weight of the group.
 // Source: Ross et al. 2008, sec. 2.1.1; Levy & Lindenbaum 2000.
 import { concat, defer, from, mergeMap, type Observable, type ObservableInput, type OperatorFunction, of } from 'rxjs';
+import { badWeightDetail } from '../sources/bad-weight.ts';
 import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed } from '../sources/errors.ts';
-import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
+import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
@@ -130,7 +131,7 @@ class IncrementalEngine {
       modelsSeen: Math.min((block.index + 1) * block.plan.block, block.plan.models.length),
       slots: folded.flatMap(({ update }) => (update === null ? [] : [update])),
       skipped: [...read.faults, ...folded.flatMap(({ faults }) => faults)],
-      bytes: block.models.reduce((sum, model) => sum + bytesOf(model, block.group), 0),
+      bytes: block.models.reduce((sum, model) => sum + weightBytes(block.group.slots, model), 0),
       readSeconds: seconds,
       tileSeconds: await this.#options.tiles.takeTimings(),
     };
@@ -224,7 +225,7 @@ class IncrementalEngine {
     const faults = bad.map(({ model: id, index: at, value }): ReadFault => {
       const model = staged.models.find((candidate) => candidate.id === id)!;
       const tensor = engine.slot.tensorIn(model);
-      const detail = `entry ${at} is ${value}, expected finite weights of magnitude up to 1e17`;
+      const detail = badWeightDetail(at, value);
       const path = model.header.files[tensor.file]!.path;
       return {
         model,
@@ -254,6 +255,3 @@ const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSl
   }));
   return { slot: staged.slot, models, rows };
 };
-
-const bytesOf = (model: PlannedModel, group: SlotGroup): number =>
-  group.slots.reduce((sum, slot) => sum + slot.tensorIn(model).byteLength, 0);

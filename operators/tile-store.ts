@@ -3,20 +3,13 @@
 // in the cache: the mixing left over from the block before, widening and shifting the new rows into place, the Gram.
 // Mixing writes into a spare matrix, which then takes the tile's place.
 
+import { firstBadWeight } from '../sources/bad-weight.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
 import type { Device, DeviceMatrix } from './devices/device.ts';
-import {
-  type BadValue,
-  type FetchTask,
-  type FinishTask,
-  LARGEST_WEIGHT,
-  type SlotLayout,
-  type TileTimings,
-  type VisitTask,
-} from './tile-tasks.ts';
+import type { BadValue, FetchTask, FinishTask, SlotLayout, TileTimings, VisitTask } from './tile-tasks.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock } from './update-subspace.ts';
 
 const ONES = 0;
@@ -116,7 +109,7 @@ export class TileStore {
         batch.models.forEach((model, i) => {
           if (rows.positions[i]! < 0) return;
           this.#device.widen(batch, [i], spare, [0], null);
-          const index = this.#device.read(spare, 0, 1).findIndex((x) => !(Math.abs(x) <= LARGEST_WEIGHT));
+          const index = firstBadWeight(this.#device.read(spare, 0, 1));
           if (index < 0) return;
           found.push({ model, index: tile.start + index, value: this.#device.read(spare, 0, 1)[index]! });
         });

@@ -50,9 +50,6 @@ export interface BadValue {
   readonly value: number;
 }
 
-/** Largest magnitude a weight may have: its square and sums of squares stay finite in float32. */
-export const LARGEST_WEIGHT = 1e17;
-
 export interface FinishTask {
   readonly slot: number;
   /** Makes the mean (row 0) and the k unit directions out of [m; S; X]. */

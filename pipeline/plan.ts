@@ -11,7 +11,7 @@ import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import type { ModelLocation } from '../sources/model.ts';
 import { fingerprint, readModelHeader } from '../sources/read-model-header.ts';
-import type { PlannedModel, PlannedSlot, ReadingPlan } from '../sources/reading-plan.ts';
+import { type PlannedModel, type PlannedSlot, type ReadingPlan, weightBytes } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
 import { type GroupMemory, groupMemory, groupSlots, type MemoryNeeds } from './memory-plan.ts';
@@ -122,7 +122,7 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
       groupMemory: groups.map((group) => groupMemory(needs, group)),
       block,
       device,
-      bytesToRead: chosen.slots.reduce((sum, slot) => sum + bytesOfSlot(slot, models), 0),
+      bytesToRead: models.reduce((sum, model) => sum + weightBytes(chosen.slots, model), 0),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
       flops: chosen.slots.reduce((sum, slot) => sum + flopsOf(slot, models.length, config), 0),
     };
@@ -169,9 +169,6 @@ const noSlotsLeft = (leftOut: readonly LeftOutSlot[]): ConfigInvalid => {
   const because = example === undefined ? '' : `; e.g. ${displayName(example.name)}: ${example.reason}`;
   return new ConfigInvalid({ issues: [`include: no slot is left of ${leftOut.length}${because}`] });
 };
-
-const bytesOfSlot = (slot: PlannedSlot, models: readonly PlannedModel[]): number =>
-  models.reduce((sum, model) => sum + slot.tensorIn(model).byteLength, 0);
 
 const bytesWritten = ({ features }: PlannedSlot, models: number, { basis, rank, center }: RunConfig): number => {
   if (!basis) return 0;

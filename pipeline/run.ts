@@ -15,6 +15,7 @@ import { SinkFailed } from '../sinks/errors.ts';
 import { type EventLog, openEventLog } from '../sinks/events.ts';
 import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
+import { weightBytes } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
 import { writeBasis } from './basis-writer.ts';
@@ -128,9 +129,7 @@ const verified = (plan: Plan) =>
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
-    const bytes = (model: Plan['models'][number]): number =>
-      plan.slots.reduce((sum, slot) => sum + slot.tensorIn(model).byteLength, 0);
-    const bytesToRead = plan.bytesToRead - bad.reduce((sum, model) => sum + bytes(model), 0);
+    const bytesToRead = plan.bytesToRead - bad.reduce((sum, model) => sum + weightBytes(plan.slots, model), 0);
     return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
   });
 

@@ -34,3 +34,7 @@ export interface ReadingPlan {
   /** Models a block. */
   readonly block: number;
 }
+
+/** Bytes of a model's weights in these slots, as stored. */
+export const weightBytes = (slots: readonly PlannedSlot[], model: PlannedModel): number =>
+  slots.reduce((sum, slot) => sum + slot.tensorIn(model).byteLength, 0);

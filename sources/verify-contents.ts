@@ -4,6 +4,7 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { Effect } from 'effect';
+import { badWeightDetail, firstBadWeight } from './bad-weight.ts';
 import { displayName } from './display-name.ts';
 import { bytesPerElement, widen } from './dtype.ts';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
@@ -11,7 +12,6 @@ import type { Dtype, TensorEntry } from './model.ts';
 import type { PlannedModel, ReadingPlan } from './reading-plan.ts';
 
 const PIECE = 4 * 2 ** 20;
-const LARGEST_WEIGHT = 1e17;
 const MODELS_AT_ONCE = 4;
 
 export interface VerifiedContents {
@@ -95,8 +95,8 @@ const checkWeights = (path: string, tensor: TensorEntry, bytes: Uint8Array, at: 
   const size = bytesPerElement(dtype);
   const values = floats.subarray(0, bytes.length / size);
   widen(dtype, bytes, values);
-  const bad = values.findIndex((value) => !(Math.abs(value) <= LARGEST_WEIGHT));
+  const bad = firstBadWeight(values);
   if (bad < 0) return;
-  const detail = `entry ${(at - tensor.offset) / size + bad} is ${values[bad]}, expected finite weights of magnitude up to 1e17`;
+  const detail = badWeightDetail((at - tensor.offset) / size + bad, values[bad]!);
   throw new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail });
 };
