@@ -83,7 +83,8 @@ export const updateSubspace = (
   if (b < 1) throw new RangeError('a block needs at least one model');
   const r = state.eigenvalues.length;
   const n = state.models;
-  const view = gramView(gram, state);
+  const products = productsOf(gram, state);
+  const { rowRow, rowMean, meanMean, rowX, meanX, xx } = products;
   const k = Math.min(spec.rank, r);
 
   // --- the centred Gram K of [S; X − x̄; c (m − x̄)]
@@ -91,42 +92,36 @@ export const updateSubspace = (
   const last = size - 1;
   const K = new Float64Array(size * size);
   const c = spec.center && n > 0 ? Math.sqrt((n * b) / (n + b)) : 0;
-  const meanOver = (f: (i: number) => number): number => {
-    if (!spec.center) return 0;
-    let sum = 0;
-    for (let i = 0; i < b; i++) sum += f(i);
-    return sum / b;
-  };
+  const rowAverages = rowMeans(rowX, r, b, spec.center);
+  const xAverages = rowMeans(xx, b, b, spec.center);
+  const grand = rowMeans(xAverages, 1, b, spec.center)[0]!;
+  const meanAverage = rowMeans(meanX, 1, b, spec.center)[0]!;
   let oldTrace = 0;
   for (let j = 0; j < r; j++) {
-    for (let l = 0; l <= j; l++) K[j * size + l] = view.rowRow(j, l);
+    if (rowRow === null) K[j * size + j] = state.eigenvalues[j]!;
+    else K.set(rowRow.subarray(j * r, j * r + j + 1), j * size);
     oldTrace += K[j * size + j]!;
-    const average = meanOver((i) => view.rowX(j, i));
-    for (let i = 0; i < b; i++) K[(r + i) * size + j] = view.rowX(j, i) - average;
-    K[last * size + j] = c * (view.rowMean(j) - average);
+    const average = rowAverages[j]!;
+    for (let i = 0; i < b; i++) K[(r + i) * size + j] = rowX[j * b + i]! - average;
+    K[last * size + j] = c * (rowMean[j]! - average);
   }
-  const xMeans = new Float64Array(b);
-  for (let i = 0; i < b; i++) xMeans[i] = meanOver((l) => view.xx(i, l));
-  const grand = meanOver((i) => xMeans[i]!);
-  const meanX = meanOver((i) => view.meanX(i));
   for (let i = 0; i < b; i++) {
-    for (let l = 0; l <= i; l++) K[(r + i) * size + r + l] = view.xx(i, l) - xMeans[i]! - xMeans[l]! + grand;
-    K[last * size + r + i] = c * (view.meanX(i) - meanX - (xMeans[i]! - grand));
+    const row = (r + i) * size + r;
+    for (let l = 0; l <= i; l++) K[row + l] = xx[i * b + l]! - xAverages[i]! - xAverages[l]! + grand;
+    K[last * size + r + i] = c * (meanX[i]! - meanAverage - (xAverages[i]! - grand));
   }
-  K[last * size + last] = c * c * (view.meanMean - 2 * meanX + grand);
+  K[last * size + last] = c * c * (meanMean - 2 * meanAverage + grand);
   let trace = 0;
-  let largestNorm2 = Math.max(state.largestNorm2, view.meanMean);
   for (let i = 0; i < size; i++) {
     trace += K[i * size + i]!;
     for (let j = 0; j < i; j++) K[j * size + i] = K[i * size + j]!;
   }
-  for (let i = 0; i < b; i++) largestNorm2 = Math.max(largestNorm2, view.xx(i, i));
 
   // --- the eigenpairs worth keeping
   const { values, vectors } = solve(K, size);
   const models = n + b;
   const cap = Math.min(2 * spec.rank, spec.features, spec.center ? models - 1 : models, size);
-  const blockNorm2 = largestDiagonal(view, b);
+  const blockNorm2 = largestNorm2(products, b);
   const floor = RANK_THRESHOLD * Math.max(values[0]!, blockNorm2);
   let rows = 0;
   let kept = 0;
@@ -146,22 +141,22 @@ export const updateSubspace = (
     const lift = c * q[last]!;
     out[0] = lift;
     for (let l = 0; l < r; l++) out[1 + l] = q[l]!;
-    const average = meanOver((i) => q[r + i]!);
+    const average = spec.center ? sumOf(q.subarray(r, r + b)) / b : 0;
     for (let i = 0; i < b; i++) out[1 + r + i] = q[r + i]! - average - lift / b;
   }
 
-  // --- what the next block needs of the new rows: products with the new mean
+  // --- what the next block needs of the new rows: products with the new mean, m' = share · (n m + Σ x)
   const dotMean = new Float64Array(width);
-  dotMean[0] = share * (n * view.meanMean + sumOver(b, view.meanX));
-  for (let j = 0; j < r; j++) dotMean[1 + j] = share * (n * view.rowMean(j) + sumOver(b, (i) => view.rowX(j, i)));
-  for (let i = 0; i < b; i++) dotMean[1 + r + i] = share * (n * view.meanX(i) + sumOver(b, (l) => view.xx(l, i)));
+  dotMean[0] = share * (n * meanMean + sumOf(meanX));
+  for (let j = 0; j < r; j++) dotMean[1 + j] = share * (n * rowMean[j]! + sumOf(rowX.subarray(j * b, (j + 1) * b)));
+  for (let i = 0; i < b; i++) dotMean[1 + r + i] = share * (n * meanX[i]! + sumOf(xx.subarray(i * b, (i + 1) * b)));
   const times = (row: number): number => {
     let sum = 0;
     for (let i = 0; i < width; i++) sum += mix[row * width + i]! * dotMean[i]!;
     return sum;
   };
 
-  const scored = scoreModels(spec, state, gram, view, k);
+  const scored = scoreModels(spec, state, gram, products, k);
   let rawTotal = 0;
   for (let i = 0; i < b; i++) rawTotal += scored[i]!.rawNorm2;
   const next: SubspaceState = {
@@ -170,11 +165,11 @@ export const updateSubspace = (
     total: state.total + trace - oldTrace,
     lost: Math.max(state.lost + trace - kept - (oldTrace - sumOf(state.eigenvalues)), 0),
     truncation: state.truncation + dropped,
-    largestNorm2,
+    largestNorm2: Math.max(state.largestNorm2, blockNorm2),
     rowsDotMean: Float64Array.from({ length: rows }, (_, j) => times(1 + j)),
     meanNorm2: times(0),
-    shiftDotMean: share * (n * state.shiftDotMean + sumOver(b, view.shiftX)),
-    shiftNorm2: view.shiftShift,
+    shiftDotMean: share * (n * state.shiftDotMean + sumOf(products.shiftX)),
+    shiftNorm2: products.shiftShift,
     totalUncentred: state.totalUncentred + rawTotal,
   };
 
@@ -193,36 +188,45 @@ export const updateSubspace = (
   };
 };
 
-interface GramView {
-  readonly rowRow: (j: number, l: number) => number;
-  readonly rowMean: (j: number) => number;
+/** The parts of a Gram by name; the state's own come from the state unless they were measured anew. */
+interface Products {
+  /** r x r when measured; null when the rows are taken as orthogonal. */
+  readonly rowRow: Float64Array | null;
+  readonly rowMean: Float64Array;
   readonly meanMean: number;
-  readonly rowX: (j: number, i: number) => number;
-  readonly meanX: (i: number) => number;
-  readonly shiftX: (i: number) => number;
-  readonly onesX: (i: number) => number;
-  readonly xx: (i: number, l: number) => number;
+  /** r x b. */
+  readonly rowX: Float64Array;
+  readonly meanX: Float64Array;
+  readonly shiftX: Float64Array;
+  readonly onesX: Float64Array;
+  /** b x b. */
+  readonly xx: Float64Array;
   readonly shiftShift: number;
 }
 
-/** Names the parts of a Gram; the state's own products come from the state unless they were measured anew. */
-const gramView = (gram: BlockGram, state: SubspaceState): GramView => {
+const productsOf = ({ values, columns, block }: BlockGram, state: SubspaceState): Products => {
   const r = state.eigenvalues.length;
   const before = rowsBeforeBlock(r);
-  const full = gram.columns !== gram.block;
-  const x0 = full ? before : 0;
-  const { values, columns } = gram;
-  const at = (row: number, column: number): number => values[row * columns + column]!;
+  const full = columns !== block;
+  const part = (from: number, to: number, start: number, stop: number): Float64Array => {
+    if (start === 0 && stop === columns) return values.subarray(from * columns, to * columns);
+    const out = new Float64Array((to - from) * (stop - start));
+    for (let row = from; row < to; row++) {
+      out.set(values.subarray(row * columns + start, row * columns + stop), (row - from) * (stop - start));
+    }
+    return out;
+  };
+  const withX = (from: number, to: number): Float64Array => part(from, to, columns - block, columns);
   return {
-    rowRow: full ? (j, l) => at(3 + j, 3 + l) : (j, l) => (j === l ? state.eigenvalues[j]! : 0),
-    rowMean: full ? (j) => at(3 + j, 2) : (j) => state.rowsDotMean[j]!,
-    meanMean: full ? at(2, 2) : state.meanNorm2,
-    rowX: (j, i) => at(3 + j, x0 + i),
-    meanX: (i) => at(2, x0 + i),
-    shiftX: (i) => at(1, x0 + i),
-    onesX: (i) => at(0, x0 + i),
-    xx: (i, l) => at(before + i, x0 + l),
-    shiftShift: full ? at(1, 1) : state.shiftNorm2,
+    rowRow: full ? part(3, before, 3, before) : null,
+    rowMean: full ? part(3, before, 2, 3) : state.rowsDotMean,
+    meanMean: full ? values[2 * columns + 2]! : state.meanNorm2,
+    rowX: withX(3, before),
+    meanX: withX(2, 3),
+    shiftX: withX(1, 2),
+    onesX: withX(0, 1),
+    xx: withX(before, before + block),
+    shiftShift: full ? values[columns + 1]! : state.shiftNorm2,
   };
 };
 
@@ -230,19 +234,20 @@ const gramView = (gram: BlockGram, state: SubspaceState): GramView => {
 const scoreModels = (
   spec: SubspaceSpec,
   state: SubspaceState,
-  gram: BlockGram,
-  view: GramView,
+  { block, shiftSum }: BlockGram,
+  products: Products,
   k: number,
 ): Omit<ModelUpdate, 'distance2'>[] => {
-  const floor = RANK_THRESHOLD * largestDiagonal(view, gram.block);
-  return Array.from({ length: gram.block }, (_, i) => {
-    const xx = view.xx(i, i);
-    const rawNorm2 = spec.shiftIsOrigin ? xx : Math.max(xx - 2 * view.shiftX(i) + view.shiftShift, 0);
-    const meanEntry = (view.onesX(i) + gram.shiftSum) / spec.features;
-    const centred2 = spec.center ? xx - 2 * view.meanX(i) + view.meanMean : xx;
+  const { rowX, rowMean, meanX, meanMean, shiftX, shiftShift, onesX, xx } = products;
+  const floor = RANK_THRESHOLD * largestNorm2(products, block);
+  return Array.from({ length: block }, (_, i) => {
+    const norm2 = xx[i * block + i]!;
+    const rawNorm2 = spec.shiftIsOrigin ? norm2 : Math.max(norm2 - 2 * shiftX[i]! + shiftShift, 0);
+    const meanEntry = (onesX[i]! + shiftSum) / spec.features;
+    const centred2 = spec.center ? norm2 - 2 * meanX[i]! + meanMean : norm2;
     if (state.models === 0 || !(centred2 > floor)) return { centred2: null, captured2: null, rawNorm2, meanEntry };
     let captured2 = 0;
-    for (let j = 0; j < k; j++) captured2 += (view.rowX(j, i) - view.rowMean(j)) ** 2 / state.eigenvalues[j]!;
+    for (let j = 0; j < k; j++) captured2 += (rowX[j * block + i]! - rowMean[j]!) ** 2 / state.eigenvalues[j]!;
     return { centred2, captured2, rawNorm2, meanEntry };
   });
 };
@@ -285,16 +290,23 @@ const carryAndCoordinates = (
   return { coordinates, distances, carry: { rotation, offset, gradient, constant: a * a * lastNorm2 } };
 };
 
-const largestDiagonal = (view: GramView, b: number): number => {
-  let largest = view.meanMean;
-  for (let i = 0; i < b; i++) largest = Math.max(largest, view.xx(i, i));
+/** The largest squared norm among the mean and the block's models. */
+const largestNorm2 = ({ meanMean, xx }: Products, b: number): number => {
+  let largest = meanMean;
+  for (let i = 0; i < b; i++) largest = Math.max(largest, xx[i * b + i]!);
   return largest;
 };
 
-const sumOver = (count: number, f: (i: number) => number): number => {
-  let sum = 0;
-  for (let i = 0; i < count; i++) sum += f(i);
-  return sum;
+/** Each row's mean; zeros where nothing is centred. */
+const rowMeans = (values: Float64Array, rows: number, columns: number, center: boolean): Float64Array => {
+  const means = new Float64Array(rows);
+  if (!center) return means;
+  for (let j = 0; j < rows; j++) means[j] = sumOf(values.subarray(j * columns, (j + 1) * columns)) / columns;
+  return means;
 };
 
-const sumOf = (values: Float64Array): number => sumOver(values.length, (i) => values[i]!);
+const sumOf = (values: Float64Array): number => {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum;
+};
