@@ -81,6 +81,7 @@ export const incrementalPca =
           },
           read: async (block, buffer) => {
             const start = performance.now();
+            engine.openEarly(block);
             return { read: await block.read(buffer), seconds: (performance.now() - start) / 1e3 };
           },
           use: (block, timed) =>
@@ -112,13 +113,25 @@ interface SlotEngine {
 class IncrementalEngine {
   readonly #options: IncrementalPcaOptions<unknown>;
   #slots: SlotEngine[] = [];
+  /** The opening of the stream's first group, which need not wait for its first block. */
+  #opening: Promise<void> | null = null;
+  #begun = false;
 
   constructor(options: IncrementalPcaOptions<unknown>) {
     this.#options = options;
   }
 
+  /** Makes room for the first group while its first block is read. Later groups wait until the one before is finished. */
+  openEarly(block: WeightBlock): void {
+    if (this.#begun) return;
+    this.#begun = true;
+    this.#opening = this.#open(block);
+    this.#opening.catch(() => {});
+  }
+
   async fold(block: WeightBlock, { read, seconds }: TimedRead): Promise<BlockUpdate> {
-    if (block.index === 0) await this.#open(block);
+    if (block.index === 0) await (this.#opening ?? this.#open(block));
+    this.#opening = null;
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
     const folded = await Promise.all(
       read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, read.base)),

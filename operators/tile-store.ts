@@ -1,7 +1,7 @@
-// Tiles of slots, and what is done to them: one thread's share of the work. Each tile has rows
-// [ones; −shift; mean; r state rows; b models] on the device, and a visit does all that a block owes a tile while it is
-// in the cache: the mixing left over from the block before, widening and shifting the new rows into place, the Gram.
-// Mixing writes into a spare matrix, which then takes the tile's place.
+// Tiles of slots, and what is done to them: one thread's share of the work. A tile is held in panels, as wide as the
+// device likes them, each with rows [ones; −shift; mean; r state rows; b models]. A visit does all that a block owes a
+// panel while it is in the cache: the mixing left over from the block before, widening and shifting the new rows into
+// place, the Gram. Mixing writes into a spare matrix, which then takes the panel's place.
 
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
@@ -9,15 +9,22 @@ import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
 import type { Device, DeviceMatrix } from './devices/device.ts';
-import type { BadValue, FetchTask, FinishTask, SlotLayout, TileTimings, VisitTask } from './tile-tasks.ts';
+import type { BadValue, FetchTask, FinishTask, Mix, SlotLayout, TileTimings, VisitTask } from './tile-tasks.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock } from './update-subspace.ts';
 
 const ONES = 0;
 const SHIFT = 1;
 const MEAN = 2;
 
-interface HeldTile extends Tile {
+/** Features [start, stop) of a tile. */
+interface Panel {
+  readonly start: number;
+  readonly width: number;
   matrix: DeviceMatrix;
+}
+
+interface HeldTile extends Tile {
+  readonly panels: readonly Panel[];
   /** Σ of the shift's entries. */
   shiftSum: number;
 }
@@ -44,9 +51,9 @@ export interface TilePeaks {
 export class TileStore {
   readonly #device: Device;
   #slots: (HeldSlot | null)[] = [];
-  #widen = 0;
-  #gram = 0;
-  #mix = 0;
+  #widenMs = 0;
+  #gramMs = 0;
+  #mixMs = 0;
 
   constructor(device: Device) {
     this.#device = device;
@@ -58,12 +65,18 @@ export class TileStore {
     this.#slots = slots.map((layout, slot) => {
       const tiles = tilesOf(layout.features).filter((tile) => owns(slot, tile.index));
       if (tiles.length === 0) return null;
-      const widest = tiles[0]!.width;
+      const widest = Math.min(layout.features, this.#device.info.panel);
       const allocate = (width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(layout.maxRows, widest), width);
+      const panelsOf = ({ width }: Tile): readonly Panel[] =>
+        range(Math.ceil(width / widest)).map((i) => {
+          const start = i * widest;
+          const columns = Math.min(widest, width - start);
+          return { start, width: columns, matrix: allocate(columns) };
+        });
       return {
         layout,
-        tiles: tiles.map((tile) => ({ ...tile, matrix: allocate(tile.width), shiftSum: 0 })),
+        tiles: tiles.map((tile) => ({ ...tile, panels: panelsOf(tile), shiftSum: 0 })),
         spare: allocate(widest),
       };
     });
@@ -73,7 +86,7 @@ export class TileStore {
     for (const slot of this.#slots) {
       if (slot === null) continue;
       this.#device.free(slot.spare);
-      for (const tile of slot.tiles) this.#device.free(tile.matrix);
+      for (const tile of slot.tiles) for (const panel of tile.panels) this.#device.free(panel.matrix);
     }
     this.#slots = [];
   }
@@ -85,14 +98,20 @@ export class TileStore {
     const all = before + task.block;
     const columns = task.full ? all : task.block;
     return slot.tiles.map((tile) => {
-      if (task.mix !== null) this.#mixTile(slot, tile, task.mix.values, task.mix.m, task.mix.n);
-      const start = performance.now();
-      this.#placeRows(slot, tile, task, before);
-      const widened = performance.now();
       const gram = new Float64Array(all * columns);
-      this.#device.gram(tile.matrix, 0, all, task.full ? 0 : before, columns, gram);
-      this.#widen += widened - start;
-      this.#gram += performance.now() - widened;
+      const staged = stagedIn(slot, tile, task.staged, before);
+      const base = task.shift?.from === 'base' ? stagedIn(slot, tile, [task.shift.staged], SHIFT) : null;
+      if (task.shift !== null) tile.shiftSum = 0;
+      for (const panel of tile.panels) {
+        if (task.mix !== null) this.#mix(slot, panel, task.mix);
+        const start = performance.now();
+        if (task.shift !== null) tile.shiftSum += this.#settleShift(slot, panel, task.shift.from, staged, base);
+        this.#place(panel, staged, SHIFT);
+        const widened = performance.now();
+        this.#device.gram(panel.matrix, 0, all, task.full ? 0 : before, columns, gram);
+        this.#widenMs += widened - start;
+        this.#gramMs += performance.now() - widened;
+      }
       return { tile: tile.index, gram, shiftSum: tile.shiftSum };
     });
   }
@@ -103,16 +122,19 @@ export class TileStore {
     if (!slot) return [];
     const found: BadValue[] = [];
     for (const tile of slot.tiles) {
-      const spare = this.#device.reshape(slot.spare, tile.width);
-      for (const rows of staged) {
-        const batch = batchOf(slot.layout.slot, rows, tile);
-        batch.models.forEach((model, i) => {
-          if (rows.positions[i]! < 0) return;
-          this.#device.widen(batch, [i], spare, [0], null);
-          const index = firstBadWeight(this.#device.read(spare, 0, 1));
-          if (index < 0) return;
-          found.push({ model, index: tile.start + index, value: this.#device.read(spare, 0, 1)[index]! });
-        });
+      const rows = stagedIn(slot, tile, staged, 0);
+      for (const panel of tile.panels) {
+        const spare = this.#device.reshape(slot.spare, panel.width);
+        for (const { batch, kept } of rows) {
+          for (const row of kept) {
+            this.#device.widen(batch, [row], panel.start, spare, [0], null);
+            const values = this.#device.read(spare, 0, 1);
+            const index = firstBadWeight(values);
+            if (index < 0) continue;
+            const at = tile.start + panel.start + index;
+            found.push({ model: batch.models[row]!, index: at, value: values[index]! });
+          }
+        }
       }
     }
     return found;
@@ -122,15 +144,13 @@ export class TileStore {
   finish(task: FinishTask): readonly TilePeaks[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
-    const { values, m, n } = task.mix;
     return slot.tiles.map((tile) => {
-      this.#mixTile(slot, tile, values, m, n);
-      const peaks = new Float64Array(m - 1);
-      for (let j = 0; j < peaks.length; j++) {
-        let peak = 0;
-        const row = this.#device.read(tile.matrix, MEAN + 1 + j, 1);
-        for (let i = 0; i < row.length; i++) if (Math.abs(row[i]!) > Math.abs(peak)) peak = row[i]!;
-        peaks[j] = peak;
+      const peaks = new Float64Array(task.mix.m - 1);
+      for (const panel of tile.panels) {
+        this.#mix(slot, panel, task.mix);
+        for (let j = 0; j < peaks.length; j++) {
+          peaks[j] = largerPeak(peaks[j]!, this.#device.read(panel.matrix, MEAN + 1 + j, 1));
+        }
       }
       return { tile: tile.index, peaks };
     });
@@ -145,85 +165,105 @@ export class TileStore {
     for (const tile of slot.tiles) {
       if (tile.index < task.from || tile.index >= task.to) continue;
       const out = new Float32Array(task.out, (tile.start - first) * rows * 4, rows * tile.width);
-      // A read may be a view that the next one replaces: the mean is finished before the shift is looked at.
-      const mean = out.subarray(0, tile.width);
-      mean.set(this.#device.read(tile.matrix, MEAN, 1));
-      const shift = this.#device.read(tile.matrix, SHIFT, 1);
-      for (let i = 0; i < mean.length; i++) mean[i] = mean[i]! - shift[i]!;
-      for (let j = 0; j < task.signs.length; j++) {
-        const row = this.#device.read(tile.matrix, MEAN + 1 + j, 1);
-        const target = out.subarray((1 + j) * tile.width, (2 + j) * tile.width);
-        if (task.signs[j]! < 0) for (let i = 0; i < row.length; i++) target[i] = -row[i]!;
-        else target.set(row);
+      for (const { start, width, matrix } of tile.panels) {
+        // A read may be a view that the next one replaces: the mean is finished before the shift is looked at.
+        const mean = out.subarray(start, start + width);
+        mean.set(this.#device.read(matrix, MEAN, 1));
+        const shift = this.#device.read(matrix, SHIFT, 1);
+        for (let i = 0; i < width; i++) mean[i] = mean[i]! - shift[i]!;
+        for (let j = 0; j < task.signs.length; j++) {
+          const row = this.#device.read(matrix, MEAN + 1 + j, 1);
+          const at = (1 + j) * tile.width + start;
+          if (task.signs[j]! < 0) for (let i = 0; i < width; i++) out[at + i] = -row[i]!;
+          else out.set(row, at);
+        }
       }
     }
   }
 
   /** Seconds spent since the last call. */
   takeTimings(): TileTimings {
-    const timings = { widen: this.#widen / 1e3, gram: this.#gram / 1e3, mix: this.#mix / 1e3 };
-    this.#widen = this.#gram = this.#mix = 0;
+    const timings = { widen: this.#widenMs / 1e3, gram: this.#gramMs / 1e3, mix: this.#mixMs / 1e3 };
+    this.#widenMs = this.#gramMs = this.#mixMs = 0;
     return timings;
   }
 
-  #mixTile(slot: HeldSlot, tile: HeldTile, p: Float64Array, m: number, n: number): void {
+  #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): void {
     const start = performance.now();
-    const spare = this.#device.reshape(slot.spare, tile.width);
-    this.#device.combine(p, m, tile.matrix, MEAN, n, spare, CONSTANT_ROWS);
-    slot.spare = tile.matrix;
-    tile.matrix = spare;
-    this.#mix += performance.now() - start;
+    const spare = this.#device.reshape(slot.spare, panel.width);
+    this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
+    slot.spare = panel.matrix;
+    panel.matrix = spare;
+    this.#mixMs += performance.now() - start;
   }
 
-  /** Widens the block into its rows; in a slot's first visit settles the shift first. */
-  #placeRows(slot: HeldSlot, tile: HeldTile, task: VisitTask, before: number): void {
-    const batches = task.staged.map((rows) => {
-      const kept = [...rows.positions.keys()].filter((i) => rows.positions[i]! >= 0);
-      return { batch: batchOf(slot.layout.slot, rows, tile), kept, at: kept.map((i) => before + rows.positions[i]!) };
-    });
-    const place = (shift: number | null): void => {
-      for (const { batch, kept, at } of batches) this.#device.widen(batch, kept, tile.matrix, at, shift);
-    };
-    if (task.shift === null) {
-      place(SHIFT);
-      return;
-    }
-    const negatedShift = this.#negatedShift(slot, tile, task, before, place);
-    const constants = new Float32Array(CONSTANT_ROWS * tile.width).fill(1, 0, tile.width);
-    constants.set(negatedShift, SHIFT * tile.width);
-    this.#device.write(tile.matrix, ONES, constants);
-    this.#device.write(tile.matrix, MEAN, new Float32Array(tile.width));
-    place(SHIFT);
-    tile.shiftSum = 0;
-    for (const value of negatedShift) tile.shiftSum -= value;
+  #place({ start, matrix }: Panel, staged: readonly StagedTile[], shift: number | null): void {
+    for (const { batch, kept, at } of staged) this.#device.widen(batch, kept, start, matrix, at, shift);
   }
 
-  #negatedShift(
+  /** Sets the rows that stand still, and a mean of zero; returns the sum of the shift's entries. */
+  #settleShift(
     slot: HeldSlot,
-    tile: HeldTile,
-    task: VisitTask,
-    before: number,
-    place: (shift: number | null) => void,
-  ): Float32Array {
-    if (task.shift?.from === 'mean') {
-      place(null);
-      const spare = this.#device.reshape(slot.spare, tile.width);
-      const weights = new Float64Array(task.block).fill(-1 / task.block);
-      this.#device.combine(weights, 1, tile.matrix, before, task.block, spare, 0);
-      return this.#device.read(spare, 0, 1).slice();
+    panel: Panel,
+    from: 'mean' | 'base' | 'zero',
+    staged: readonly StagedTile[],
+    base: readonly StagedTile[] | null,
+  ): number {
+    const { width, matrix } = panel;
+    const constants = new Float32Array(CONSTANT_ROWS * width).fill(1, 0, width);
+    const negated = constants.subarray(SHIFT * width);
+    if (from === 'mean') {
+      this.#place(panel, staged, null);
+      const rows = staged.flatMap(({ at }) => at);
+      const spare = this.#device.reshape(slot.spare, width);
+      const weights = new Float64Array(rows.length).fill(-1 / rows.length);
+      this.#device.combine(weights, 1, matrix, Math.min(...rows), rows.length, spare, 0);
+      negated.set(this.#device.read(spare, 0, 1));
+    } else if (from === 'base') {
+      this.#place(panel, base!, null);
+      negated.set(this.#device.read(matrix, SHIFT, 1));
+      for (let i = 0; i < width; i++) negated[i] = -negated[i]!;
     }
-    if (task.shift?.from === 'base') {
-      this.#device.widen(batchOf(slot.layout.slot, task.shift.staged, tile), [0], tile.matrix, [SHIFT], null);
-      return this.#device.read(tile.matrix, SHIFT, 1).map((x) => -x);
-    }
-    return new Float32Array(tile.width);
+    this.#device.write(matrix, ONES, constants);
+    this.#device.write(matrix, MEAN, new Float32Array(width));
+    let sum = 0;
+    for (const value of negated) sum -= value;
+    return sum;
   }
 }
 
-const batchOf = (slot: string, staged: StagedRows, tile: Tile): WeightRows => {
-  const rows = staged.models.length;
-  const size = bytesPerElement(staged.dtype);
-  const bytes = new Uint8Array(staged.buffer, staged.offset + tile.start * rows * size, rows * tile.width * size);
-  const { dtype, models } = staged;
-  return weightRows(makeWeightBatch({ slot, dtype, start: tile.start, stop: tile.start + tile.width, models, bytes }));
+/** A tile's part of staged rows: which of the batch's rows are kept, and where they go. */
+interface StagedTile {
+  readonly batch: WeightRows;
+  readonly kept: readonly number[];
+  readonly at: readonly number[];
+}
+
+const stagedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], before: number): readonly StagedTile[] =>
+  staged.map(({ dtype, models, positions, buffer, offset }) => {
+    const size = bytesPerElement(dtype) * models.length;
+    const bytes = new Uint8Array(buffer, offset + tile.start * size, tile.width * size);
+    const extent = { slot: slot.layout.slot, dtype, start: tile.start, stop: tile.start + tile.width };
+    const kept = range(models.length).filter((i) => positions[i]! >= 0);
+    return {
+      batch: weightRows(makeWeightBatch({ ...extent, models, bytes })),
+      kept,
+      at: kept.map((i) => before + positions[i]!),
+    };
+  });
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+
+/** Whichever is larger in magnitude: the peak so far, or the first largest of a row's entries. */
+const largerPeak = (peak: number, row: Float32Array): number => {
+  let largest = peak;
+  let magnitude = Math.abs(peak);
+  for (let i = 0; i < row.length; i++) {
+    const value = Math.abs(row[i]!);
+    if (value > magnitude) {
+      magnitude = value;
+      largest = row[i]!;
+    }
+  }
+  return largest;
 };

@@ -17,13 +17,15 @@ export interface MemoryNeeds {
   readonly rank: number;
   readonly center: boolean;
   readonly threads: number;
+  /** The device's panel width. */
+  readonly panel: number;
   readonly memory: number;
   readonly basis: boolean;
 }
 
 /** What a group holds in memory at its fullest, in bytes. */
 export interface GroupMemory {
-  /** Tiles: constant rows, mean, state and block, and a spare tile a thread and slot. */
+  /** Panels: constant rows, mean, state and block; and a spare one a thread and slot. */
   readonly state: number;
   /** Two blocks as stored: one in use, one being read. */
   readonly staging: number;
@@ -44,11 +46,12 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
     const spec = { features, rank: needs.rank, center: needs.center, shiftIsOrigin: true };
     const rows = rowsBeforeBlock(maxStateRows(spec, needs.models.length)) + block;
     const tiles = tilesOf(features);
-    const tileBytes = rows * rowStride(tiles[0]!.width) * 4;
-    state += (tiles.length + Math.min(needs.threads, tiles.length)) * tileBytes;
+    const widest = Math.min(features, needs.panel);
+    const panels = tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
+    state += (panels + Math.min(needs.threads, tiles.length)) * rows * rowStride(widest) * 4;
     grams += tiles.length * rows * rows * 8;
-    const widest = Math.min(features, windowTiles(needs.rank) * TILE_WIDTH);
-    window = Math.max(window, (1 + Math.min(needs.rank, needs.models.length)) * widest * 4);
+    const windowed = Math.min(features, windowTiles(needs.rank) * TILE_WIDTH);
+    window = Math.max(window, (1 + Math.min(needs.rank, needs.models.length)) * windowed * 4);
   }
   const reading: ReadingPlan = { models: needs.models, base: needs.base, groups: [group], block: needs.block };
   return { state, staging: 2 * blockBufferBytes(reading, group), rest: grams + (needs.basis ? window : 0) };

@@ -107,7 +107,17 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
     const baseModel = base === null ? null : yield* withFingerprint({ ...base, id: baseId }, chosen.slots);
 
     const { block, rank, center, threads, memory, basis } = config;
-    const needs: MemoryNeeds = { models, base: baseModel, block, rank, center, threads, memory, basis };
+    const needs: MemoryNeeds = {
+      models,
+      base: baseModel,
+      block,
+      rank,
+      center,
+      threads,
+      panel: device.info.panel,
+      memory,
+      basis,
+    };
     const groups = yield* Effect.try({ try: () => groupSlots(chosen.slots, needs), catch: (cause) => cause }).pipe(
       Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
     );

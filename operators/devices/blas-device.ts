@@ -1,8 +1,8 @@
 // The blas device: rows of float32 in memory, multiplied by a system BLAS on the calling thread.
 // A chunk is 2,048 features: the longest sum one float32 accumulator takes before float64 takes over (costs nothing:
-// 94 against 96 GFLOP/s). Row strides are never powers of two: a stride of 16,400 makes combine 1.5 times faster
-// than 16,384.
-import { widen } from '../../sources/dtype.ts';
+// 94 against 96 GFLOP/s). A panel is one chunk, so that what a block owes it is done while it is in the second-level
+// cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
+import { bytesPerElement, widen } from '../../sources/dtype.ts';
 import type { BlasLibrary } from './blas-library.ts';
 import type { Device, DeviceMatrix } from './device.ts';
 
@@ -46,6 +46,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       kernel: blas.kernel,
       precision: 'float32',
       chunk: BLAS_CHUNK,
+      panel: BLAS_CHUNK,
     },
     allocate: (rows, width) => matrixOf(memory.allocate(rows * rowStride(width)), rows, width),
     free: () => memory.release(),
@@ -60,25 +61,22 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i < rows; i++) out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * width);
       return out;
     },
-    widen: (batch, rows, { data, stride, width }, at, shift) => {
+    widen: (batch, rows, from, { data, stride, width }, at, shift) => {
+      const size = bytesPerElement(batch.dtype);
       const shiftRow = shift === null ? null : data.subarray(shift * stride, shift * stride + width);
       rows.forEach((row, i) => {
         const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
-        widen(batch.dtype, batch.row(row), out);
+        widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
         if (shiftRow !== null) blas.add(width, shiftRow, out);
       });
     },
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
       const cells = aRows * bRows;
       if (scratch.length < cells) scratch = new Float32Array(cells);
-      for (let from = 0; from < width; from += BLAS_CHUNK) {
-        const length = Math.min(BLAS_CHUNK, width - from);
-        const a = data.subarray(aStart * stride + from);
-        const b = data.subarray(bStart * stride + from);
-        blas.multiplyTransposed(aRows, bRows, length, a, stride, b, stride, scratch, bRows);
-        if (from === 0) for (let i = 0; i < cells; i++) out[i] = scratch[i]!;
-        else for (let i = 0; i < cells; i++) out[i] = out[i]! + scratch[i]!;
-      }
+      const a = data.subarray(aStart * stride);
+      const b = data.subarray(bStart * stride);
+      blas.multiplyTransposed(aRows, bRows, width, a, stride, b, stride, scratch, bRows);
+      for (let i = 0; i < cells; i++) out[i] = out[i]! + scratch[i]!;
     },
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
       out.data.set(data.subarray(0, at * stride));

@@ -13,6 +13,8 @@ export interface DeviceInfo {
   readonly precision: 'float32';
   /** Products one float32 accumulator takes before a float64 one takes over. */
   readonly chunk: number;
+  /** Features of the widest matrix it is given: tiles are cut into panels of this width. A multiple of the chunk. */
+  readonly panel: number;
 }
 
 /** A float32 matrix of `rows` x `width` that lives where its device computes. */
@@ -33,13 +35,20 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   /** Copies rows [at, at + rows) out, row-major. May return a view: read it before the next call. */
   read(matrix: M, at: number, rows: number): Float32Array;
   /**
-   * Widens a batch's rows to float32 into matrix rows [at, at + rows.length), in the order of `rows`.
+   * Widens features [from, from + matrix.width) of a batch's rows to float32 into matrix rows `at`.
    * @param rows which of the batch's rows to take
    * @param shift adds this matrix row (the negated shift) to each; null adds nothing
    */
-  widen(batch: WeightRows, rows: readonly number[], matrix: M, at: readonly number[], shift: number | null): void;
+  widen(
+    batch: WeightRows,
+    rows: readonly number[],
+    from: number,
+    matrix: M,
+    at: readonly number[],
+    shift: number | null,
+  ): void;
   /**
-   * out = A Bᵀ over rows [aStart, aStart + aRows) and [bStart, bStart + bRows) of one matrix: float32 inside chunks,
+   * out += A Bᵀ over rows [aStart, aStart + aRows) and [bStart, bStart + bRows) of one matrix: float32 inside chunks,
    * float64 across them, always in the same order.
    * @param out aRows x bRows, row-major
    */

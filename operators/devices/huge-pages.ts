@@ -44,6 +44,7 @@ export const adviseHugePages = <B extends ArrayBufferLike>(buffer: B): B => {
  */
 export const hugePageArena = (): FloatAllocator => {
   const buffers: Float32Array[] = [];
+  advise ??= bindAdvise();
   let current = 0;
   let used = 0;
   let live = 0;

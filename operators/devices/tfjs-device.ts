@@ -7,7 +7,8 @@ import { createRequire } from 'node:module';
 import { dirname, sep } from 'node:path';
 import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
-import { widen } from '../../sources/dtype.ts';
+import { bytesPerElement, widen } from '../../sources/dtype.ts';
+import { TILE_WIDTH } from '../../sources/tile.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import type { Device, DeviceInfo, DeviceMatrix } from './device.ts';
 
@@ -50,6 +51,7 @@ const describe = async (): Promise<DeviceInfo> => ({
   kernel: (await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')) ? 'simd' : 'scalar',
   precision: 'float32',
   chunk: TFJS_CHUNK,
+  panel: TILE_WIDTH,
 });
 
 /** What `tfjsDevice` would be, without keeping it. */
@@ -149,14 +151,16 @@ class TfjsDevice implements Device<TfjsMatrix> {
   widen(
     batch: Parameters<Device['widen']>[0],
     rows: readonly number[],
+    from: number,
     matrix: TfjsMatrix,
     at: readonly number[],
     shift: number | null,
   ): void {
     const negated = shift === null ? null : this.#row(matrix, shift);
+    const size = bytesPerElement(batch.dtype);
     rows.forEach((row, i) => {
       const out = new Float32Array(matrix.width);
-      widen(batch.dtype, batch.row(row), out);
+      widen(batch.dtype, batch.row(row).subarray(from * size, (from + matrix.width) * size), out);
       if (negated !== null) for (let f = 0; f < out.length; f++) out[f] = out[f]! + negated[f]!;
       matrix.waiting.set(at[i]!, out);
     });
@@ -164,7 +168,6 @@ class TfjsDevice implements Device<TfjsMatrix> {
 
   gram(matrix: TfjsMatrix, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void {
     this.#flush(matrix);
-    out.fill(0);
     const right = bandsIn(matrix, bStart, bRows);
     const left = bandsIn(matrix, aStart, aRows);
     for (const b of right) {

@@ -294,6 +294,7 @@ describe('groupSlots', () => {
     rank: 8,
     center: true,
     threads: 2,
+    panel: 2048,
     memory,
     basis: true,
   });
