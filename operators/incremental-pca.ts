@@ -82,12 +82,14 @@ export const incrementalPca =
           read: async (block, buffer) => {
             const start = performance.now();
             engine.openEarly(block);
-            return { read: await block.read(buffer), seconds: (performance.now() - start) / 1e3 };
+            return { read: await block.read(buffer), buffer, seconds: (performance.now() - start) / 1e3 };
           },
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(
               mergeMap((update) =>
-                block.index < block.blocks - 1 ? of(update) : concat(of(update), engine.finish() as Observable<R>),
+                block.index < block.blocks - 1
+                  ? of(update)
+                  : concat(of(update), engine.finish(timed.buffer) as Observable<R>),
               ),
             ),
           release: (buffer) => void buffers.push(buffer),
@@ -97,6 +99,7 @@ export const incrementalPca =
 
 interface TimedRead {
   readonly read: ReadBlock;
+  readonly buffer: SharedArrayBuffer;
   readonly seconds: number;
 }
 
@@ -150,13 +153,20 @@ class IncrementalEngine {
     };
   }
 
-  /** Hands each slot's subspace to `finish`, one after the other. */
-  finish(): Observable<unknown> {
+  /**
+   * Hands each slot's subspace to `finish`, one after the other.
+   * @param scratch the last block's buffer, whose weights nobody needs any more
+   */
+  finish(scratch: SharedArrayBuffer): Observable<unknown> {
     const use = this.#options.finish ?? ((subspace: Subspace) => of(subspace));
     const finished = this.#slots.flatMap((slot, i) =>
       slot.state.models === 0
         ? []
-        : [defer(() => finishSubspace(this.#options.tiles, i, slot)).pipe(mergeMap((subspace) => use(subspace)))],
+        : [
+            defer(() => finishSubspace(this.#options.tiles, i, slot, scratch)).pipe(
+              mergeMap((subspace) => use(subspace)),
+            ),
+          ],
     );
     return concat(...finished);
   }

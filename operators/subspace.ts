@@ -20,6 +20,8 @@ export interface Subspace {
    * added back) and the unit directions. Valid until the stream goes on to the next group.
    */
   readonly readTiles: (from: number, to: number, out: SharedArrayBuffer) => Promise<void>;
+  /** Memory to read tiles into, for as long as they can be read; fresh memory would cost as much as the reading. */
+  readonly scratch: SharedArrayBuffer;
 }
 
 /** Makes the last mixing, which gives unit directions instead of scaled rows, and settles the signs. */
@@ -32,6 +34,7 @@ export const finishSubspace = async (
     readonly state: SubspaceState;
     readonly pending: Mix | null;
   },
+  scratch: SharedArrayBuffer,
 ): Promise<Subspace> => {
   const { slot, spec, state, pending } = engine;
   const rank = reportedRank(spec, state);
@@ -46,6 +49,7 @@ export const finishSubspace = async (
     signs,
     tiles: tilesOf(slot.features),
     readTiles: (from, to, out) => tiles.fetch({ slot: index, from, to, signs, out }),
+    scratch,
   };
 };
 

@@ -4,7 +4,7 @@
 // place, the Gram. Mixing writes into a spare matrix, which then takes the panel's place.
 
 import { firstBadWeight } from '../sources/bad-weight.ts';
-import { bytesPerElement } from '../sources/dtype.ts';
+import { bytesPerElement, widen } from '../sources/dtype.ts';
 import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
@@ -105,7 +105,7 @@ export class TileStore {
       for (const panel of tile.panels) {
         if (task.mix !== null) this.#mix(slot, panel, task.mix);
         const start = performance.now();
-        if (task.shift !== null) tile.shiftSum += this.#settleShift(slot, panel, task.shift.from, staged, base);
+        if (task.shift !== null) tile.shiftSum += this.#settleShift(panel, task.shift.from, staged, base);
         this.#place(panel, staged, SHIFT);
         const widened = performance.now();
         this.#device.gram(panel.matrix, 0, all, task.full ? 0 : before, columns, gram);
@@ -148,8 +148,10 @@ export class TileStore {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#mix(slot, panel, task.mix);
+        const { width } = panel;
+        const directions = this.#device.read(panel.matrix, MEAN + 1, peaks.length);
         for (let j = 0; j < peaks.length; j++) {
-          peaks[j] = largerPeak(peaks[j]!, this.#device.read(panel.matrix, MEAN + 1 + j, 1));
+          peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
         }
       }
       return { tile: tile.index, peaks };
@@ -166,16 +168,15 @@ export class TileStore {
       if (tile.index < task.from || tile.index >= task.to) continue;
       const out = new Float32Array(task.out, (tile.start - first) * rows * 4, rows * tile.width);
       for (const { start, width, matrix } of tile.panels) {
-        // A read may be a view that the next one replaces: the mean is finished before the shift is looked at.
-        const mean = out.subarray(start, start + width);
-        mean.set(this.#device.read(matrix, MEAN, 1));
-        const shift = this.#device.read(matrix, SHIFT, 1);
-        for (let i = 0; i < width; i++) mean[i] = mean[i]! - shift[i]!;
-        for (let j = 0; j < task.signs.length; j++) {
-          const row = this.#device.read(matrix, MEAN + 1 + j, 1);
-          const at = (1 + j) * tile.width + start;
-          if (task.signs[j]! < 0) for (let i = 0; i < width; i++) out[at + i] = -row[i]!;
-          else out.set(row, at);
+        // A read may be a view that the next one replaces: the shift is copied before the rows are looked at.
+        const shift = this.#device.read(matrix, SHIFT, 1).slice();
+        const values = this.#device.read(matrix, MEAN, rows);
+        for (let i = 0; i < width; i++) out[start + i] = values[i]! - shift[i]!;
+        for (let j = 1; j < rows; j++) {
+          const row = values.subarray(j * width, (j + 1) * width);
+          const target = out.subarray(j * tile.width + start, j * tile.width + start + width);
+          if (task.signs[j - 1]! < 0) for (let i = 0; i < width; i++) target[i] = -row[i]!;
+          else target.set(row);
         }
       }
     }
@@ -203,27 +204,15 @@ export class TileStore {
 
   /** Sets the rows that stand still, and a mean of zero; returns the sum of the shift's entries. */
   #settleShift(
-    slot: HeldSlot,
     panel: Panel,
     from: 'mean' | 'base' | 'zero',
     staged: readonly StagedTile[],
     base: readonly StagedTile[] | null,
   ): number {
-    const { width, matrix } = panel;
+    const { start, width, matrix } = panel;
     const constants = new Float32Array(CONSTANT_ROWS * width).fill(1, 0, width);
     const negated = constants.subarray(SHIFT * width);
-    if (from === 'mean') {
-      this.#place(panel, staged, null);
-      const rows = staged.flatMap(({ at }) => at);
-      const spare = this.#device.reshape(slot.spare, width);
-      const weights = new Float64Array(rows.length).fill(-1 / rows.length);
-      this.#device.combine(weights, 1, matrix, Math.min(...rows), rows.length, spare, 0);
-      negated.set(this.#device.read(spare, 0, 1));
-    } else if (from === 'base') {
-      this.#place(panel, base!, null);
-      negated.set(this.#device.read(matrix, SHIFT, 1));
-      for (let i = 0; i < width; i++) negated[i] = -negated[i]!;
-    }
+    if (from !== 'zero') negated.set(meanOf(from === 'base' ? base! : staged, start, width).map((value) => -value));
     this.#device.write(matrix, ONES, constants);
     this.#device.write(matrix, MEAN, new Float32Array(width));
     let sum = 0;
@@ -251,6 +240,22 @@ const stagedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], bef
       at: kept.map((i) => before + positions[i]!),
     };
   });
+
+/** The mean of the kept rows over features [start, start + width), in float64. */
+const meanOf = (staged: readonly StagedTile[], start: number, width: number): Float64Array => {
+  const mean = new Float64Array(width);
+  const row = new Float32Array(width);
+  const count = staged.reduce((sum, { kept }) => sum + kept.length, 0);
+  for (const { batch, kept } of staged) {
+    const size = bytesPerElement(batch.dtype);
+    for (const i of kept) {
+      widen(batch.dtype, batch.row(i).subarray(start * size, (start + width) * size), row);
+      for (let f = 0; f < width; f++) mean[f] = mean[f]! + row[f]!;
+    }
+  }
+  for (let f = 0; f < width; f++) mean[f] = mean[f]! / count;
+  return mean;
+};
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 

@@ -1,16 +1,8 @@
-// Writes a slot's basis and mean files from the device's rows, a window of tiles at a time: while one window is written,
-// nothing else of the slot is held in memory.
-import { adviseHugePages } from '../operators/devices/huge-pages.ts';
+// Writes a slot's basis and mean files from the device's rows, a window of tiles at a time, through memory that the last
+// block of weights has left.
 import type { Subspace } from '../operators/subspace.ts';
 import { openMatrixFile } from '../sinks/matrix-file.ts';
 import { windowTiles } from './memory-plan.ts';
-
-let window = new SharedArrayBuffer(0);
-
-const windowOf = (bytes: number): SharedArrayBuffer => {
-  if (window.byteLength < bytes) window = adviseHugePages(new SharedArrayBuffer(bytes));
-  return window;
-};
 
 /** Where a slot's files stand in the run folder. */
 export const slotFile = (slotId: number): string => `slot-${String(slotId).padStart(5, '0')}`;
@@ -35,15 +27,14 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Re
   const mean = spec.center ? openMatrixFile(`${folder}/mean/${name}.parquet`, { columns: ['mean'], metadata }) : null;
   try {
     const step = windowTiles(rank);
+    const window = windowOf(subspace, step);
     for (let from = 0; from < tiles.length; from += step) {
       const part = tiles.slice(from, from + step);
-      const features = part.reduce((sum, { width }) => sum + width, 0);
-      const out = windowOf(features * (1 + rank) * 4);
-      await subspace.readTiles(from, from + part.length, out);
+      await subspace.readTiles(from, from + part.length, window);
       const rows: Float32Array[][] = [];
       let at = 0;
       for (const { width } of part) {
-        rows.push(Array.from({ length: 1 + rank }, (_, j) => new Float32Array(out, (at + j * width) * 4, width)));
+        rows.push(Array.from({ length: 1 + rank }, (_, j) => new Float32Array(window, (at + j * width) * 4, width)));
         at += (1 + rank) * width;
       }
       basis?.appendRowGroup(rows.map((tile) => tile.slice(1)));
@@ -60,6 +51,13 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Re
   if (basis !== null) written.set(`basis/${name}.models.parquet`, slot.features * 4 * rank);
   if (mean !== null) written.set(`mean/${name}.parquet`, slot.features * 4);
   return written;
+};
+
+/** Memory for the widest window: the subspace's scratch where it is large enough. */
+const windowOf = ({ tiles, rank, scratch }: Subspace, step: number): SharedArrayBuffer => {
+  const features = tiles.slice(0, step).reduce((sum, { width }) => sum + width, 0);
+  const bytes = features * (1 + rank) * 4;
+  return scratch.byteLength >= bytes ? scratch : new SharedArrayBuffer(bytes);
 };
 
 /** Folders that the files above need. */

@@ -29,7 +29,7 @@ export interface GroupMemory {
   readonly state: number;
   /** Two blocks as stored: one in use, one being read. */
   readonly staging: number;
-  /** Gram matrices on their way, and the window through which a basis is written. */
+  /** Gram matrices on their way, and the window through which a basis is written where staging is too small for it. */
   readonly rest: number;
 }
 
@@ -54,7 +54,9 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
     window = Math.max(window, (1 + Math.min(needs.rank, needs.models.length)) * windowed * 4);
   }
   const reading: ReadingPlan = { models: needs.models, base: needs.base, groups: [group], block: needs.block };
-  return { state, staging: 2 * blockBufferBytes(reading, group), rest: grams + (needs.basis ? window : 0) };
+  const staging = blockBufferBytes(reading, group);
+  // A window that fits is read into a staging buffer; a larger one takes memory of its own.
+  return { state, staging: 2 * staging, rest: grams + (needs.basis && window > staging ? window : 0) };
 };
 
 const totalOf = ({ state, staging, rest }: GroupMemory): number => state + staging + rest;

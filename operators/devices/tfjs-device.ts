@@ -1,19 +1,19 @@
 // The embedded device: tfjs on its WebAssembly backend, for machines without a BLAS.
-// Features come first in memory, so that mixing is one plain matMul a tile; Grams take chunks of 512 features, the longest
-// sum one float32 accumulator takes, as rows x features times features x rows. The transposed forms of matMul are scalar
-// loops on this backend (1.4 against 17 GFLOP/s) and slicing a tile takes 2 ms, so chunks are cut in JavaScript. Tensors
-// are replaced, never changed: the backend caches a packed right operand by tensor.
+// A panel is one chunk of 1,024 features, the longest sum one float32 accumulator takes, so that each product is one plain
+// matMul (its transposed and batched forms are scalar loops here: 1.4 against 17 GFLOP/s). Features come first in memory,
+// which makes mixing plain; a Gram transposes its left operand. Packing a right operand costs 8 ns an element and is
+// remembered by tensor: rights are therefore the small ones, mixing weights and new rows, and tensors are replaced, never
+// changed.
 import { createRequire } from 'node:module';
 import { dirname, sep } from 'node:path';
 import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
 import { bytesPerElement, widen } from '../../sources/dtype.ts';
-import { TILE_WIDTH } from '../../sources/tile.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import type { Device, DeviceInfo, DeviceMatrix } from './device.ts';
 
 /** Features one float32 accumulator takes. */
-export const TFJS_CHUNK = 512;
+export const TFJS_CHUNK = 1024;
 
 /** Rows [start, start + rows) of a matrix that came together. */
 interface Band {
@@ -21,18 +21,16 @@ interface Band {
   readonly rows: number;
   /** features x rows. */
   readonly columns: tf.Tensor2D;
-  /** For Grams, one tensor a chunk: rows x features (left operands) and features x rows (right ones). */
-  left: tf.Tensor2D[] | null;
-  right: tf.Tensor2D[] | null;
+  /** The same as rows x features, the left operand of Grams; null until one is taken. */
+  lines: tf.Tensor2D | null;
 }
-
-/** Bands of at most this many rows keep their chunks: the constant rows, which every Gram needs again. */
-const SMALL_BAND = 2;
 
 export interface TfjsMatrix extends DeviceMatrix {
   readonly bands: Band[];
-  /** Rows that were widened and not uploaded yet: neighbours go up together, as one band. */
+  /** Rows that were widened out of turn and not uploaded yet: neighbours go up together, as one band. */
   readonly waiting: Map<number, Float32Array>;
+  /** Rows [0, at) that mixing carries over, also at hand in JavaScript: widening adds one of them. */
+  constants: Float32Array;
 }
 
 const initialise = async (): Promise<void> => {
@@ -51,7 +49,7 @@ const describe = async (): Promise<DeviceInfo> => ({
   kernel: (await tf.env().getAsync('WASM_HAS_SIMD_SUPPORT')) ? 'simd' : 'scalar',
   precision: 'float32',
   chunk: TFJS_CHUNK,
-  panel: TILE_WIDTH,
+  panel: TFJS_CHUNK,
 });
 
 /** What `tfjsDevice` would be, without keeping it. */
@@ -69,58 +67,36 @@ export const tfjsDevice = async (): Promise<Device<TfjsMatrix>> => {
   return new TfjsDevice(await describe());
 };
 
-const chunksOf = (width: number): readonly { readonly from: number; readonly length: number }[] =>
-  Array.from({ length: Math.ceil(width / TFJS_CHUNK) }, (_, i) => ({
-    from: i * TFJS_CHUNK,
-    length: Math.min(TFJS_CHUNK, width - i * TFJS_CHUNK),
-  }));
-
-const forgetChunks = (band: Band): void => {
-  tf.dispose([...(band.left ?? []), ...(band.right ?? [])]);
-  band.left = band.right = null;
+const forgetLines = (band: Band): void => {
+  band.lines?.dispose();
+  band.lines = null;
 };
 
 const dispose = (band: Band): void => {
   band.columns.dispose();
-  forgetChunks(band);
-};
-
-/** Cuts a band into chunks of features x rows. */
-const cut = (band: Band): tf.Tensor2D[] => {
-  const values = band.columns.dataSync() as Float32Array;
-  return chunksOf(band.columns.shape[0]).map(({ from, length }) =>
-    tf.tensor2d(values.subarray(from * band.rows, (from + length) * band.rows), [length, band.rows]),
-  );
-};
-
-const leftChunks = (band: Band): tf.Tensor2D[] => {
-  if (band.left === null) {
-    const chunks = band.right ?? cut(band);
-    band.left = chunks.map((chunk) => tf.transpose(chunk) as tf.Tensor2D);
-    if (band.right === null) tf.dispose(chunks);
-  }
-  return band.left;
-};
-
-const rightChunks = (band: Band): tf.Tensor2D[] => {
-  band.right ??= cut(band);
-  return band.right;
+  forgetLines(band);
 };
 
 class TfjsDevice implements Device<TfjsMatrix> {
   readonly info: DeviceInfo;
+  /** The weights of the last mixing, packed: all panels of a slot use the same ones, one after the other. */
+  #weights: { p: Float64Array; at: number; parts: Map<string, tf.Tensor2D> } | null = null;
+
+  /** Where rows are widened before they go up: the backend copies what it is given. */
+  #scratch = new Float32Array(0);
 
   constructor(info: DeviceInfo) {
     this.info = info;
   }
 
   allocate(rows: number, width: number): TfjsMatrix {
-    return { rows, width, bands: [], waiting: new Map() };
+    return { rows, width, bands: [], waiting: new Map(), constants: new Float32Array(0) };
   }
 
   free(matrix: TfjsMatrix): void {
     matrix.waiting.clear();
     for (const band of matrix.bands.splice(0)) dispose(band);
+    this.#forgetWeights();
   }
 
   reshape(matrix: TfjsMatrix, width: number): TfjsMatrix {
@@ -129,9 +105,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   write(matrix: TfjsMatrix, at: number, data: Float32Array): void {
-    const { width } = matrix;
-    const rows = Array.from({ length: data.length / width }, (_, r) => data.subarray(r * width, (r + 1) * width));
-    this.#upload(matrix, at, rows);
+    if (at === 0) matrix.constants = data.slice();
+    this.#upload(matrix, at, data);
   }
 
   read(matrix: TfjsMatrix, at: number, rows: number): Float32Array {
@@ -156,31 +131,33 @@ class TfjsDevice implements Device<TfjsMatrix> {
     at: readonly number[],
     shift: number | null,
   ): void {
-    const negated = shift === null ? null : this.#row(matrix, shift);
+    const { width } = matrix;
     const size = bytesPerElement(batch.dtype);
+    const negated = shift === null ? null : this.#row(matrix, shift);
+    const inTurn = matrix.waiting.size === 0 && at.every((row, i) => row === at[0]! + i);
+    const values = inTurn ? this.#scratchOf(rows.length * width) : new Float32Array(rows.length * width);
     rows.forEach((row, i) => {
-      const out = new Float32Array(matrix.width);
-      widen(batch.dtype, batch.row(row).subarray(from * size, (from + matrix.width) * size), out);
-      if (negated !== null) for (let f = 0; f < out.length; f++) out[f] = out[f]! + negated[f]!;
-      matrix.waiting.set(at[i]!, out);
+      const out = values.subarray(i * width, (i + 1) * width);
+      widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
+      if (negated !== null) addTo(out, negated);
     });
+    if (inTurn) this.#upload(matrix, at[0]!, values);
+    else for (const [i, row] of at.entries()) matrix.waiting.set(row, values.subarray(i * width, (i + 1) * width));
   }
 
   gram(matrix: TfjsMatrix, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void {
     this.#flush(matrix);
     const right = bandsIn(matrix, bStart, bRows);
     const left = bandsIn(matrix, aStart, aRows);
-    for (const b of right) {
-      for (const a of left) {
-        const rightTensors = rightChunks(b);
-        leftChunks(a).forEach((chunk, c) => {
-          const product = tf.matMul(chunk, rightTensors[c]!);
-          addProduct(product.dataSync(), a, aStart, b, bStart, out, bRows);
-          product.dispose();
-        });
+    for (const a of left) {
+      a.lines ??= tf.transpose(a.columns) as tf.Tensor2D;
+      for (const b of right) {
+        const product = tf.matMul(a.lines, b.columns);
+        addProduct(product.dataSync(), a, aStart, b, bStart, out, bRows);
+        product.dispose();
       }
+      forgetLines(a);
     }
-    for (const band of [...left, ...right]) if (band.rows > SMALL_BAND) forgetChunks(band);
   }
 
   combine(
@@ -193,25 +170,62 @@ class TfjsDevice implements Device<TfjsMatrix> {
     at: number,
   ): void {
     this.#flush(matrix);
-    const bands = bandsIn(matrix, aStart, n);
-    const columns = tf.tidy(
-      (): tf.Tensor2D =>
-        bands
-          .map((band): tf.Tensor2D => tf.matMul(band.columns, mixOf(p, m, n, band, aStart)))
-          .reduce((sum, product): tf.Tensor2D => tf.add(sum, product)),
-    );
-    this.free(out);
-    // The constant rows move over; nothing reads the old matrix again.
-    for (const band of matrix.bands.filter((candidate) => candidate.start + candidate.rows <= at)) {
-      matrix.bands.splice(matrix.bands.indexOf(band), 1);
-      out.bands.push(band);
+    const bands = matrix.bands.filter(({ start, rows }) => start < at || (start < aStart + n && start + rows > aStart));
+    let columns: tf.Tensor2D | null = null;
+    for (const band of bands) {
+      const product: tf.Tensor2D = tf.matMul(band.columns, this.#weightsOf(p, m, aStart, n, band, at));
+      if (columns === null) columns = product;
+      else {
+        const sum: tf.Tensor2D = tf.add(columns, product);
+        tf.dispose([columns, product]);
+        columns = sum;
+      }
     }
-    this.#place(out, { start: at, rows: m, columns, left: null, right: null });
+    for (const band of out.bands.splice(0)) dispose(band);
+    out.waiting.clear();
+    out.constants = matrix.constants.subarray(0, at * matrix.width);
+    this.#place(out, { start: 0, rows: at + m, columns: columns!, lines: null });
+  }
+
+  /** The part of a mixing matrix that multiplies one band, rows x (at + m): rows below `at` are carried over. */
+  #weightsOf(p: Float64Array, m: number, aStart: number, n: number, band: Band, at: number): tf.Tensor2D {
+    if (this.#weights?.p !== p || this.#weights.at !== at) {
+      this.#forgetWeights();
+      this.#weights = { p, at, parts: new Map() };
+    }
+    const { parts } = this.#weights;
+    const key = `${aStart} ${band.start} ${band.rows}`;
+    const known = parts.get(key);
+    if (known !== undefined) return known;
+    const columns = at + m;
+    const weights = new Float32Array(band.rows * columns);
+    for (let i = 0; i < band.rows; i++) {
+      const row = band.start + i;
+      if (row < at) weights[i * columns + row] = 1;
+      const mixed = row - aStart;
+      if (mixed >= 0 && mixed < n) for (let j = 0; j < m; j++) weights[i * columns + at + j] = p[j * n + mixed]!;
+    }
+    const part = tf.tensor2d(weights, [band.rows, columns]);
+    parts.set(key, part);
+    return part;
+  }
+
+  #forgetWeights(): void {
+    for (const part of this.#weights?.parts.values() ?? []) part.dispose();
+    this.#weights = null;
+  }
+
+  #scratchOf(length: number): Float32Array {
+    if (this.#scratch.length < length) this.#scratch = new Float32Array(length);
+    return this.#scratch.subarray(0, length);
   }
 
   /** One row that stands still between uploads, such as the shift. */
   #row(matrix: TfjsMatrix, at: number): Float32Array {
-    return matrix.waiting.get(at) ?? this.read(matrix, at, 1);
+    const { constants, width } = matrix;
+    return (at + 1) * width <= constants.length
+      ? constants.subarray(at * width, (at + 1) * width)
+      : this.read(matrix, at, 1);
   }
 
   /** Uploads the widened rows, neighbours as one band. */
@@ -222,27 +236,18 @@ class TfjsDevice implements Device<TfjsMatrix> {
     while (from < waiting.length) {
       let to = from + 1;
       while (to < waiting.length && waiting[to]![0] === waiting[to - 1]![0] + 1) to++;
-      this.#upload(
-        matrix,
-        waiting[from]![0],
-        waiting.slice(from, to).map(([, row]) => row),
-      );
+      const values = new Float32Array((to - from) * matrix.width);
+      for (let i = from; i < to; i++) values.set(waiting[i]![1], (i - from) * matrix.width);
+      this.#upload(matrix, waiting[from]![0], values);
       from = to;
     }
   }
 
-  #upload(matrix: TfjsMatrix, start: number, rows: readonly Float32Array[]): void {
-    const columns = new Float32Array(rows.length * matrix.width);
-    rows.forEach((row, r) => {
-      for (let i = 0, o = r; i < matrix.width; i++, o += rows.length) columns[o] = row[i]!;
-    });
-    this.#place(matrix, {
-      start,
-      rows: rows.length,
-      columns: tf.tensor2d(columns, [matrix.width, rows.length]),
-      left: null,
-      right: null,
-    });
+  /** Puts rows [start, …) of row-major values on the device as one band. */
+  #upload(matrix: TfjsMatrix, start: number, values: Float32Array): void {
+    const rows = values.length / matrix.width;
+    const lines = tf.tensor2d(values, [rows, matrix.width]);
+    this.#place(matrix, { start, rows, columns: tf.transpose(lines) as tf.Tensor2D, lines });
   }
 
   /** Puts a band where it belongs; bands that it overlaps are gone. */
@@ -258,14 +263,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 }
 
-/** The part of a mixing matrix that multiplies one band: rows x m. */
-const mixOf = (p: Float64Array, m: number, n: number, band: Band, aStart: number): tf.Tensor2D => {
-  const weights = new Float32Array(band.rows * m);
-  for (let i = 0; i < band.rows; i++) {
-    const row = band.start - aStart + i;
-    if (row >= 0 && row < n) for (let j = 0; j < m; j++) weights[i * m + j] = p[j * n + row]!;
-  }
-  return tf.tensor2d(weights, [band.rows, m]);
+const addTo = (row: Float32Array, other: Float32Array): void => {
+  for (let i = 0; i < row.length; i++) row[i] = row[i]! + other[i]!;
 };
 
 const bandsIn = (matrix: TfjsMatrix, start: number, rows: number): readonly Band[] =>
