@@ -1,30 +1,49 @@
 // Is there room for what the plan will write? Asked of the file system before the work starts: hours later would be late.
-import { statfs } from 'node:fs/promises';
+import { stat, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { Effect } from 'effect';
 import { SinkFailed } from '../sinks/errors.ts';
 import { formatBytes } from '../sinks/human-format.ts';
 
+/** What will be written below a folder, and what to do when there is no room for it. */
+export interface SpaceNeed {
+  readonly folder: string;
+  readonly bytes: number;
+  readonly advice: string;
+}
+
 /** The parts of the path that do not exist yet will stand on the file system of the part that does. */
-async function freeBytes(path: string): Promise<number> {
+async function existing(path: string): Promise<string> {
   try {
-    const { bavail, bsize } = await statfs(path);
-    return bavail * bsize;
+    await stat(path);
+    return path;
   } catch (error) {
     const missing = error instanceof Error && 'code' in error && error.code === 'ENOENT';
     if (!missing || dirname(path) === path) throw error;
-    return freeBytes(dirname(path));
+    return existing(dirname(path));
   }
 }
 
+async function freeBytes(path: string): Promise<{ device: number; free: number }> {
+  const folder = await existing(path);
+  const { bavail, bsize } = await statfs(folder);
+  return { device: (await stat(folder)).dev, free: bavail * bsize };
+}
+
 /**
- * @param bytes what the run will write
- * Fails with SinkFailed `no-space` when less is free. A file system that does not say is believed to have room.
+ * Fails with SinkFailed `no-space` when less is free than all needs of a file system add up to. A file system that does
+ * not say is believed to have room.
  */
-export const checkFreeSpace = (out: string, bytes: number): Effect.Effect<void, SinkFailed> =>
+export const checkFreeSpace = (needs: readonly SpaceNeed[]): Effect.Effect<void, SinkFailed> =>
   Effect.gen(function* () {
-    const free = yield* Effect.promise(() => freeBytes(resolve(out)).catch(() => Number.POSITIVE_INFINITY));
-    if (free >= bytes) return;
-    const detail = `needs ${formatBytes(bytes)}, and ${formatBytes(free)} are free; --no-basis writes the least`;
-    return yield* new SinkFailed({ path: out, reason: 'no-space', detail });
+    const promised = new Map<number, number>();
+    for (const { folder, bytes, advice } of needs) {
+      const unknown = { device: -1, free: Number.POSITIVE_INFINITY };
+      const { device, free } = yield* Effect.promise(() => freeBytes(resolve(folder)).catch(() => unknown));
+      const left = free - (promised.get(device) ?? 0);
+      promised.set(device, (promised.get(device) ?? 0) + bytes);
+      if (left >= bytes) continue;
+      const detail = `needs ${formatBytes(bytes)}, and ${formatBytes(Math.max(left, 0))} are free; ${advice}`;
+      return yield* new SinkFailed({ path: folder, reason: 'no-space', detail });
+    }
   });

@@ -21,4 +21,6 @@ export interface RunConfig {
   readonly threads: number;
   readonly device: 'auto' | 'blas' | 'tfjs';
   readonly basis: boolean;
+  /** Folder for the rows of slots too large for the memory; null: inside the run folder. */
+  readonly scratch: string | null;
 }

@@ -3,7 +3,20 @@
 // is float64 algebra on a few dozen rows (update-subspace.ts). Cost a weight and model: about 2 (r + b) flops for the Gram
 // and 2 r (r + b) / b for the mixing, r the state rows. Memory: (3 + 2k + b) floats a weight of the group.
 // Source: Ross et al. 2008, sec. 2.1.1; Levy & Lindenbaum 2000.
-import { concat, defer, from, mergeMap, type Observable, type ObservableInput, type OperatorFunction, of } from 'rxjs';
+
+import { join } from 'node:path';
+import {
+  concat,
+  defer,
+  EMPTY,
+  from,
+  mergeMap,
+  type Observable,
+  type ObservableInput,
+  type OperatorFunction,
+  of,
+} from 'rxjs';
+import { sinkFailure } from '../sinks/durable-file.ts';
 import { badWeightDetail } from '../sources/bad-weight.ts';
 import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed } from '../sources/errors.ts';
@@ -12,10 +25,11 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import { blockBufferBytes, type ReadBlock, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import { adviseHugePages } from './devices/huge-pages.ts';
+import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
 import { finishSubspace, type Subspace } from './subspace.ts';
 import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
-import type { Mix, TileTimings, VisitResult, VisitTask } from './tile-tasks.ts';
+import type { Mix, SpillStep, TileTimings, VisitResult, VisitTask } from './tile-tasks.ts';
 import { rowsBeforeBlock, type SubspaceUpdate, updateSubspace } from './update-subspace.ts';
 
 /** Blocks between two measurements of the state's own inner products, which otherwise follow from algebra. */
@@ -29,6 +43,8 @@ export interface IncrementalPcaOptions<R> {
   readonly tiles: Tiles;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
+  /** Where slots too large for the memory keep their rows; needed when the plan has any. */
+  readonly scratch?: string;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
   readonly onBadSource?: 'error' | 'skip';
   /**
@@ -86,11 +102,11 @@ export const incrementalPca =
           },
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(
-              mergeMap((update) =>
-                block.index < block.blocks - 1
-                  ? of(update)
-                  : concat(of(update), engine.finish(timed.buffer) as Observable<R>),
-              ),
+              mergeMap((update) => {
+                if (update === null) return EMPTY;
+                if (block.index < block.blocks - 1) return of(update);
+                return concat(of(update), engine.finish(timed.buffer) as Observable<R>);
+              }),
             ),
           release: (buffer) => void buffers.push(buffer),
         }),
@@ -111,6 +127,20 @@ interface SlotEngine {
   pending: Mix | null;
   /** Whether the tiles' shift stands. */
   settled: boolean;
+  spill: Spill | null;
+}
+
+/** Where a spilled slot's rows are, and where the next block leaves them. */
+interface Spill {
+  from: SpillStep['from'];
+  to: Generation;
+}
+
+/** What the parts of a block that came so far have added up to. */
+interface PartialBlock {
+  visit: VisitResult | undefined;
+  readonly faults: Map<PlannedModel, ReadFault>;
+  seconds: number;
 }
 
 class IncrementalEngine {
@@ -119,6 +149,7 @@ class IncrementalEngine {
   /** The opening of the stream's first group, which need not wait for its first block. */
   #opening: Promise<void> | null = null;
   #begun = false;
+  #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
 
   constructor(options: IncrementalPcaOptions<unknown>) {
     this.#options = options;
@@ -132,25 +163,109 @@ class IncrementalEngine {
     this.#opening.catch(() => {});
   }
 
-  async fold(block: WeightBlock, { read, seconds }: TimedRead): Promise<BlockUpdate> {
-    if (block.index === 0) await (this.#opening ?? this.#open(block));
+  /** Null until the last part of a block that comes in parts. */
+  async fold(block: WeightBlock, { read, buffer, seconds }: TimedRead): Promise<BlockUpdate | null> {
+    if (block.index === 0 && block.part === 0) await (this.#opening ?? this.#open(block));
     this.#opening = null;
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
+    if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
     const folded = await Promise.all(
       read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, read.base)),
     );
+    const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));
+    return this.#updateOf(block, updates, [...read.faults, ...folded.flatMap(({ faults }) => faults)], seconds);
+  }
+
+  async #updateOf(
+    block: WeightBlock,
+    slots: readonly SlotUpdate[],
+    skipped: readonly ReadFault[],
+    seconds: number,
+  ): Promise<BlockUpdate> {
     return {
       kind: 'block',
       group: block.group,
       index: block.index,
       blocks: block.blocks,
       modelsSeen: Math.min((block.index + 1) * block.plan.block, block.plan.models.length),
-      slots: folded.flatMap(({ update }) => (update === null ? [] : [update])),
-      skipped: [...read.faults, ...folded.flatMap(({ faults }) => faults)],
+      slots,
+      skipped,
       bytes: block.models.reduce((sum, model) => sum + weightBytes(block.group.slots, model), 0),
       readSeconds: seconds,
       tileSeconds: await this.#options.tiles.takeTimings(),
     };
+  }
+
+  /**
+   * Folds one part of a block of a slot that is too large for the memory. What the parts contribute is added up, and the
+   * last one makes the update. Where a part shows a model that cannot be folded, the others are only searched for more,
+   * and the block is done again without them: what the block before wrote is still there.
+   */
+  async #foldPart(
+    block: WeightBlock,
+    read: ReadBlock,
+    buffer: SharedArrayBuffer,
+    seconds: number,
+  ): Promise<BlockUpdate | null> {
+    const engine = this.#slots[0]!;
+    if (block.part === 0) this.#partial = { visit: undefined, faults: new Map(), seconds: 0 };
+    const partial = this.#partial;
+    const addFaults = (faults: readonly ReadFault[]): void => {
+      for (const fault of faults) if (!partial.faults.has(fault.model)) partial.faults.set(fault.model, fault);
+    };
+    partial.seconds += seconds;
+    addFaults(read.faults);
+    const onto = partial.faults.size === 0 ? partial.visit : undefined;
+    const seen = await this.#visitPart(engine, block, block.part, read.slots[0]!, read.base, onto);
+    partial.visit = seen.visit;
+    addFaults(seen.faults);
+    if (block.part < block.parts!.length - 1) return null;
+    const faults = [...partial.faults.values()];
+    const kept = block.models.filter((model) => !partial.faults.has(model));
+    if (kept.length === 0) return this.#updateOf(block, [], faults, partial.seconds);
+    if (faults.length > 0)
+      partial.visit = await this.#visitAgain(engine, block, new Set(partial.faults.keys()), buffer);
+    const update = this.#update(engine, kept, partial.visit!);
+    const spill = engine.spill!;
+    spill.from = { generation: spill.to, stateRows: update.update.oldRows, block: kept.length };
+    spill.to = spill.to === 0 ? 1 : 0;
+    return this.#updateOf(block, [update], faults, partial.seconds);
+  }
+
+  async #visitPart(
+    engine: SlotEngine,
+    block: WeightBlock,
+    part: number,
+    staged: StagedSlot,
+    base: StagedBlock | null,
+    onto: VisitResult | undefined,
+  ): Promise<{ visit: VisitResult | undefined; faults: readonly ReadFault[] }> {
+    if (staged.models.length === 0) return { visit: onto, faults: [] };
+    const task = { ...this.#taskOf(engine, 0, block, staged, base), tiles: block.parts![part]! };
+    const visit = await this.#options.tiles.visit(task, onto);
+    if (hasFiniteNorms(visit, engine, staged.models.length)) return { visit, faults: [] };
+    const faults = await this.#findFaults(engine, task, staged);
+    if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
+    return { visit, faults };
+  }
+
+  /** Reads and visits all parts of a block once more, without some of its models. */
+  async #visitAgain(
+    engine: SlotEngine,
+    block: WeightBlock,
+    left: ReadonlySet<PlannedModel>,
+    buffer: SharedArrayBuffer,
+  ): Promise<VisitResult> {
+    let visit: VisitResult | undefined;
+    for (let part = 0; part < block.parts!.length; part++) {
+      const { slots, base, faults } = await block.read(buffer, part);
+      const more = faults.find(({ model }) => !left.has(model));
+      if (more !== undefined) throw more.error;
+      const seen = await this.#visitPart(engine, block, part, leaveOut(slots[0]!, left), base, visit);
+      if (seen.faults.length > 0) throw seen.faults[0]!.error;
+      visit = seen.visit;
+    }
+    return visit!;
   }
 
   /**
@@ -174,21 +289,40 @@ class IncrementalEngine {
   async #open({ plan, group }: WeightBlock): Promise<void> {
     const center = this.#options.center ?? true;
     const shiftIsOrigin = plan.base !== null || !center;
+    const spill = group.tilesAtOnce === undefined ? null : this.#spillPaths(group);
     this.#slots = group.slots.map((slot) => ({
       slot,
       spec: { features: slot.features, rank: this.#options.rank, center, shiftIsOrigin },
       state: emptySubspace,
       pending: null,
       settled: false,
+      spill: spill === null ? null : { from: null, to: 0 },
     }));
     const block = Math.min(plan.block, plan.models.length);
-    await this.#options.tiles.open(
-      this.#slots.map(({ slot, spec }) => ({
-        slot: slot.name,
-        features: slot.features,
-        maxRows: rowsBeforeBlock(maxStateRows(spec, plan.models.length)) + block,
-      })),
-    );
+    try {
+      if (spill !== null) createSpillFiles(spill);
+      await this.#options.tiles.open(
+        this.#slots.map(({ slot, spec }) => ({
+          slot: slot.name,
+          features: slot.features,
+          maxRows: rowsBeforeBlock(maxStateRows(spec, plan.models.length)) + block,
+          spill,
+        })),
+      );
+    } catch (cause) {
+      throw cause instanceof SpillFailed ? sinkFailure(cause.path, 'spilling tiles', cause) : cause;
+    } finally {
+      // The threads have them open: nothing is left behind, however the run ends.
+      if (spill !== null) forgetSpillFiles(spill);
+    }
+  }
+
+  #spillPaths({ index, slots }: SlotGroup): readonly [string, string] {
+    const { scratch } = this.#options;
+    if (scratch === undefined) throw new Error(`slot ${slots[0]!.name} needs a scratch folder, and none was given`);
+    const path = (generation: Generation): string =>
+      join(scratch, `group-${String(index).padStart(4, '0')}.${generation}.spill`);
+    return [path(0), path(1)];
   }
 
   async #foldSlot(
@@ -199,32 +333,38 @@ class IncrementalEngine {
     base: StagedBlock | null,
   ): Promise<{ update: SlotUpdate | null; faults: readonly ReadFault[] }> {
     if (staged.models.length === 0) return { update: null, faults: [] };
+    const task = this.#taskOf(engine, index, block, staged, base);
     let kept = staged;
-    let visit = await this.#visit(engine, index, block, kept, base);
+    let visit = await this.#options.tiles.visit(task);
+    engine.pending = null;
     let faults: readonly ReadFault[] = [];
     if (!hasFiniteNorms(visit, engine, kept.models.length)) {
-      faults = await this.#findFaults(engine, index, kept);
+      faults = await this.#findFaults(engine, task, kept);
       if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
       kept = leaveOut(kept, new Set(faults.map(({ model }) => model)));
       if (kept.models.length === 0) return { update: null, faults };
-      visit = await this.#visit(engine, index, block, kept, base);
+      visit = await this.#options.tiles.visit(this.#taskOf(engine, index, block, kept, base));
     }
-    engine.settled = true;
-    const gram = { values: visit.gram, columns: visit.columns, block: kept.models.length, shiftSum: visit.shiftSum };
-    const update = updateSubspace(engine.spec, engine.state, gram, this.#options.tiles.solve);
-    engine.state = update.state;
-    engine.pending = { values: update.mix, m: 1 + update.newRows, n: 1 + update.oldRows + kept.models.length };
-    return { update: { slot: engine.slot, models: kept.models, update }, faults };
+    return { update: this.#update(engine, kept.models, visit), faults };
   }
 
-  async #visit(
+  #update(engine: SlotEngine, models: readonly PlannedModel[], visit: VisitResult): SlotUpdate {
+    engine.settled = true;
+    const gram = { values: visit.gram, columns: visit.columns, block: models.length, shiftSum: visit.shiftSum };
+    const update = updateSubspace(engine.spec, engine.state, gram, this.#options.tiles.solve);
+    engine.state = update.state;
+    engine.pending = { values: update.mix, m: 1 + update.newRows, n: 1 + update.oldRows + models.length };
+    return { slot: engine.slot, models, update };
+  }
+
+  #taskOf(
     engine: SlotEngine,
     index: number,
     block: WeightBlock,
     staged: StagedSlot,
     base: StagedBlock | null,
-  ): Promise<VisitResult> {
-    const task: VisitTask = {
+  ): VisitTask {
+    return {
       slot: index,
       mix: engine.pending,
       stateRows: engine.state.eigenvalues.length,
@@ -232,10 +372,9 @@ class IncrementalEngine {
       staged: staged.rows,
       shift: engine.settled ? null : this.#shiftFrom(index, base),
       full: !engine.settled || block.index % REMEASURE_EVERY === 0,
+      tiles: null,
+      spill: engine.spill,
     };
-    const result = await this.#options.tiles.visit(task);
-    engine.pending = null;
-    return result;
   }
 
   #shiftFrom(index: number, base: StagedBlock | null): VisitTask['shift'] {
@@ -243,8 +382,8 @@ class IncrementalEngine {
     return { from: this.#options.center === false ? 'zero' : 'mean' };
   }
 
-  async #findFaults(engine: SlotEngine, index: number, staged: StagedSlot): Promise<readonly ReadFault[]> {
-    const bad = await this.#options.tiles.scan(index, staged.rows);
+  async #findFaults(engine: SlotEngine, task: VisitTask, staged: StagedSlot): Promise<readonly ReadFault[]> {
+    const bad = await this.#options.tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
     const faults = bad.map(({ model: id, index: at, value }): ReadFault => {
       const model = staged.models.find((candidate) => candidate.id === id)!;
       const tensor = engine.slot.tensorIn(model);

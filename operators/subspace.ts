@@ -3,7 +3,7 @@ import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
-import type { Mix } from './tile-tasks.ts';
+import type { Mix, SpillStep } from './tile-tasks.ts';
 
 export interface Subspace {
   readonly kind: 'subspace';
@@ -33,12 +33,13 @@ export const finishSubspace = async (
     readonly spec: SubspaceSpec;
     readonly state: SubspaceState;
     readonly pending: Mix | null;
+    readonly spill: SpillStep | null;
   },
   scratch: SharedArrayBuffer,
 ): Promise<Subspace> => {
-  const { slot, spec, state, pending } = engine;
+  const { slot, spec, state, pending, spill } = engine;
   const rank = reportedRank(spec, state);
-  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, pending) });
+  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, pending), spill });
   const signs = peaks.map((peak) => (peak < 0 ? -1 : 1));
   return {
     kind: 'subspace',
@@ -48,7 +49,7 @@ export const finishSubspace = async (
     rank,
     signs,
     tiles: tilesOf(slot.features),
-    readTiles: (from, to, out) => tiles.fetch({ slot: index, from, to, signs, out }),
+    readTiles: (from, to, out) => tiles.fetch({ slot: index, from, to, signs, out, generation: spill?.to ?? null }),
     scratch,
   };
 };

@@ -2,14 +2,24 @@
 // thread's work from first to last, and what tiles contribute is added in tile order.
 
 import { Worker } from 'node:worker_threads';
-import type { StagedRows } from '../sources/staged-block.ts';
+import { sinkFailure } from '../sinks/durable-file.ts';
 import { tilesOf } from '../sources/tile.ts';
 import type { DeviceInfo } from './devices/device.ts';
 import { type DeviceChoice, type FoundDevice, findDevice } from './devices/device-spec.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { TilePeaks, TileVisit } from './tile-store.ts';
-import type { BadValue, FetchTask, FinishTask, SlotLayout, TileTimings, VisitResult, VisitTask } from './tile-tasks.ts';
+import type {
+  BadValue,
+  FetchTask,
+  FinishTask,
+  ScanTask,
+  SlotLayout,
+  TileTimings,
+  VisitResult,
+  VisitTask,
+} from './tile-tasks.ts';
 import type { TileRequest } from './tile-worker.ts';
+import { rowsBeforeBlock } from './update-subspace.ts';
 
 /** What an engine sees of the tiles. */
 export interface Tiles {
@@ -18,8 +28,9 @@ export interface Tiles {
   readonly threads: number;
   /** Makes room for a group of slots; the tiles of the group before are given up. */
   open(slots: readonly SlotLayout[]): Promise<void>;
-  visit(task: VisitTask): Promise<VisitResult>;
-  scan(slot: number, staged: readonly StagedRows[]): Promise<readonly BadValue[]>;
+  /** @param onto what tiles before these contributed, when the slot is visited part by part */
+  visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult>;
+  scan(task: ScanTask): Promise<readonly BadValue[]>;
   /** Each direction's entry of largest magnitude over the whole slot; the first of equals. */
   finish(task: FinishTask): Promise<Float64Array>;
   fetch(task: FetchTask): Promise<void>;
@@ -40,10 +51,12 @@ class TileWorker {
 
   constructor(found: FoundDevice) {
     this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), { workerData: { device: found.spec } });
-    this.#worker.on('message', ({ id, result, error, stack }) => {
+    this.#worker.on('message', ({ id, result, error, stack, spill }) => {
       const pending = this.#pending.get(id)!;
       this.#pending.delete(id);
       if (error === undefined) pending.resolve(result as never);
+      else if (spill !== undefined)
+        pending.reject(sinkFailure(spill.path, 'spilling tiles', { ...spill, message: error }));
       else pending.reject(Object.assign(new Error(error), { stack }));
     });
     this.#worker.on('error', (error) => this.#fail(error as Error));
@@ -101,13 +114,13 @@ export class TilePool implements Tiles {
     await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
   }
 
-  async visit(task: VisitTask): Promise<VisitResult> {
+  async visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult> {
     const visits = await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task });
-    return addVisits(visits.flat(), task.full ? 3 + task.stateRows + task.block : task.block);
+    return addVisits(visits.flat(), task, onto);
   }
 
-  async scan(slot: number, staged: readonly StagedRows[]): Promise<readonly BadValue[]> {
-    return firstOfEachModel((await this.#ask<readonly BadValue[]>(slot, { kind: 'scan', slot, staged })).flat());
+  async scan(task: ScanTask): Promise<readonly BadValue[]> {
+    return firstOfEachModel((await this.#ask<readonly BadValue[]>(task.slot, { kind: 'scan', task })).flat());
   }
 
   async finish(task: FinishTask): Promise<Float64Array> {
@@ -133,16 +146,21 @@ export class TilePool implements Tiles {
   }
 }
 
-/** Adds what tiles contributed, in tile order. */
-export const addVisits = (visits: readonly TileVisit[], columns: number): VisitResult => {
+/** Adds what tiles contributed, in tile order, to what the tiles before them did. */
+export const addVisits = (
+  visits: readonly TileVisit[],
+  { full, stateRows, block }: VisitTask,
+  onto?: VisitResult,
+): VisitResult => {
   const ordered = [...visits].sort((a, b) => a.tile - b.tile);
-  const gram = ordered[0]!.gram;
-  let shiftSum = ordered[0]!.shiftSum;
-  for (const visit of ordered.slice(1)) {
+  const [gram, shiftSum] =
+    onto === undefined ? [ordered[0]!.gram, ordered[0]!.shiftSum] : [onto.gram.slice(), onto.shiftSum];
+  let sum = shiftSum;
+  for (const visit of onto === undefined ? ordered.slice(1) : ordered) {
     for (let i = 0; i < gram.length; i++) gram[i] = gram[i]! + visit.gram[i]!;
-    shiftSum += visit.shiftSum;
+    sum += visit.shiftSum;
   }
-  return { gram, columns, shiftSum };
+  return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum: sum };
 };
 
 export const largestPeaks = (tiles: readonly TilePeaks[], directions: number): Float64Array => {

@@ -6,13 +6,23 @@
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import { bytesPerElement, widen } from '../sources/dtype.ts';
 import type { StagedRows } from '../sources/staged-block.ts';
-import { type Tile, tilesOf } from '../sources/tile.ts';
-import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
-import type { Device, DeviceMatrix } from './devices/device.ts';
-import type { BadValue, FetchTask, FinishTask, Mix, SlotLayout, TileTimings, VisitTask } from './tile-tasks.ts';
+import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
+import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
+import { type Generation, SpillFiles } from './spill-files.ts';
+import type {
+  BadValue,
+  FetchTask,
+  FinishTask,
+  Mix,
+  ScanTask,
+  SlotLayout,
+  SpillStep,
+  TileTimings,
+  VisitTask,
+} from './tile-tasks.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock } from './update-subspace.ts';
 
-const ONES = 0;
 const SHIFT = 1;
 const MEAN = 2;
 
@@ -32,6 +42,8 @@ interface HeldTile extends Tile {
 interface HeldSlot {
   readonly layout: SlotLayout;
   readonly tiles: readonly HeldTile[];
+  /** Where a spilled slot's panels are between visits, and the matrix in which each takes its turn. */
+  readonly spill: { readonly files: SpillFiles; matrix: DeviceMatrix } | null;
   spare: DeviceMatrix;
 }
 
@@ -68,15 +80,17 @@ export class TileStore {
       const widest = Math.min(layout.features, this.#device.info.panel);
       const allocate = (width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(layout.maxRows, widest), width);
+      const shared = layout.spill === null ? null : allocate(widest);
       const panelsOf = ({ width }: Tile): readonly Panel[] =>
         range(Math.ceil(width / widest)).map((i) => {
           const start = i * widest;
           const columns = Math.min(widest, width - start);
-          return { start, width: columns, matrix: allocate(columns) };
+          return { start, width: columns, matrix: shared ?? allocate(columns) };
         });
       return {
         layout,
         tiles: tiles.map((tile) => ({ ...tile, panels: panelsOf(tile), shiftSum: 0 })),
+        spill: shared === null ? null : { files: new SpillFiles(layout.spill!), matrix: shared },
         spare: allocate(widest),
       };
     });
@@ -85,8 +99,10 @@ export class TileStore {
   clear(): void {
     for (const slot of this.#slots) {
       if (slot === null) continue;
-      this.#device.free(slot.spare);
-      for (const tile of slot.tiles) for (const panel of tile.panels) this.#device.free(panel.matrix);
+      slot.spill?.files.close();
+      const matrices = slot.tiles.flatMap(({ panels }) => panels.map(({ matrix }) => matrix));
+      for (const matrix of new Set([slot.spare, ...(slot.spill === null ? matrices : [slot.spill.matrix])]))
+        this.#device.free(matrix);
     }
     this.#slots = [];
   }
@@ -97,37 +113,39 @@ export class TileStore {
     const before = rowsBeforeBlock(task.stateRows);
     const all = before + task.block;
     const columns = task.full ? all : task.block;
-    return slot.tiles.map((tile) => {
+    return tilesIn(slot, task.tiles).map((tile) => {
       const gram = new Float64Array(all * columns);
-      const staged = stagedIn(slot, tile, task.staged, before);
-      const base = task.shift?.from === 'base' ? stagedIn(slot, tile, [task.shift.staged], SHIFT) : null;
+      const staged = placedIn(slot, tile, task.staged, before);
+      const base = task.shift?.from === 'base' ? placedIn(slot, tile, [task.shift.staged], SHIFT) : null;
       if (task.shift !== null) tile.shiftSum = 0;
       for (const panel of tile.panels) {
+        this.#bring(slot, tile, panel, task.spill);
         if (task.mix !== null) this.#mix(slot, panel, task.mix);
         const start = performance.now();
         if (task.shift !== null) tile.shiftSum += this.#settleShift(panel, task.shift.from, staged, base);
-        this.#place(panel, staged, SHIFT);
+        this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
         const widened = performance.now();
         this.#device.gram(panel.matrix, 0, all, task.full ? 0 : before, columns, gram);
         this.#widenMs += widened - start;
         this.#gramMs += performance.now() - widened;
+        this.#leave(slot, tile, panel, task.spill, all);
       }
       return { tile: tile.index, gram, shiftSum: tile.shiftSum };
     });
   }
 
   /** The first value of each model that is not finite, or too large to square. */
-  scan(slotIndex: number, staged: readonly StagedRows[]): readonly BadValue[] {
-    const slot = this.#slots[slotIndex];
+  scan(task: ScanTask): readonly BadValue[] {
+    const slot = this.#slots[task.slot];
     if (!slot) return [];
     const found: BadValue[] = [];
-    for (const tile of slot.tiles) {
-      const rows = stagedIn(slot, tile, staged, 0);
+    for (const tile of tilesIn(slot, task.tiles)) {
+      const placed = placedIn(slot, tile, task.staged, 0);
       for (const panel of tile.panels) {
         const spare = this.#device.reshape(slot.spare, panel.width);
-        for (const { batch, kept } of rows) {
-          for (const row of kept) {
-            this.#device.widen(batch, [row], panel.start, spare, [0], null);
+        for (const { batch, rows } of placed) {
+          for (const row of rows) {
+            this.#device.widen([{ batch, rows: [row], at: [0] }], panel.start, spare, null);
             const values = this.#device.read(spare, 0, 1);
             const index = firstBadWeight(values);
             if (index < 0) continue;
@@ -147,12 +165,14 @@ export class TileStore {
     return slot.tiles.map((tile) => {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
+        this.#bring(slot, tile, panel, task.spill);
         this.#mix(slot, panel, task.mix);
         const { width } = panel;
         const directions = this.#device.read(panel.matrix, MEAN + 1, peaks.length);
         for (let j = 0; j < peaks.length; j++) {
           peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
         }
+        this.#leave(slot, tile, panel, task.spill, MEAN + task.mix.m);
       }
       return { tile: tile.index, peaks };
     });
@@ -167,10 +187,11 @@ export class TileStore {
     for (const tile of slot.tiles) {
       if (tile.index < task.from || tile.index >= task.to) continue;
       const out = new Float32Array(task.out, (tile.start - first) * rows * 4, rows * tile.width);
-      for (const { start, width, matrix } of tile.panels) {
-        // A read may be a view that the next one replaces: the shift is copied before the rows are looked at.
-        const shift = this.#device.read(matrix, SHIFT, 1).slice();
-        const values = this.#device.read(matrix, MEAN, rows);
+      for (const panel of tile.panels) {
+        const { start, width } = panel;
+        const all = this.#readRows(slot, tile, panel, task.generation, MEAN + rows);
+        const shift = all.subarray(SHIFT * width, MEAN * width);
+        const values = all.subarray(MEAN * width);
         for (let i = 0; i < width; i++) out[start + i] = values[i]! - shift[i]!;
         for (let j = 1; j < rows; j++) {
           const row = values.subarray(j * width, (j + 1) * width);
@@ -189,6 +210,35 @@ export class TileStore {
     return timings;
   }
 
+  /** Puts a spilled panel's rows on the device, in the two parts in which they came to be there. */
+  #bring(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null): void {
+    if (step === null) return;
+    panel.matrix = this.#device.reshape(slot.spill!.matrix, panel.width);
+    if (step.from === null) return;
+    const { generation, stateRows, block } = step.from;
+    const { width } = panel;
+    const before = rowsBeforeBlock(stateRows);
+    const values = new Float32Array((before + block) * width);
+    slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
+    this.#device.write(panel.matrix, 0, values.subarray(0, before * width));
+    if (block > 0) this.#device.write(panel.matrix, before, values.subarray(before * width));
+  }
+
+  /** Takes a spilled panel's first rows back to the disk. */
+  #leave(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null, rows: number): void {
+    if (step === null) return;
+    slot.spill!.files.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
+    slot.spill!.matrix = panel.matrix;
+  }
+
+  /** The first rows of a panel, wherever they are. */
+  #readRows(slot: HeldSlot, tile: HeldTile, panel: Panel, generation: Generation | null, rows: number): Float32Array {
+    if (generation === null) return this.#device.read(panel.matrix, 0, rows);
+    const values = new Float32Array(rows * panel.width);
+    slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
+    return values;
+  }
+
   #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): void {
     const start = performance.now();
     const spare = this.#device.reshape(slot.spare, panel.width);
@@ -198,57 +248,50 @@ export class TileStore {
     this.#mixMs += performance.now() - start;
   }
 
-  #place({ start, matrix }: Panel, staged: readonly StagedTile[], shift: number | null): void {
-    for (const { batch, kept, at } of staged) this.#device.widen(batch, kept, start, matrix, at, shift);
-  }
-
   /** Sets the rows that stand still, and a mean of zero; returns the sum of the shift's entries. */
   #settleShift(
     panel: Panel,
     from: 'mean' | 'base' | 'zero',
-    staged: readonly StagedTile[],
-    base: readonly StagedTile[] | null,
+    staged: readonly PlacedRows[],
+    base: readonly PlacedRows[] | null,
   ): number {
     const { start, width, matrix } = panel;
-    const constants = new Float32Array(CONSTANT_ROWS * width).fill(1, 0, width);
-    const negated = constants.subarray(SHIFT * width);
+    const first = new Float32Array(rowsBeforeBlock(0) * width).fill(1, 0, width);
+    const negated = first.subarray(SHIFT * width, (SHIFT + 1) * width);
     if (from !== 'zero') negated.set(meanOf(from === 'base' ? base! : staged, start, width).map((value) => -value));
-    this.#device.write(matrix, ONES, constants);
-    this.#device.write(matrix, MEAN, new Float32Array(width));
+    this.#device.write(matrix, 0, first);
     let sum = 0;
     for (const value of negated) sum -= value;
     return sum;
   }
 }
 
-/** A tile's part of staged rows: which of the batch's rows are kept, and where they go. */
-interface StagedTile {
-  readonly batch: WeightRows;
-  readonly kept: readonly number[];
-  readonly at: readonly number[];
-}
+const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTile[] =>
+  range === null ? tiles : tiles.filter(({ index }) => index >= range.from && index < range.to);
 
-const stagedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], before: number): readonly StagedTile[] =>
-  staged.map(({ dtype, models, positions, buffer, offset }) => {
+/** Where a panel's rows begin in a spill file, in bytes. */
+const placeOf = ({ layout }: HeldSlot, tile: HeldTile, panel: Panel): number =>
+  (tile.start + panel.start) * layout.maxRows * 4;
+
+/** A tile's part of staged rows, and the rows they go to. */
+const placedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], before: number): readonly PlacedRows[] =>
+  staged.map(({ dtype, models, positions, buffer, offset, start }) => {
     const size = bytesPerElement(dtype) * models.length;
-    const bytes = new Uint8Array(buffer, offset + tile.start * size, tile.width * size);
+    const bytes = new Uint8Array(buffer, offset + (tile.start - start) * size, tile.width * size);
     const extent = { slot: slot.layout.slot, dtype, start: tile.start, stop: tile.start + tile.width };
-    const kept = range(models.length).filter((i) => positions[i]! >= 0);
-    return {
-      batch: weightRows(makeWeightBatch({ ...extent, models, bytes })),
-      kept,
-      at: kept.map((i) => before + positions[i]!),
-    };
+    const rows = range(models.length).filter((i) => positions[i]! >= 0);
+    const batch = weightRows(makeWeightBatch({ ...extent, models, bytes }));
+    return { batch, rows, at: rows.map((i) => before + positions[i]!) };
   });
 
 /** The mean of the kept rows over features [start, start + width), in float64. */
-const meanOf = (staged: readonly StagedTile[], start: number, width: number): Float64Array => {
+const meanOf = (staged: readonly PlacedRows[], start: number, width: number): Float64Array => {
   const mean = new Float64Array(width);
   const row = new Float32Array(width);
-  const count = staged.reduce((sum, { kept }) => sum + kept.length, 0);
-  for (const { batch, kept } of staged) {
+  const count = staged.reduce((sum, { rows }) => sum + rows.length, 0);
+  for (const { batch, rows } of staged) {
     const size = bytesPerElement(batch.dtype);
-    for (const i of kept) {
+    for (const i of rows) {
       widen(batch.dtype, batch.row(i).subarray(start * size, (start + width) * size), row);
       for (let f = 0; f < width; f++) mean[f] = mean[f]! + row[f]!;
     }

@@ -1,5 +1,7 @@
 // The words between an engine and whoever holds the tiles (this thread, or workers): plain data that can be posted.
 import type { StagedRows } from '../sources/staged-block.ts';
+import type { TileRange } from '../sources/tile.ts';
+import type { Generation } from './spill-files.ts';
 
 /** A slot as the tiles see it. */
 export interface SlotLayout {
@@ -7,6 +9,15 @@ export interface SlotLayout {
   readonly features: number;
   /** Rows a tile may need: 3 + state rows + block. */
   readonly maxRows: number;
+  /** The two files that hold the rows of a slot too large for the memory; null where tiles keep them. */
+  readonly spill: readonly [string, string] | null;
+}
+
+/** Where a task finds the rows of a spilled slot, and where it leaves them. */
+export interface SpillStep {
+  /** What the block before left: its generation and rows; null in a slot's first block. */
+  readonly from: { readonly generation: Generation; readonly stateRows: number; readonly block: number } | null;
+  readonly to: Generation;
 }
 
 /** Makes the next state of a slot's tiles: rows 2 … 2 + m of the new tile = mix · rows 2 … 2 + n of the old one. */
@@ -32,6 +43,9 @@ export interface VisitTask {
     | null;
   /** Multiply all rows with all rows, not with the block alone. */
   readonly full: boolean;
+  /** The tiles that are staged; null for all. */
+  readonly tiles: TileRange | null;
+  readonly spill: SpillStep | null;
 }
 
 export interface VisitResult {
@@ -54,6 +68,13 @@ export interface FinishTask {
   readonly slot: number;
   /** Makes the mean (row 0) and the k unit directions out of [m; S; X]. */
   readonly mix: Mix;
+  readonly spill: SpillStep | null;
+}
+
+export interface ScanTask {
+  readonly slot: number;
+  readonly staged: readonly StagedRows[];
+  readonly tiles: TileRange | null;
 }
 
 export interface FetchTask {
@@ -63,6 +84,8 @@ export interface FetchTask {
   readonly to: number;
   /** +1 or −1 for each direction. */
   readonly signs: Float64Array;
+  /** Where a spilled slot's rows were left. */
+  readonly generation: Generation | null;
   /** Receives, tile after tile, 1 + k rows of the tile's width: the absolute mean, then the directions. */
   readonly out: SharedArrayBuffer;
 }

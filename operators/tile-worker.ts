@@ -1,10 +1,10 @@
 // A worker thread that holds tiles: opens its device once, then does the tasks it is sent, in order.
 
 import { parentPort, workerData } from 'node:worker_threads';
-import type { StagedRows } from '../sources/staged-block.ts';
 import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
+import { SpillFailed } from './spill-files.ts';
 import { TileStore } from './tile-store.ts';
-import type { FetchTask, FinishTask, SlotLayout, VisitTask } from './tile-tasks.ts';
+import type { FetchTask, FinishTask, ScanTask, SlotLayout, VisitTask } from './tile-tasks.ts';
 
 /** What every worker is told at birth. */
 export interface TileWorkerData {
@@ -14,7 +14,7 @@ export interface TileWorkerData {
 export type TileRequest =
   | { readonly kind: 'open'; readonly slots: readonly SlotLayout[]; readonly owned: readonly (readonly number[])[] }
   | { readonly kind: 'visit'; readonly task: VisitTask }
-  | { readonly kind: 'scan'; readonly slot: number; readonly staged: readonly StagedRows[] }
+  | { readonly kind: 'scan'; readonly task: ScanTask }
   | { readonly kind: 'finish'; readonly task: FinishTask }
   | { readonly kind: 'fetch'; readonly task: FetchTask }
   | { readonly kind: 'timings' };
@@ -32,7 +32,7 @@ const perform = (tiles: TileStore, request: TileRequest): unknown => {
     case 'visit':
       return tiles.visit(request.task);
     case 'scan':
-      return tiles.scan(request.slot, request.staged);
+      return tiles.scan(request.task);
     case 'finish':
       return tiles.finish(request.task);
     case 'fetch':
@@ -47,6 +47,7 @@ port.on('message', async ({ id, request }: { id: number; request: TileRequest })
     port.postMessage({ id, result: perform(await store, request) });
   } catch (error) {
     const { message, stack } = error as Error;
-    port.postMessage({ id, error: message, stack });
+    const spill = error instanceof SpillFailed ? { path: error.path, code: error.code } : undefined;
+    port.postMessage({ id, error: message, stack, spill });
   }
 });

@@ -37,18 +37,34 @@ export interface GroupMemory {
 export const windowTiles = (rank: number): number =>
   Math.max(1, Math.min(16, Math.floor(2 ** 24 / ((1 + rank) * TILE_WIDTH * 4))));
 
+/** Tiles that a slot too large for the memory is read in at a time, at most: 4 MiB a model, enough for any disk. */
+const MOST_TILES_AT_ONCE = 64;
+/** Panels a thread holds of a spilled slot: two that mixing swaps, and their copies on the way from and to the disk. */
+const SPILLED_PANELS = 4;
+
+/** Rows of a slot's panels. */
+const rowsOf = (needs: MemoryNeeds, { features }: PlannedSlot): number => {
+  const spec = { features, rank: needs.rank, center: needs.center, shiftIsOrigin: true };
+  return rowsBeforeBlock(maxStateRows(spec, needs.models.length)) + Math.min(needs.block, needs.models.length);
+};
+
+/** Bytes of disk that a slot too large for the memory takes while its group runs: two generations of all its rows. */
+export const spillBytes = (needs: MemoryNeeds, { slots, tilesAtOnce }: SlotGroup): number =>
+  tilesAtOnce === undefined ? 0 : 2 * rowsOf(needs, slots[0]!) * slots[0]!.features * 4;
+
 export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
-  const block = Math.min(needs.block, needs.models.length);
   let state = 0;
   let grams = 0;
   let window = 0;
-  for (const { features } of group.slots) {
-    const spec = { features, rank: needs.rank, center: needs.center, shiftIsOrigin: true };
-    const rows = rowsBeforeBlock(maxStateRows(spec, needs.models.length)) + block;
-    const tiles = tilesOf(features);
+  for (const slot of group.slots) {
+    const { features } = slot;
+    const rows = rowsOf(needs, slot);
+    const tiles = tilesOf(features).slice(0, group.tilesAtOnce);
     const widest = Math.min(features, needs.panel);
     const panels = tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
-    state += (panels + Math.min(needs.threads, tiles.length)) * rows * rowStride(widest) * 4;
+    const threads = Math.min(needs.threads, tiles.length);
+    const held = group.tilesAtOnce === undefined ? panels + threads : SPILLED_PANELS * threads;
+    state += held * rows * rowStride(widest) * 4;
     grams += tiles.length * rows * rows * 8;
     const windowed = Math.min(features, windowTiles(needs.rank) * TILE_WIDTH);
     window = Math.max(window, (1 + Math.min(needs.rank, needs.models.length)) * windowed * 4);
@@ -61,28 +77,47 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
 
 const totalOf = ({ state, staging, rest }: GroupMemory): number => state + staging + rest;
 
+/** The most tiles of a slot that fit the memory at a time; 0 when not even one does. */
+const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
+  let fitting = 0;
+  const most = Math.min(MOST_TILES_AT_ONCE, tilesOf(slot.features).length);
+  for (let tiles = 1; tiles <= most; tiles *= 2) {
+    if (totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: tiles })) <= needs.memory) fitting = tiles;
+  }
+  return fitting;
+};
+
 /**
- * Puts consecutive slots together as long as they fit.
- * @throws ConfigInvalid when one slot alone does not fit, with what it needs
+ * Puts consecutive slots together as long as they fit. A slot that does not fit alone makes a group of its own, whose
+ * state is kept in a file.
+ * @throws ConfigInvalid when not even one tile of a slot fits, with what it needs
  */
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): readonly SlotGroup[] => {
   // Needs add up but for the window, which the largest slot decides: the sum errs on the safe side.
   const alone = slots.map((slot) => totalOf(groupMemory(needs, { index: 0, slots: [slot] })));
-  const most = Math.max(...alone);
-  if (most > needs.memory) throw tooLarge(slots[alone.indexOf(most)]!, most, needs.memory);
+  const least = slots.map((slot, i) =>
+    alone[i]! <= needs.memory ? alone[i]! : totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: 1 })),
+  );
+  const most = Math.max(...least);
+  if (most > needs.memory) throw tooLarge(slots[least.indexOf(most)]!, most, needs.memory);
   const groups: SlotGroup[] = [];
   let current: PlannedSlot[] = [];
   let filled = 0;
+  const close = (): void => {
+    if (current.length > 0) groups.push({ index: groups.length, slots: current });
+    current = [];
+    filled = 0;
+  };
   slots.forEach((slot, i) => {
-    if (filled + alone[i]! > needs.memory) {
-      groups.push({ index: groups.length, slots: current });
-      current = [];
-      filled = 0;
+    if (filled + alone[i]! > needs.memory) close();
+    if (alone[i]! > needs.memory) {
+      groups.push({ index: groups.length, slots: [slot], tilesAtOnce: tilesThatFit(slot, needs) });
+      return;
     }
     current.push(slot);
     filled += alone[i]!;
   });
-  if (current.length > 0) groups.push({ index: groups.length, slots: current });
+  close();
   return groups;
 };
 

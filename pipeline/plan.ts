@@ -14,7 +14,7 @@ import { fingerprint, readModelHeader } from '../sources/read-model-header.ts';
 import { type PlannedModel, type PlannedSlot, type ReadingPlan, weightBytes } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
-import { type GroupMemory, groupMemory, groupSlots, type MemoryNeeds } from './memory-plan.ts';
+import { type GroupMemory, groupMemory, groupSlots, type MemoryNeeds, spillBytes } from './memory-plan.ts';
 import { shuffled } from './shuffle.ts';
 
 /** A model that will be folded, or the base. */
@@ -47,6 +47,8 @@ export interface Plan extends ReadingPlan {
   readonly bytesToRead: number;
   /** Bytes of the basis and mean files, the bulk of what is written. */
   readonly bytesToWrite: number;
+  /** Disk that slots too large for the memory take while they run. */
+  readonly bytesToSpill: number;
   /** Floating point operations of the large products. */
   readonly flops: number;
 }
@@ -134,6 +136,7 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
       device,
       bytesToRead: models.reduce((sum, model) => sum + weightBytes(chosen.slots, model), 0),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
+      bytesToSpill: Math.max(...groups.map((group) => spillBytes(needs, group))),
       flops: chosen.slots.reduce((sum, slot) => sum + flopsOf(slot, models.length, config), 0),
     };
   });

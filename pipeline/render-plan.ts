@@ -25,10 +25,21 @@ export const renderPlan = (plan: Plan): string => {
     `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
     `to read    ${formatBytes(plan.bytesToRead)}, each byte once`,
     `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}`,
+    ...(plan.bytesToSpill === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
     ...list('warning', device.warnings),
   ];
   return `${lines.join('\n')}\n`;
+};
+
+/** Slots too large for the memory, and the disk they take instead. */
+const describeSpill = ({ groups, bytesToSpill, config }: Plan): string => {
+  const names = groups.flatMap(({ slots, tilesAtOnce }) =>
+    tilesAtOnce === undefined ? [] : [displayName(slots[0]!.name)],
+  );
+  const shown = names.length > 3 ? `${names.slice(0, 3).join(', ')}, …` : names.join(', ');
+  const where = config.scratch === null ? 'in the run folder (--scratch)' : `in ${displayName(config.scratch)}`;
+  return `${formatBytes(bytesToSpill)} ${where}, for ${formatPlural(names.length, 'slot')} too large for the memory: ${shown}`;
 };
 
 const list = (title: string, entries: readonly string[]): string[] => {
@@ -76,14 +87,16 @@ export const planToJson = (plan: Plan): unknown => ({
     dtypes,
   })),
   left_out: plan.leftOut,
-  groups: plan.groups.map(({ index, slots }, i) => ({
+  groups: plan.groups.map(({ index, slots, tilesAtOnce }, i) => ({
     group: index,
     slots: slots.map(({ id }) => id),
+    tiles_at_once: tilesAtOnce ?? null,
     memory: plan.groupMemory[i],
   })),
   device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },
   bytes_to_read: plan.bytesToRead,
   bytes_to_write: plan.bytesToWrite,
+  bytes_to_spill: plan.bytesToSpill,
   flops: plan.flops,
   warnings: plan.device.warnings,
 });

@@ -1,7 +1,7 @@
 // The run folder while a run writes it: everything goes under temporary names or into folders that no reader looks at
 // before run.json, which is written last and says that the rest is whole.
 import { createHash } from 'node:crypto';
-import { mkdirSync, rmdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunConfig } from '../configs/run-config.ts';
 import { sinkFailure, writeJsonDurably } from '../sinks/durable-file.ts';
@@ -35,6 +35,21 @@ export const createRunFolder = (out: string, config: RunConfig): void => {
     throw sinkFailure(out, 'creating the run folder', cause);
   }
 };
+
+/**
+ * A folder of its own for the rows of slots too large for the memory: in the run folder, or below `--scratch`.
+ * Throws `SinkFailed`.
+ */
+export const createScratch = (out: string, { scratch }: RunConfig): string => {
+  if (scratch === null) return join(out, 'spill');
+  try {
+    return mkdtempSync(join(scratch, 'weightspan-'));
+  } catch (cause) {
+    throw sinkFailure(scratch, 'creating a folder for slots too large for the memory', cause);
+  }
+};
+
+export const removeScratch = (folder: string): void => rmSync(folder, { recursive: true, force: true });
 
 export const removeSpill = (out: string): void => rmSync(join(out, 'spill'), { recursive: true, force: true });
 

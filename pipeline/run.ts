@@ -25,7 +25,9 @@ import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
   createRunFolder,
+  createScratch,
   discardRunFolder,
+  removeScratch,
   removeSpill,
   writeModels,
   writeRunJson,
@@ -84,7 +86,11 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     const { plan, contents } = config.verify ? yield* verified(planned) : { plan: planned, contents: new Map() };
     const paths = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map(({ location }) => location.path);
     yield* checkOutput(out, paths);
-    yield* checkFreeSpace(out, plan.bytesToWrite);
+    const scratchAdvice = 'name a larger file system with --scratch, or give more --memory';
+    yield* checkFreeSpace([
+      { folder: out, bytes: plan.bytesToWrite, advice: '--no-basis writes the least' },
+      { folder: config.scratch ?? out, bytes: plan.bytesToSpill, advice: scratchAdvice },
+    ]);
     yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
     yield* Effect.scoped(
       Effect.gen(function* () {
@@ -92,12 +98,16 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
           attempt(() => openEventLog(join(out, 'events.ndjson'))),
           (log) => Effect.sync(() => log.close()),
         );
+        const scratch = yield* Effect.acquireRelease(
+          attempt(() => createScratch(out, config)),
+          (folder) => Effect.sync(() => removeScratch(folder)),
+        );
         const tiles = yield* Effect.acquireRelease(
           attempt(() => new TilePool(plan.device, config.threads)),
           (pool) => Effect.promise(() => pool.close()),
         );
         const execution = yield* Effect.acquireRelease(
-          attempt(() => new Execution(out, plan, tiles, telemetry, events, control)),
+          attempt(() => new Execution(out, scratch, plan, tiles, telemetry, events, control)),
           (execution) => Effect.sync(() => execution.abandon()),
         );
         yield* attempt(() => execution.stream());
@@ -140,6 +150,7 @@ type RunWarning = Warning & { readonly slotId: number | null; readonly modelId: 
 /** One run's work and what it has gathered so far. */
 class Execution {
   readonly #out: string;
+  readonly #scratch: string;
   readonly #plan: Plan;
   readonly #tiles: TilePool;
   readonly #telemetry: Telemetry;
@@ -159,8 +170,17 @@ class Execution {
   /** Milliseconds of writing basis and mean files since the last block. */
   #writingSinceBlock = 0;
 
-  constructor(out: string, plan: Plan, tiles: TilePool, telemetry: Telemetry, events: EventLog, control: RunControl) {
+  constructor(
+    out: string,
+    scratch: string,
+    plan: Plan,
+    tiles: TilePool,
+    telemetry: Telemetry,
+    events: EventLog,
+    control: RunControl,
+  ) {
     this.#out = out;
+    this.#scratch = scratch;
     this.#plan = plan;
     this.#tiles = tiles;
     this.#control = control;
@@ -199,6 +219,7 @@ class Execution {
         center: config.center,
         onBadSource: config.onBadSource,
         tiles: this.#tiles,
+        scratch: this.#scratch,
         finish: (subspace) => this.#finishSlot(subspace),
       }),
       tap((update) => this.#recordBlock(update)),

@@ -24,6 +24,8 @@ export interface PlannedSlot {
 export interface SlotGroup {
   readonly index: number;
   readonly slots: readonly PlannedSlot[];
+  /** Set where the only slot is too large for the memory: its state is kept in a file and visited so many tiles at a time. */
+  readonly tilesAtOnce?: number;
 }
 
 export interface ReadingPlan {

@@ -6,7 +6,7 @@ import { SourceMalformed, type SourceUnavailable } from './errors.ts';
 import type { Dtype, TensorEntry } from './model.ts';
 import type { PlannedModel, PlannedSlot, SlotGroup } from './reading-plan.ts';
 import type { SourceFiles } from './source-files.ts';
-import { type Tile, tilesOf } from './tile.ts';
+import { type Tile, type TileRange, tilesOf } from './tile.ts';
 
 /** Bytes between two tensors that are read over rather than skipped. */
 const LARGEST_GAP = 16_384;
@@ -16,7 +16,7 @@ const LARGEST_READ = 16 * 2 ** 20;
 const MODELS_AT_ONCE = 8;
 
 /**
- * Staged weights of one slot and dtype: for each tile in turn, `models.length` rows of its width.
+ * Staged weights of one slot and dtype: for each staged tile in turn, `models.length` rows of its width.
  * Row i of every tile belongs to `models[i]` and to block position `positions[i]`; −1 leaves it out.
  */
 export interface StagedRows {
@@ -24,8 +24,10 @@ export interface StagedRows {
   readonly models: Int32Array;
   readonly positions: Int32Array;
   readonly buffer: SharedArrayBuffer;
-  /** Byte offset of the slot's first tile. */
+  /** Byte offset of the first staged tile. */
   readonly offset: number;
+  /** The first staged tile's first feature: 0 unless a part of the slot is staged. */
+  readonly start: number;
 }
 
 /** A model whose weights of a slot could not be read. */
@@ -57,23 +59,31 @@ const ALIGNMENT = 64;
 
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 
-/** Bytes of staging that these models need for a group; a multiple of 64. */
-export const stagingBytes = (group: SlotGroup, models: readonly PlannedModel[]): number =>
-  layOut(group, models, 0).reduce((sum, { bytes }) => sum + aligned(bytes), 0);
+/** Bytes of staging that these models need for a group, or for some tiles of its slots; a multiple of 64. */
+export const stagingBytes = (group: SlotGroup, models: readonly PlannedModel[], range?: TileRange): number =>
+  layOut(group, models, 0, range).reduce((sum, { bytes }) => sum + aligned(bytes), 0);
 
 interface StagedPart {
   readonly slot: PlannedSlot;
   readonly dtype: Dtype;
   readonly models: readonly PlannedModel[];
-  readonly start: number;
+  readonly tiles: readonly Tile[];
+  /** Where the part begins in the buffer. */
+  readonly at: number;
   readonly bytes: number;
 }
 
 /** One part for each slot and dtype, in the order of first appearance. */
-const layOut = (group: SlotGroup, models: readonly PlannedModel[], from: number): readonly StagedPart[] => {
+const layOut = (
+  group: SlotGroup,
+  models: readonly PlannedModel[],
+  from: number,
+  range?: TileRange,
+): readonly StagedPart[] => {
   const parts: StagedPart[] = [];
   let end = from;
   for (const slot of group.slots) {
+    const tiles = tilesOf(slot.features).slice(range?.from, range?.to);
     const byDtype = new Map<Dtype, PlannedModel[]>();
     for (const model of models) {
       const dtype = slot.tensorIn(model).dtype as Dtype;
@@ -82,17 +92,19 @@ const layOut = (group: SlotGroup, models: readonly PlannedModel[], from: number)
       else known.push(model);
     }
     for (const [dtype, members] of byDtype) {
-      const bytes = members.length * slot.features * bytesPerElement(dtype);
-      parts.push({ slot, dtype, models: members, start: end, bytes });
+      const bytes = members.length * featuresOf(tiles) * bytesPerElement(dtype);
+      parts.push({ slot, dtype, models: members, tiles, at: end, bytes });
       end += aligned(bytes);
     }
   }
   return parts;
 };
 
+const featuresOf = (tiles: readonly Tile[]): number => tiles.reduce((sum, { width }) => sum + width, 0);
+
 /**
- * Reads the group's slots of these models. Faults of single models are collected; nothing else fails.
- * @param buffer has `stagingBytes(group, models)` bytes from `from` on
+ * Reads the group's slots of these models, or some tiles of them. Faults of single models are collected; nothing else fails.
+ * @param buffer has `stagingBytes(group, models, range)` bytes from `from` on
  */
 export const stageBlock = async (
   files: SourceFiles,
@@ -100,14 +112,14 @@ export const stageBlock = async (
   models: readonly PlannedModel[],
   buffer: SharedArrayBuffer,
   from = 0,
+  range?: TileRange,
 ): Promise<StagedBlock> => {
-  const parts = layOut(group, models, from);
+  const parts = layOut(group, models, from, range);
   const segments = new Map<PlannedModel, Segment[]>(models.map((model) => [model, []]));
   for (const part of parts) {
-    const tiles = tilesOf(part.slot.features);
     part.models.forEach((model, row) => {
-      const buffers = tiles.map((tile) => rowOf(part, tile, row, buffer));
-      segments.get(model)!.push({ slot: part.slot, tensor: part.slot.tensorIn(model), buffers });
+      const buffers = part.tiles.map((tile) => rowOf(part, tile, row, buffer));
+      segments.get(model)!.push({ slot: part.slot, tensor: tensorPart(part, model), buffers });
     });
   }
   const faults: ReadFault[] = [];
@@ -130,8 +142,15 @@ export const stageBlock = async (
 
 const rowOf = (part: StagedPart, tile: Tile, row: number, buffer: SharedArrayBuffer): Uint8Array => {
   const size = bytesPerElement(part.dtype);
-  const tileStart = part.start + tile.start * part.models.length * size;
+  const tileStart = part.at + (tile.start - part.tiles[0]!.start) * part.models.length * size;
   return new Uint8Array(buffer, tileStart + row * tile.width * size, tile.width * size);
+};
+
+/** Where the part's weights of a model stand in its file. */
+const tensorPart = ({ slot, dtype, tiles }: StagedPart, model: PlannedModel): TensorEntry => {
+  const tensor = slot.tensorIn(model);
+  const size = bytesPerElement(dtype);
+  return { ...tensor, offset: tensor.offset + tiles[0]!.start * size, byteLength: featuresOf(tiles) * size };
 };
 
 const stagedSlot = (
@@ -154,7 +173,8 @@ const stagedSlot = (
         models: Int32Array.from(part.models, (model) => model.id),
         positions: Int32Array.from(part.models, (model) => position.get(model) ?? -1),
         buffer,
-        offset: part.start,
+        offset: part.at,
+        start: part.tiles[0]!.start,
       })),
   };
 };

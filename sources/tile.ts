@@ -8,6 +8,12 @@ export interface Tile {
   readonly width: number;
 }
 
+/** Tiles [from, to) of a slot. */
+export interface TileRange {
+  readonly from: number;
+  readonly to: number;
+}
+
 /** Enough to keep a BLAS busy, few enough that a tile's rows stay in the last cache level. */
 export const TILE_WIDTH = 16_384;
 

@@ -5,8 +5,9 @@ import { defer, from, type Observable } from 'rxjs';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
 import { type StagedBlock, stageBlock, stagingBytes } from './staged-block.ts';
+import { type TileRange, tilesOf } from './tile.ts';
 
-/** b consecutive models of one group of slots, not yet read. */
+/** b consecutive models of one group of slots, or of some tiles of a slot that is too large, not yet read. */
 export interface WeightBlock {
   readonly plan: ReadingPlan;
   readonly group: SlotGroup;
@@ -14,8 +15,12 @@ export interface WeightBlock {
   readonly index: number;
   readonly blocks: number;
   readonly models: readonly PlannedModel[];
-  /** Reads the weights; in a group's first block the base's too. */
-  readonly read: (buffer: SharedArrayBuffer) => Promise<ReadBlock>;
+  /** The parts in which the group's blocks come, one after the other; null where a block comes at once. */
+  readonly parts: readonly TileRange[] | null;
+  /** Which of the parts this is; 0 where there are none. */
+  readonly part: number;
+  /** Reads the weights of a part (its own, unless another is named); in a group's first block the base's too. */
+  readonly read: (buffer: SharedArrayBuffer, part?: number) => Promise<ReadBlock>;
 }
 
 export interface ReadBlock extends StagedBlock {
@@ -25,11 +30,22 @@ export interface ReadBlock extends StagedBlock {
 
 /** Bytes of buffer that any block of the group can need. */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
+  const [first] = partsOf(group) ?? [];
   let largest = 0;
   for (let at = 0; at < plan.models.length; at += plan.block) {
-    largest = Math.max(largest, stagingBytes(group, plan.models.slice(at, at + plan.block)));
+    largest = Math.max(largest, stagingBytes(group, plan.models.slice(at, at + plan.block), first));
   }
-  return largest + (plan.base === null ? 0 : stagingBytes(group, [plan.base]));
+  return largest + (plan.base === null ? 0 : stagingBytes(group, [plan.base], first));
+};
+
+/** The tile ranges in which a group too large for the memory is visited, the first the largest; null for all others. */
+export const partsOf = ({ slots, tilesAtOnce }: SlotGroup): readonly TileRange[] | null => {
+  if (tilesAtOnce === undefined) return null;
+  const tiles = tilesOf(slots[0]!.features).length;
+  return Array.from({ length: Math.ceil(tiles / tilesAtOnce) }, (_, i) => ({
+    from: i * tilesAtOnce,
+    to: Math.min((i + 1) * tilesAtOnce, tiles),
+  }));
 };
 
 /** Streams a plan's blocks in order. Cold; files are open only while a block is read. */
@@ -39,16 +55,20 @@ export const weightBlocks = (plan: ReadingPlan): Observable<WeightBlock> =>
 function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock> {
   const blocks = Math.ceil(plan.models.length / plan.block);
   for (const group of plan.groups) {
+    const parts = partsOf(group);
     for (let index = 0; index < blocks; index++) {
       const models = plan.models.slice(index * plan.block, (index + 1) * plan.block);
-      const read = async (buffer: SharedArrayBuffer): Promise<ReadBlock> => {
-        const staged = await stageBlock(files, group, models, buffer);
+      const readPart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<ReadBlock> => {
+        const staged = await stageBlock(files, group, models, buffer, 0, range);
         if (index > 0 || plan.base === null) return { ...staged, base: null };
-        const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models));
+        const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
         if (base.faults.length > 0) throw base.faults[0]!.error;
         return { ...staged, base };
       };
-      yield { plan, group, index, blocks, models, read };
+      for (let part = 0; part < (parts?.length ?? 1); part++) {
+        const read = (buffer: SharedArrayBuffer, other = part): Promise<ReadBlock> => readPart(buffer, parts?.[other]);
+        yield { plan, group, index, blocks, models, parts, part, read };
+      }
     }
   }
 }

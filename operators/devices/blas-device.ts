@@ -61,14 +61,16 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i < rows; i++) out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * width);
       return out;
     },
-    widen: (batch, rows, from, { data, stride, width }, at, shift) => {
-      const size = bytesPerElement(batch.dtype);
+    widen: (batches, from, { data, stride, width }, shift) => {
       const shiftRow = shift === null ? null : data.subarray(shift * stride, shift * stride + width);
-      rows.forEach((row, i) => {
-        const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
-        widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
-        if (shiftRow !== null) blas.add(width, shiftRow, out);
-      });
+      for (const { batch, rows, at } of batches) {
+        const size = bytesPerElement(batch.dtype);
+        rows.forEach((row, i) => {
+          const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
+          widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
+          if (shiftRow !== null) blas.add(width, shiftRow, out);
+        });
+      }
     },
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
       const cells = aRows * bRows;

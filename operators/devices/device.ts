@@ -23,6 +23,13 @@ export interface DeviceMatrix {
   readonly width: number;
 }
 
+/** Which rows of a batch are taken, and the matrix rows they go to. */
+export interface PlacedRows {
+  readonly batch: WeightRows;
+  readonly rows: readonly number[];
+  readonly at: readonly number[];
+}
+
 export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   readonly info: DeviceInfo;
   /** Uninitialised memory for a matrix. */
@@ -35,18 +42,11 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   /** Copies rows [at, at + rows) out, row-major. May return a view: read it before the next call. */
   read(matrix: M, at: number, rows: number): Float32Array;
   /**
-   * Widens features [from, from + matrix.width) of a batch's rows to float32 into matrix rows `at`.
-   * @param rows which of the batch's rows to take
+   * Widens features [from, from + matrix.width) of batches' rows to float32 into a matrix. Together they fill
+   * neighbouring matrix rows.
    * @param shift adds this matrix row (the negated shift) to each; null adds nothing
    */
-  widen(
-    batch: WeightRows,
-    rows: readonly number[],
-    from: number,
-    matrix: M,
-    at: readonly number[],
-    shift: number | null,
-  ): void;
+  widen(batches: readonly PlacedRows[], from: number, matrix: M, shift: number | null): void;
   /**
    * out += A Bᵀ over rows [aStart, aStart + aRows) and [bStart, bStart + bRows) of one matrix: float32 inside chunks,
    * float64 across them, always in the same order.

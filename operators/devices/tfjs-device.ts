@@ -10,7 +10,7 @@ import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
 import { bytesPerElement, widen } from '../../sources/dtype.ts';
 import { DeviceUnavailable } from '../errors.ts';
-import type { Device, DeviceInfo, DeviceMatrix } from './device.ts';
+import type { Device, DeviceInfo, DeviceMatrix, PlacedRows } from './device.ts';
 
 /** Features one float32 accumulator takes. */
 export const TFJS_CHUNK = 1024;
@@ -27,8 +27,6 @@ interface Band {
 
 export interface TfjsMatrix extends DeviceMatrix {
   readonly bands: Band[];
-  /** Rows that were widened out of turn and not uploaded yet: neighbours go up together, as one band. */
-  readonly waiting: Map<number, Float32Array>;
   /** Rows [0, at) that mixing carries over, also at hand in JavaScript: widening adds one of them. */
   constants: Float32Array;
 }
@@ -90,11 +88,10 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   allocate(rows: number, width: number): TfjsMatrix {
-    return { rows, width, bands: [], waiting: new Map(), constants: new Float32Array(0) };
+    return { rows, width, bands: [], constants: new Float32Array(0) };
   }
 
   free(matrix: TfjsMatrix): void {
-    matrix.waiting.clear();
     for (const band of matrix.bands.splice(0)) dispose(band);
     this.#forgetWeights();
   }
@@ -110,7 +107,6 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   read(matrix: TfjsMatrix, at: number, rows: number): Float32Array {
-    this.#flush(matrix);
     const out = new Float32Array(rows * matrix.width);
     for (const band of bandsIn(matrix, at, rows)) {
       const values = band.columns.dataSync();
@@ -123,30 +119,24 @@ class TfjsDevice implements Device<TfjsMatrix> {
     return out;
   }
 
-  widen(
-    batch: Parameters<Device['widen']>[0],
-    rows: readonly number[],
-    from: number,
-    matrix: TfjsMatrix,
-    at: readonly number[],
-    shift: number | null,
-  ): void {
+  widen(batches: readonly PlacedRows[], from: number, matrix: TfjsMatrix, shift: number | null): void {
     const { width } = matrix;
-    const size = bytesPerElement(batch.dtype);
     const negated = shift === null ? null : this.#row(matrix, shift);
-    const inTurn = matrix.waiting.size === 0 && at.every((row, i) => row === at[0]! + i);
-    const values = inTurn ? this.#scratchOf(rows.length * width) : new Float32Array(rows.length * width);
-    rows.forEach((row, i) => {
-      const out = values.subarray(i * width, (i + 1) * width);
-      widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
-      if (negated !== null) addTo(out, negated);
-    });
-    if (inTurn) this.#upload(matrix, at[0]!, values);
-    else for (const [i, row] of at.entries()) matrix.waiting.set(row, values.subarray(i * width, (i + 1) * width));
+    const places = batches.flatMap(({ at }) => at);
+    const first = Math.min(...places);
+    const values = this.#scratchOf(places.length * width);
+    for (const { batch, rows, at } of batches) {
+      const size = bytesPerElement(batch.dtype);
+      rows.forEach((row, i) => {
+        const out = values.subarray((at[i]! - first) * width, (at[i]! - first + 1) * width);
+        widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
+        if (negated !== null) addTo(out, negated);
+      });
+    }
+    this.#upload(matrix, first, values);
   }
 
   gram(matrix: TfjsMatrix, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void {
-    this.#flush(matrix);
     const right = bandsIn(matrix, bStart, bRows);
     const left = bandsIn(matrix, aStart, aRows);
     for (const a of left) {
@@ -169,7 +159,6 @@ class TfjsDevice implements Device<TfjsMatrix> {
     out: TfjsMatrix,
     at: number,
   ): void {
-    this.#flush(matrix);
     const bands = matrix.bands.filter(({ start, rows }) => start < at || (start < aStart + n && start + rows > aStart));
     let columns: tf.Tensor2D | null = null;
     for (const band of bands) {
@@ -182,7 +171,6 @@ class TfjsDevice implements Device<TfjsMatrix> {
       }
     }
     for (const band of out.bands.splice(0)) dispose(band);
-    out.waiting.clear();
     out.constants = matrix.constants.subarray(0, at * matrix.width);
     this.#place(out, { start: 0, rows: at + m, columns: columns!, lines: null });
   }
@@ -226,21 +214,6 @@ class TfjsDevice implements Device<TfjsMatrix> {
     return (at + 1) * width <= constants.length
       ? constants.subarray(at * width, (at + 1) * width)
       : this.read(matrix, at, 1);
-  }
-
-  /** Uploads the widened rows, neighbours as one band. */
-  #flush(matrix: TfjsMatrix): void {
-    const waiting = [...matrix.waiting].sort((a, b) => a[0] - b[0]);
-    matrix.waiting.clear();
-    let from = 0;
-    while (from < waiting.length) {
-      let to = from + 1;
-      while (to < waiting.length && waiting[to]![0] === waiting[to - 1]![0] + 1) to++;
-      const values = new Float32Array((to - from) * matrix.width);
-      for (let i = from; i < to; i++) values.set(waiting[i]![1], (i - from) * matrix.width);
-      this.#upload(matrix, waiting[from]![0], values);
-      from = to;
-    }
   }
 
   /** Puts rows [start, …) of row-major values on the device as one band. */

@@ -57,6 +57,7 @@ export const options = {
   memory: text('memory', 'SIZE', 'Memory budget, e.g. 512MiB or 4GiB (default: 4GiB, or half of what is free if less)'),
   threads: text('threads', 'N', 'Worker threads (default: what affinity and the control group allow)'),
   device: text('device', 'NAME', `Who multiplies: auto, blas or tfjs (default ${defaults.device})`),
+  scratch: text('scratch', 'DIR', 'Folder for slots too large for the memory (default: in the run folder)'),
   noBasis: off('basis', 'Leave out the basis and mean files, the largest part of a run'),
   config: text('config', 'FILE.yaml', 'Take options from a file; flags override it'),
   json: on('json', 'Newline-delimited JSON on standard output, and nothing else there'),
@@ -83,6 +84,7 @@ export interface Flags {
   readonly memory: Given<string>;
   readonly threads: Given<string>;
   readonly device: Given<string>;
+  readonly scratch: Given<string>;
   readonly noBasis: Given<boolean>;
   readonly config: Given<string>;
   readonly json: Given<boolean>;
@@ -118,6 +120,7 @@ export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
     memory: number(flags.memory),
     threads: number(flags.threads),
     device: Option.getOrUndefined(flags.device),
+    scratch: Option.getOrUndefined(flags.scratch),
     basis: not(flags.noBasis),
     json: Option.getOrUndefined(flags.json),
     quiet: Option.getOrUndefined(flags.quiet),

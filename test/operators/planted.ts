@@ -62,7 +62,14 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
       });
     }
     const ids = Int32Array.from(members, ({ id }) => id);
-    const staged = { dtype: 'F32' as const, models: ids, positions: Int32Array.from(ids.keys()), buffer, offset: 0 };
+    const staged = {
+      dtype: 'F32' as const,
+      models: ids,
+      positions: Int32Array.from(ids.keys()),
+      buffer,
+      offset: 0,
+      start: 0,
+    };
     return { slots: [{ slot, models: members, rows: [staged] }], faults: [] };
   };
   const blocks: WeightBlock[] = [];
@@ -76,6 +83,8 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
       index,
       blocks: count,
       models: members,
+      parts: null,
+      part: 0,
       read: async () => ({
         ...stage(members, rows.slice(at, at + options.block)),
         base: index === 0 && base !== null ? stage([base], [options.base!]) : null,
