@@ -117,6 +117,7 @@ export const resolveConfig = (
       threads: options.threads ?? defaultThreads(),
       device: options.device ?? defaults.device,
       basis: options.basis ?? defaults.basis,
+      snapshotEvery: options['snapshot-every'] ?? null,
       scratch: options.scratch ?? null,
     };
     return { config, json: options.json ?? false, quiet: options.quiet ?? false };

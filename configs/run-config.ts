@@ -21,6 +21,8 @@ export interface RunConfig {
   readonly threads: number;
   readonly device: 'auto' | 'blas' | 'tfjs';
   readonly basis: boolean;
+  /** Blocks between two snapshots of the tables; null makes none. */
+  readonly snapshotEvery: number | null;
   /** Folder for the rows of slots too large for the memory; null: inside the run folder. */
   readonly scratch: string | null;
 }

@@ -52,6 +52,7 @@ export const RunOptions = Schema.Struct({
   memory: Schema.optionalKey(size),
   threads: Schema.optionalKey(whole(1, 1024, 'a whole number from 1 to 1024')),
   device: Schema.optionalKey(choice(['auto', 'blas', 'tfjs'])),
+  'snapshot-every': Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   scratch: Schema.optionalKey(text('a path')),
   basis: Schema.optionalKey(flag),
   json: Schema.optionalKey(flag),

@@ -26,7 +26,7 @@ import { blockBufferBytes, type ReadBlock, type WeightBlock } from '../sources/w
 import { concatMapAhead } from './concat-map-ahead.ts';
 import { adviseHugePages } from './devices/huge-pages.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
-import { finishSubspace, type Subspace } from './subspace.ts';
+import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
 import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep, TileTimings, VisitResult, VisitTask } from './tile-tasks.ts';
@@ -43,6 +43,12 @@ export interface IncrementalPcaOptions<R> {
   readonly tiles: Tiles;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
+  /** Shows the subspaces of the running group after every so many of its blocks, the last one left out. */
+  readonly snapshot?: {
+    /** Blocks. */
+    readonly every: number;
+    readonly use: (estimates: readonly SubspaceEstimate[], update: BlockUpdate) => ObservableInput<R>;
+  };
   /** Where slots too large for the memory keep their rows; needed when the plan has any. */
   readonly scratch?: string;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
@@ -104,8 +110,13 @@ export const incrementalPca =
             from(engine.fold(block, timed)).pipe(
               mergeMap((update) => {
                 if (update === null) return EMPTY;
-                if (block.index < block.blocks - 1) return of(update);
-                return concat(of(update), engine.finish(timed.buffer) as Observable<R>);
+                if (block.index === block.blocks - 1) {
+                  return concat(of(update), engine.finish(timed.buffer) as Observable<R>);
+                }
+                const { snapshot } = options;
+                if (snapshot === undefined || (block.index + 1) % snapshot.every !== 0) return of(update);
+                const estimates = defer(() => engine.estimates());
+                return concat(of(update), estimates.pipe(mergeMap((seen) => snapshot.use(seen, update))));
               }),
             ),
           release: (buffer) => void buffers.push(buffer),
@@ -284,6 +295,12 @@ class IncrementalEngine {
           ],
     );
     return concat(...finished);
+  }
+
+  /** Every slot's subspace so far. */
+  async estimates(): Promise<readonly SubspaceEstimate[]> {
+    const started = [...this.#slots.entries()].filter(([, { state }]) => state.models > 0);
+    return Promise.all(started.map(([i, slot]) => estimateSubspace(this.#options.tiles, i, slot)));
   }
 
   async #open({ plan, group }: WeightBlock): Promise<void> {

@@ -5,8 +5,8 @@ import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep } from './tile-tasks.ts';
 
-export interface Subspace {
-  readonly kind: 'subspace';
+/** What is known of a slot's subspace after some block. */
+export interface SubspaceEstimate {
   readonly slot: PlannedSlot;
   readonly spec: SubspaceSpec;
   readonly state: SubspaceState;
@@ -14,6 +14,10 @@ export interface Subspace {
   readonly rank: number;
   /** +1 or −1 for each direction: makes its largest entry positive. Coordinates take the same sign. */
   readonly signs: Float64Array;
+}
+
+export interface Subspace extends SubspaceEstimate {
+  readonly kind: 'subspace';
   readonly tiles: readonly Tile[];
   /**
    * Reads tiles [from, to) into `out`: tile after tile, 1 + rank rows of its width, the absolute mean (base and shift
@@ -24,34 +28,47 @@ export interface Subspace {
   readonly scratch: SharedArrayBuffer;
 }
 
+/** What an engine keeps of a slot. */
+interface SlotInEngine {
+  readonly slot: PlannedSlot;
+  readonly spec: SubspaceSpec;
+  readonly state: SubspaceState;
+  readonly pending: Mix | null;
+  readonly spill: SpillStep | null;
+}
+
+/** The subspace so far; the stream goes on as if nobody had looked. */
+export const estimateSubspace = (tiles: Tiles, index: number, engine: SlotInEngine): Promise<SubspaceEstimate> =>
+  settleSigns(tiles, index, engine, true);
+
 /** Makes the last mixing, which gives unit directions instead of scaled rows, and settles the signs. */
 export const finishSubspace = async (
   tiles: Tiles,
   index: number,
-  engine: {
-    readonly slot: PlannedSlot;
-    readonly spec: SubspaceSpec;
-    readonly state: SubspaceState;
-    readonly pending: Mix | null;
-    readonly spill: SpillStep | null;
-  },
+  engine: SlotInEngine,
   scratch: SharedArrayBuffer,
 ): Promise<Subspace> => {
-  const { slot, spec, state, pending, spill } = engine;
-  const rank = reportedRank(spec, state);
-  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, pending), spill });
-  const signs = peaks.map((peak) => (peak < 0 ? -1 : 1));
+  const estimate = await settleSigns(tiles, index, engine, false);
+  const { slot, signs } = estimate;
+  const generation = engine.spill?.to ?? null;
   return {
+    ...estimate,
     kind: 'subspace',
-    slot,
-    spec,
-    state,
-    rank,
-    signs,
     tiles: tilesOf(slot.features),
-    readTiles: (from, to, out) => tiles.fetch({ slot: index, from, to, signs, out, generation: spill?.to ?? null }),
+    readTiles: (from, to, out) => tiles.fetch({ slot: index, from, to, signs, out, generation }),
     scratch,
   };
+};
+
+const settleSigns = async (
+  tiles: Tiles,
+  index: number,
+  { slot, spec, state, pending, spill }: SlotInEngine,
+  keep: boolean,
+): Promise<SubspaceEstimate> => {
+  const rank = reportedRank(spec, state);
+  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, pending), spill, keep });
+  return { slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
 };
 
 /** The mixing still due, or the identity, with the first k state rows scaled to unit length. */

@@ -166,13 +166,14 @@ export class TileStore {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
-        this.#mix(slot, panel, task.mix);
+        const mixed = this.#mix(slot, panel, task.mix);
         const { width } = panel;
-        const directions = this.#device.read(panel.matrix, MEAN + 1, peaks.length);
+        const directions = this.#device.read(mixed, MEAN + 1, peaks.length);
         for (let j = 0; j < peaks.length; j++) {
           peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
         }
-        this.#leave(slot, tile, panel, task.spill, MEAN + task.mix.m);
+        if (task.keep) this.#swap(slot, panel);
+        else this.#leave(slot, tile, panel, task.spill, MEAN + task.mix.m);
       }
       return { tile: tile.index, peaks };
     });
@@ -239,13 +240,23 @@ export class TileStore {
     return values;
   }
 
-  #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): void {
+  /** Mixes a panel's rows into the spare matrix, which becomes the panel's. */
+  #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): DeviceMatrix {
     const start = performance.now();
     const spare = this.#device.reshape(slot.spare, panel.width);
     this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
     slot.spare = panel.matrix;
     panel.matrix = spare;
     this.#mixMs += performance.now() - start;
+    return spare;
+  }
+
+  /** Takes a mixing back: the spare matrix still holds the rows from before. */
+  #swap(slot: HeldSlot, panel: Panel): void {
+    const { matrix } = panel;
+    panel.matrix = this.#device.reshape(slot.spare, panel.width);
+    slot.spare = matrix;
+    if (slot.spill !== null) slot.spill.matrix = panel.matrix;
   }
 
   /** Sets the rows that stand still, and a mean of zero; returns the sum of the shift's entries. */

@@ -69,6 +69,8 @@ export interface FinishTask {
   /** Makes the mean (row 0) and the k unit directions out of [m; S; X]. */
   readonly mix: Mix;
   readonly spill: SpillStep | null;
+  /** Only look: the rows stay what they are. */
+  readonly keep: boolean;
 }
 
 export interface ScanTask {

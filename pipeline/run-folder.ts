@@ -59,7 +59,8 @@ export const removeSpill = (out: string): void => rmSync(join(out, 'spill'), { r
  */
 export const discardRunFolder = (out: string): void => {
   const names = [...Object.keys(tables).map((name) => `${name}.parquet`), 'run.json', 'events.ndjson'];
-  for (const name of ['spill', 'basis', 'mean', ...names]) rmSync(join(out, name), { recursive: true, force: true });
+  for (const name of ['spill', 'snapshots', 'basis', 'mean', ...names])
+    rmSync(join(out, name), { recursive: true, force: true });
   try {
     rmdirSync(out);
   } catch {

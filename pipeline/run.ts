@@ -8,8 +8,8 @@ import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
-import { type BlockUpdate, incrementalPca } from '../operators/incremental-pca.ts';
-import type { Subspace } from '../operators/subspace.ts';
+import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
+import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import { TilePool } from '../operators/tile-pool.ts';
 import { SinkFailed } from '../sinks/errors.ts';
 import { type EventLog, openEventLog } from '../sinks/events.ts';
@@ -37,6 +37,7 @@ import {
 } from './run-folder.ts';
 import { evrAtCuts, isFrozen, namedEvr } from './slot-results.ts';
 import { SlotTables } from './slot-tables.ts';
+import { writeSnapshot } from './snapshot.ts';
 import type { SlotSummary, Telemetry, Warning } from './telemetry.ts';
 import { UpdateSpool } from './update-spool.ts';
 
@@ -220,6 +221,7 @@ class Execution {
         onBadSource: config.onBadSource,
         tiles: this.#tiles,
         scratch: this.#scratch,
+        ...this.#snapshots(),
         finish: (subspace) => this.#finishSlot(subspace),
       }),
       tap((update) => this.#recordBlock(update)),
@@ -344,6 +346,22 @@ class Execution {
       }
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
+  }
+
+  /** What makes the snapshots, where they are asked for. */
+  #snapshots(): Pick<IncrementalPcaOptions<never>, 'snapshot'> {
+    const every = this.#plan.config.snapshotEvery;
+    if (every === null) return {};
+    const use = (estimates: readonly SubspaceEstimate[], update: BlockUpdate): Observable<never> =>
+      defer(() => {
+        const start = performance.now();
+        const skippedOf = (slotId: number) => this.#skipped.get(slotId) ?? new Map<number, string>();
+        const folder = writeSnapshot(this.#out, this.#plan, update, estimates, this.#spool!, skippedOf);
+        this.#telemetry({ type: 'snapshot', folder, modelsSeen: update.modelsSeen });
+        this.#writing += performance.now() - start;
+        return EMPTY;
+      });
+    return { snapshot: { every, use } };
   }
 
   #warn(warning: Warning, slotId: number | null = null): void {

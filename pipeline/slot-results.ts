@@ -1,6 +1,6 @@
 // From a finished slot to the rows of its tables: spectrum with bounds, convergence, coefficients, scores. The definitions
 // are those of docs/run-folder.md. Nothing here touches weights.
-import type { Subspace } from '../operators/subspace.ts';
+import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { eigenvalueSlack, ROUNDING, roundingTerm } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import type { EvrAtCuts, SlotSummary } from './telemetry.ts';
@@ -10,7 +10,7 @@ import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 const IDENTICAL = 2 ** -40;
 
 /** Whether the models do not differ in a slot beyond rounding: then ratios mean nothing and are null. */
-export const isFrozen = ({ state }: Subspace): boolean =>
+export const isFrozen = ({ state }: SubspaceEstimate): boolean =>
   state.models > 1 && !(state.total > IDENTICAL * Math.max(state.totalUncentred, state.shiftNorm2));
 
 /** Σ of the first j eigenvalues over the total at each cut; null where there is no such component or no scatter. */
@@ -64,7 +64,7 @@ export interface SpectrumRow {
 }
 
 /** The reported eigenvalues with an interval that encloses the true ones. */
-export const spectrumOf = (subspace: Subspace): readonly SpectrumRow[] => {
+export const spectrumOf = (subspace: SubspaceEstimate): readonly SpectrumRow[] => {
   const { state, rank } = subspace;
   const rounding = roundingTerm(state);
   const slack = eigenvalueSlack(state);
@@ -83,14 +83,14 @@ export const spectrumOf = (subspace: Subspace): readonly SpectrumRow[] => {
 };
 
 /** Nothing was dropped but rounding noise: the eigenvalues are the exact ones up to rounding. */
-export const isExact = ({ state }: Subspace): boolean =>
+export const isExact = ({ state }: SubspaceEstimate): boolean =>
   state.lost <= ROUNDING * Math.max(state.total, state.largestNorm2);
 
 /** Most directions a slot can have: min(n − 1, D), or min(n, D) uncentred. */
-export const fullRank = ({ state, spec }: Subspace): number =>
+export const fullRank = ({ state, spec }: SubspaceEstimate): number =>
   Math.min(spec.center ? state.models - 1 : state.models, spec.features);
 
-export const summarise = (subspace: Subspace, updates: readonly SpooledUpdate[]): SlotSummary => {
+export const summarise = (subspace: SubspaceEstimate, updates: readonly SpooledUpdate[]): SlotSummary => {
   const { state, spec, slot, rank } = subspace;
   const spectrum = spectrumOf(subspace);
   const reached = spectrum.findIndex(({ cumulative }) => cumulative !== null && cumulative >= 0.9);

@@ -1,6 +1,6 @@
 // The tables that a slot's results fill, slot after slot. They are written under temporary names and appear, durable,
 // when the run closes them.
-import type { Subspace } from '../operators/subspace.ts';
+import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch } from '../sinks/tables.ts';
@@ -63,7 +63,7 @@ export class SlotTables {
   }
 
   /** @param skipped models that are not in this slot, with the reason */
-  append(subspace: Subspace, spool: UpdateSpool, skipped: ReadonlyMap<number, string>): SlotSummary {
+  append(subspace: SubspaceEstimate, spool: UpdateSpool, skipped: ReadonlyMap<number, string>): SlotSummary {
     const { id } = subspace.slot;
     const updates = Array.from({ length: spool.count(id) }, (_, i) => spool.read(id, i));
     const summary = summarise(subspace, updates);
@@ -83,7 +83,7 @@ export class SlotTables {
     for (const table of this.#all) table.abort();
   }
 
-  #appendSpectrum(subspace: Subspace, summary: SlotSummary): void {
+  #appendSpectrum(subspace: SubspaceEstimate, summary: SlotSummary): void {
     const { slot, state, spec, rank } = subspace;
     const most = fullRank(subspace);
     const meanNorm2 = spec.shiftIsOrigin
@@ -128,7 +128,11 @@ export class SlotTables {
     });
   }
 
-  #appendModels({ slot, spec, rank }: Subspace, final: FinalCoefficients, updates: readonly SpooledUpdate[]): void {
+  #appendModels(
+    { slot, spec, rank }: SubspaceEstimate,
+    final: FinalCoefficients,
+    updates: readonly SpooledUpdate[],
+  ): void {
     const { modelIds, norm2, coordinates, captured2 } = final;
     const columns = Array.from({ length: rank }, (_, j) =>
       Float32Array.from(modelIds, (_id, i) => coordinates[i * rank + j]!),
@@ -174,7 +178,7 @@ export class SlotTables {
     }
   }
 
-  #appendBlock(subspace: Subspace, update: SpooledUpdate): void {
+  #appendBlock(subspace: SubspaceEstimate, update: SpooledUpdate): void {
     const { slot, spec } = subspace;
     const drift = (cut: number, what: number): number | null => {
       const value = update.drift[cut * 3 + what]!;
@@ -214,7 +218,11 @@ export class SlotTables {
     });
   }
 
-  #appendModelSlots({ slot }: Subspace, updates: readonly SpooledUpdate[], skipped: ReadonlyMap<number, string>): void {
+  #appendModelSlots(
+    { slot }: SubspaceEstimate,
+    updates: readonly SpooledUpdate[],
+    skipped: ReadonlyMap<number, string>,
+  ): void {
     const seen = new Map<number, readonly [number, number]>();
     for (const { modelIds, scores } of updates) {
       modelIds.forEach(

@@ -72,6 +72,8 @@ export type TelemetryEvent =
     }
   | { readonly type: 'skip'; readonly model: string; readonly slot: string | null; readonly reason: string }
   | { readonly type: 'warning'; readonly warning: Warning }
+  /** The tables so far, in a folder of the run's. */
+  | { readonly type: 'snapshot'; readonly folder: string; readonly modelsSeen: number }
   | { readonly type: 'write'; readonly file: string; readonly bytes: number }
   | {
       readonly type: 'done';

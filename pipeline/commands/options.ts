@@ -57,6 +57,11 @@ export const options = {
   memory: text('memory', 'SIZE', 'Memory budget, e.g. 512MiB or 4GiB (default: 4GiB, or half of what is free if less)'),
   threads: text('threads', 'N', 'Worker threads (default: what affinity and the control group allow)'),
   device: text('device', 'NAME', `Who multiplies: auto, blas or tfjs (default ${defaults.device})`),
+  snapshotEvery: text(
+    'snapshot-every',
+    'N',
+    'Write the tables so far after every N blocks, into snapshots/ (default: never)',
+  ),
   scratch: text('scratch', 'DIR', 'Folder for slots too large for the memory (default: in the run folder)'),
   noBasis: off('basis', 'Leave out the basis and mean files, the largest part of a run'),
   config: text('config', 'FILE.yaml', 'Take options from a file; flags override it'),
@@ -84,6 +89,7 @@ export interface Flags {
   readonly memory: Given<string>;
   readonly threads: Given<string>;
   readonly device: Given<string>;
+  readonly snapshotEvery: Given<string>;
   readonly scratch: Given<string>;
   readonly noBasis: Given<boolean>;
   readonly config: Given<string>;
@@ -120,6 +126,7 @@ export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
     memory: number(flags.memory),
     threads: number(flags.threads),
     device: Option.getOrUndefined(flags.device),
+    'snapshot-every': number(flags.snapshotEvery),
     scratch: Option.getOrUndefined(flags.scratch),
     basis: not(flags.noBasis),
     json: Option.getOrUndefined(flags.json),

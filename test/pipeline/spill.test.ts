@@ -1,0 +1,147 @@
+// A slot too large for the memory: its rows go through files, part by part, and every table is what enough memory makes.
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findDevice } from '../../operators/devices/device-spec.ts';
+import { normals } from '../operators/planted.ts';
+import { requirePart } from '../requires.ts';
+import { writeSafetensors } from '../sources/write-safetensors.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'weightspan-spill-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const blas = requirePart(
+  'blas',
+  await findDevice('blas').then(
+    () => true,
+    () => false,
+  ),
+);
+
+const MODELS = 11;
+/** 300,000 weights: 19 tiles, the last one not whole. */
+const [ROWS, COLS] = [500, 600];
+
+/** Models of one wide slot, half of them stored as F64, and a small one; `bad` has values that cannot be folded. */
+beforeAll(() => {
+  const normal = normals(5);
+  for (const set of ['good', 'bad']) mkdirSync(join(root, set));
+  const wide = Float32Array.from({ length: ROWS * COLS }, () => normal());
+  for (let m = 0; m < MODELS; m++) {
+    for (let i = 0; i < wide.length; i++) wide[i] = wide[i]! * 0.9 + 0.1 * Math.sin(i * (m + 1));
+    const small = Float32Array.from({ length: 600 }, () => normal());
+    const bad = wide.slice();
+    if (m === 1 || m === 8) bad[299_990 - m] = Number.NaN;
+    if (m === 6) bad[3] = 1e30;
+    for (const [set, values] of [
+      ['good', wide],
+      ['bad', bad],
+    ] as const) {
+      const half =
+        m % 2 === 0
+          ? { dtype: 'F32', data: values }
+          : { dtype: 'F64', data: new Uint8Array(Float64Array.from(values).buffer) };
+      writeSafetensors(join(root, set, `m${String(m).padStart(2, '0')}.safetensors`), [
+        { name: 'wide', shape: [ROWS, COLS], ...half },
+        { name: 'small', dtype: 'F32', shape: [20, 30], data: small },
+      ]);
+    }
+  }
+});
+
+const cli = (...args: string[]) => {
+  const command = [join(process.cwd(), 'dist/pipeline/cli.js'), ...args];
+  const { status, stdout, stderr } = spawnSync('node', command, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 26 });
+  return { code: status, stdout, stderr };
+};
+
+const digests = (run: string): Record<string, string> =>
+  Object.fromEntries(
+    readdirSync(join(root, run), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.parquet') && file !== 'timings.parquet')
+      .sort()
+      .map((file) => [
+        file,
+        createHash('sha256')
+          .update(readFileSync(join(root, run, file)))
+          .digest('hex'),
+      ]),
+  );
+
+const fold = ['--rank', '3', '--block', '4', '--threads', '2'];
+const enough = ['--memory', '4GiB'];
+const little = ['--memory', '8MiB'];
+
+const planOf = (...args: string[]) => JSON.parse(cli('plan', 'good', ...fold, '--json', ...args).stdout);
+
+describe.each(['tfjs', ...(blas ? ['blas'] : [])])('on %s', (device) => {
+  const on = ['--device', device];
+  let runs = 0;
+  const both = (source: string, ...args: string[]) => {
+    const [large, small] = [enough, little].map((memory) => {
+      const out = `${device}-${runs++}`;
+      const { code, stderr } = cli('run', source, '--out', out, ...on, ...fold, ...memory, '--quiet', ...args);
+      expect(code, stderr).toBe(0);
+      expect(existsSync(join(root, out, 'spill'))).toBe(false);
+      return out;
+    }) as [string, string];
+    return { large, small };
+  };
+
+  it('the tables are those of a run with enough memory', () => {
+    expect(planOf(...on, ...enough).bytes_to_spill).toBe(0);
+    const plan = planOf(...on, ...little);
+    // Five parts; the small slot is not spilled.
+    expect(plan.groups.map(({ tiles_at_once }: { tiles_at_once: number | null }) => tiles_at_once)).toEqual([null, 4]);
+    // Two generations of 3 + 2k + b rows of float32.
+    expect(plan.bytes_to_spill).toBe(2 * (3 + 6 + 4) * ROWS * COLS * 4);
+    const { large, small } = both('good');
+    expect(digests(small)).toEqual(digests(large));
+  }, 60_000);
+
+  it('also with a base, uncentred, and with a scratch folder elsewhere, which is left as it was', () => {
+    mkdirSync(join(root, `scratch-${device}`));
+    const base = ['--base', join('good', 'm00.safetensors'), '--no-center', '--scratch', `scratch-${device}`];
+    const { large, small } = both('good', ...base);
+    expect(digests(small)).toEqual(digests(large));
+    expect(readdirSync(join(root, `scratch-${device}`))).toEqual([]);
+  }, 60_000);
+
+  it('models with bad weights, found late in a block, stay out of it', () => {
+    const { large, small } = both('bad', '--on-bad-source', 'skip');
+    expect(digests(small)).toEqual(digests(large));
+  }, 60_000);
+
+  it('a bad weight ends the run and is named', () => {
+    const { code, stderr } = cli('run', 'bad', '--out', `error-${device}`, ...on, ...fold, ...little, '--quiet');
+    expect(code).toBe(65);
+    expect(stderr).toMatch(/m01\.safetensors: tensor wide: entry 299989 is NaN/);
+    expect(existsSync(join(root, `error-${device}`))).toBe(false);
+  }, 60_000);
+});
+
+it('the smallest memory is refused with what one tile needs', () => {
+  const { code, stderr } = cli('plan', 'good', '--rank', '400', '--block', '4', '--threads', '2', '--memory', '1MiB');
+  expect(code).toBe(64);
+  expect(stderr).toMatch(/slot wide \(500 x 600\) needs .*give --memory \d+MiB/);
+});
+
+it('a scratch folder that is not there is an error before the work starts', () => {
+  const { code, stderr } = cli(
+    'run',
+    'good',
+    '--out',
+    'nowhere',
+    ...fold,
+    ...little,
+    '--scratch',
+    'not/there',
+    '--quiet',
+  );
+  expect(code).toBe(74);
+  expect(stderr).toMatch(/not\/there/);
+  expect(existsSync(join(root, 'nowhere'))).toBe(false);
+});
