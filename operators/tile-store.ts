@@ -63,6 +63,7 @@ export interface TilePeaks {
 export class TileStore {
   readonly #device: Device;
   #slots: (HeldSlot | null)[] = [];
+  #buffer = new Float32Array(0);
   #widenMs = 0;
   #gramMs = 0;
   #mixMs = 0;
@@ -219,7 +220,7 @@ export class TileStore {
     const { generation, stateRows, block } = step.from;
     const { width } = panel;
     const before = rowsBeforeBlock(stateRows);
-    const values = new Float32Array((before + block) * width);
+    const values = this.#bufferOf((before + block) * width);
     slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
     this.#device.write(panel.matrix, 0, values.subarray(0, before * width));
     if (block > 0) this.#device.write(panel.matrix, before, values.subarray(before * width));
@@ -228,14 +229,21 @@ export class TileStore {
   /** Takes a spilled panel's first rows back to the disk. */
   #leave(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null, rows: number): void {
     if (step === null) return;
-    slot.spill!.files.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
+    const values = this.#device.read(panel.matrix, 0, rows, this.#bufferOf(rows * panel.width));
+    slot.spill!.files.write(step.to, placeOf(slot, tile, panel), values);
     slot.spill!.matrix = panel.matrix;
+  }
+
+  /** Memory through which rows go to and from the disk, one panel at a time. */
+  #bufferOf(floats: number): Float32Array {
+    if (this.#buffer.length < floats) this.#buffer = new Float32Array(floats);
+    return this.#buffer.subarray(0, floats);
   }
 
   /** The first rows of a panel, wherever they are. */
   #readRows(slot: HeldSlot, tile: HeldTile, panel: Panel, generation: Generation | null, rows: number): Float32Array {
     if (generation === null) return this.#device.read(panel.matrix, 0, rows);
-    const values = new Float32Array(rows * panel.width);
+    const values = this.#bufferOf(rows * panel.width);
     slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
     return values;
   }

@@ -39,8 +39,8 @@ export const windowTiles = (rank: number): number =>
 
 /** Tiles that a slot too large for the memory is read in at a time, at most: 4 MiB a model, enough for any disk. */
 const MOST_TILES_AT_ONCE = 64;
-/** Panels a thread holds of a spilled slot: two that mixing swaps, and their copies on the way from and to the disk. */
-const SPILLED_PANELS = 4;
+/** Panels a thread holds of a spilled slot: two that mixing swaps, and one on the way from or to the disk. */
+const SPILLED_PANELS = 3;
 
 /** Rows of a slot's panels. */
 const rowsOf = (needs: MemoryNeeds, { features }: PlannedSlot): number => {

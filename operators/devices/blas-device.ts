@@ -55,9 +55,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i * width < values.length; i++)
         data.set(values.subarray(i * width, (i + 1) * width), (at + i) * stride);
     },
-    read: ({ data, stride, width }, at, rows) => {
-      if (rows === 1) return data.subarray(at * stride, at * stride + width);
-      const out = new Float32Array(rows * width);
+    read: ({ data, stride, width }, at, rows, given) => {
+      if (rows === 1 && given === undefined) return data.subarray(at * stride, at * stride + width);
+      const out = given ?? new Float32Array(rows * width);
       for (let i = 0; i < rows; i++) out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * width);
       return out;
     },

@@ -26,7 +26,12 @@ const tables = (run: string): Record<string, string> =>
   Object.fromEntries(
     readdirSync(run)
       .filter((name) => name.endsWith('.parquet') && name !== 'timings.parquet' && name !== 'warnings.parquet')
-      .map((name) => [name, createHash('sha256').update(readFileSync(join(run, name))).digest('hex')]),
+      .map((name) => [
+        name,
+        createHash('sha256')
+          .update(readFileSync(join(run, name)))
+          .digest('hex'),
+      ]),
   );
 
 const run = async (name: string, models: readonly string[], ...options: string[]) => {
