@@ -15,6 +15,7 @@ import {
   type ObservableInput,
   type OperatorFunction,
   of,
+  tap,
 } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { badWeightDetail } from '../sources/bad-weight.ts';
@@ -80,6 +81,8 @@ export interface BlockUpdate {
   readonly bytes: number;
   /** Seconds from asking for the block's weights to having them; overlaps the work on the block before. */
   readonly readSeconds: number;
+  /** Seconds in which nothing could be folded, because the block's weights were not there yet. */
+  readonly waitSeconds: number;
   /** Seconds of work on tiles since the update before, summed over threads. */
   readonly tileSeconds: TileTimings;
 }
@@ -104,7 +107,9 @@ export const incrementalPca =
           read: async (block, buffer) => {
             const start = performance.now();
             engine.openEarly(block);
-            return { read: await block.read(buffer), buffer, seconds: (performance.now() - start) / 1e3 };
+            const read = await block.read(buffer);
+            const ready = performance.now();
+            return { read, buffer, ready, seconds: (ready - start) / 1e3 };
           },
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(
@@ -118,6 +123,7 @@ export const incrementalPca =
                 const estimates = defer(() => engine.estimates());
                 return concat(of(update), estimates.pipe(mergeMap((seen) => snapshot.use(seen, update))));
               }),
+              tap({ complete: () => engine.rest() }),
             ),
           release: (buffer) => void buffers.push(buffer),
         }),
@@ -127,6 +133,8 @@ export const incrementalPca =
 interface TimedRead {
   readonly read: ReadBlock;
   readonly buffer: SharedArrayBuffer;
+  /** When the weights were there, on the clock of `performance`. */
+  readonly ready: number;
   readonly seconds: number;
 }
 
@@ -160,6 +168,9 @@ class IncrementalEngine {
   /** The opening of the stream's first group, which need not wait for its first block. */
   #opening: Promise<void> | null = null;
   #begun = false;
+  /** Since when the engine could have taken another block, and what it has waited for one since the last update. */
+  #restingSince = performance.now();
+  #waitedMs = 0;
   #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
 
   constructor(options: IncrementalPcaOptions<unknown>) {
@@ -174,8 +185,14 @@ class IncrementalEngine {
     this.#opening.catch(() => {});
   }
 
+  /** A block is done with, and what came of it has gone downstream: from here on the engine waits for weights. */
+  rest(): void {
+    this.#restingSince = performance.now();
+  }
+
   /** Null until the last part of a block that comes in parts. */
-  async fold(block: WeightBlock, { read, buffer, seconds }: TimedRead): Promise<BlockUpdate | null> {
+  async fold(block: WeightBlock, { read, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
+    this.#waitedMs += Math.max(ready - this.#restingSince, 0);
     if (block.index === 0 && block.part === 0) await (this.#opening ?? this.#open(block));
     this.#opening = null;
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
@@ -193,6 +210,8 @@ class IncrementalEngine {
     skipped: readonly ReadFault[],
     seconds: number,
   ): Promise<BlockUpdate> {
+    const waitSeconds = this.#waitedMs / 1e3;
+    this.#waitedMs = 0;
     return {
       kind: 'block',
       group: block.group,
@@ -203,6 +222,7 @@ class IncrementalEngine {
       skipped,
       bytes: block.models.reduce((sum, model) => sum + weightBytes(block.group.slots, model), 0),
       readSeconds: seconds,
+      waitSeconds,
       tileSeconds: await this.#options.tiles.takeTimings(),
     };
   }

@@ -20,6 +20,8 @@ export interface BlockTiming {
   readonly seconds: number;
   readonly bytes: number;
   readonly read_s: number;
+  readonly wait_s: number;
+  readonly widen_s: number;
   readonly gram_s: number;
   readonly mix_s: number;
   readonly write_s: number;

@@ -319,6 +319,8 @@ class Execution {
       seconds: (now - this.#blockStarted) / 1e3,
       bytes: update.bytes,
       read_s: update.readSeconds,
+      wait_s: update.waitSeconds,
+      widen_s: update.tileSeconds.widen,
       gram_s: update.tileSeconds.gram,
       mix_s: update.tileSeconds.mix,
       write_s: this.#writingSinceBlock / 1e3,

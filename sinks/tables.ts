@@ -155,6 +155,8 @@ export const tables = {
     seconds: 'float64',
     bytes: 'int64',
     read_s: 'float64',
+    wait_s: 'float64',
+    widen_s: 'float64',
     gram_s: 'float64',
     mix_s: 'float64',
     write_s: 'float64',

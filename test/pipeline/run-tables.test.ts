@@ -136,6 +136,18 @@ describe.each([
     }
   });
 
+  it('timings: every block has all its parts, and waits within its own time', async () => {
+    const timings = await table('timings');
+    expect(timings.map(({ block }) => block)).toEqual(timings.map((_, block) => block));
+    for (const row of timings) {
+      for (const part of ['read_s', 'wait_s', 'widen_s', 'gram_s', 'mix_s', 'write_s']) {
+        expect(row[part]).toBeGreaterThanOrEqual(0);
+      }
+      expect(row.wait_s).toBeLessThanOrEqual(row.seconds as number);
+      expect(row.widen_s).toBeGreaterThan(0);
+    }
+  });
+
   it('one row a slot, a model, a component', async () => {
     const spectrum = await table('spectrum');
     for (const { slot_id, rows, cols } of slots) {

@@ -29,7 +29,7 @@ const golden: Record<TableName, string> = {
   convergence_spectrum: 'slot_id INT32! | mode UTF8 | models_seen INT64 | component INT32 | eigenvalue DOUBLE',
   warnings: 'code UTF8 | slot_id INT32 | mode UTF8 | model_id INT32 | value DOUBLE | text UTF8',
   timings:
-    'group INT32 | block INT32 | models_seen INT64 | seconds DOUBLE | bytes INT64 | read_s DOUBLE | gram_s DOUBLE | mix_s DOUBLE | write_s DOUBLE',
+    'group INT32 | block INT32 | models_seen INT64 | seconds DOUBLE | bytes INT64 | read_s DOUBLE | wait_s DOUBLE | widen_s DOUBLE | gram_s DOUBLE | mix_s DOUBLE | write_s DOUBLE',
 };
 
 const names = Object.keys(golden) as TableName[];
@@ -148,7 +148,7 @@ describe('openTable', () => {
 
   it('takes a batch of single values for one row, and numbers for int64', async () => {
     const table = openTable(folder.path, 'timings');
-    const row = { seconds: 1.5, read_s: 1, gram_s: 0.25, mix_s: 0, write_s: null };
+    const row = { seconds: 1.5, read_s: 1, wait_s: 0.5, widen_s: 0.125, gram_s: 0.25, mix_s: 0, write_s: null };
     table.append({ group: 0, block: 1, models_seen: 32, bytes: 2 ** 40, ...row });
     table.append({ group: 0, block: 2, models_seen: 64n, bytes: BigInt64Array.of(7n), ...row });
     table.close();
