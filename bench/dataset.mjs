@@ -3,6 +3,7 @@
 // and independent noise. Seeded, written once; dataset.json is written last and marks a complete set.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { generator } from './random.mjs';
 
 export const DATASET = {
   models: 256,
@@ -17,18 +18,6 @@ export const DATASET = {
 };
 export const FEATURES = DATASET.rows * DATASET.cols;
 export const DATASET_BYTES = DATASET.models * FEATURES * 4;
-
-/** mulberry32; the sum of three uniforms, scaled to unit variance, stands in for a normal draw. */
-function generator(seed) {
-  let state = seed >>> 0;
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-  return () => (uniform() + uniform() + uniform() - 1.5) * 2;
-}
 
 function header() {
   const entry = { weight: { dtype: 'F32', shape: [DATASET.rows, DATASET.cols], data_offsets: [0, FEATURES * 4] } };

@@ -1,0 +1,127 @@
+// Data sets of many slots, for the parts that need gigabytes of them: safetensors files, seeded, and written about as
+// fast as the disk takes them. Every vector (base, shared directions, a model's own noise) is one pool of normal draws
+// seen from another offset, so that a weight costs a few table look-ups and nothing but the pool is kept in memory.
+// Written once; set.json is written last and marks a complete set.
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { generator } from './random.mjs';
+
+const POOL = 2 ** 22;
+const MASK = POOL - 1;
+const DIRECTIONS = 6;
+const BASE_STD = 0.03;
+const UPDATE_STD = 1e-3;
+const NOISE_STD = 2e-4;
+/** Weights drawn before they are written: 8 MiB. */
+const WINDOW = 2 ** 21;
+/** What a part leaves free on the disk, for the runs' own files among others. */
+const SPARE_BYTES = 4e9;
+
+const features = ([rows, cols]) => rows * cols;
+
+/** Bytes of a model's weights, of `{models, shapes, seed}`. */
+export const modelBytes = ({ shapes }) => shapes.reduce((sum, shape) => sum + features(shape) * 4, 0);
+
+export const setBytes = (set) => set.models * modelBytes(set);
+
+export const modelName = (model) => `model-${String(model).padStart(4, '0')}.safetensors`;
+
+function headerOf({ shapes }) {
+  const entries = {};
+  let end = 0;
+  shapes.forEach((shape, slot) => {
+    const start = end;
+    end += features(shape) * 4;
+    entries[`layer.${String(slot).padStart(3, '0')}.weight`] = { dtype: 'F32', shape, data_offsets: [start, end] };
+  });
+  const text = JSON.stringify(entries);
+  const json = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(json.length));
+  return Buffer.concat([length, json]);
+}
+
+/** Fills `out` with a slot's weights from `start` on: base + Σ along_j direction_j + noise. */
+function fill(out, start, pool, offsets, along) {
+  const [base, noise, d0, d1, d2, d3, d4, d5] = offsets.map((offset) => offset + start);
+  const [a0, a1, a2, a3, a4, a5] = along;
+  for (let i = 0; i < out.length; i++) {
+    out[i] =
+      BASE_STD * pool[(base + i) & MASK] +
+      NOISE_STD * pool[(noise + i) & MASK] +
+      a0 * pool[(d0 + i) & MASK] +
+      a1 * pool[(d1 + i) & MASK] +
+      a2 * pool[(d2 + i) & MASK] +
+      a3 * pool[(d3 + i) & MASK] +
+      a4 * pool[(d4 + i) & MASK] +
+      a5 * pool[(d5 + i) & MASK];
+  }
+}
+
+function writeModels(folder, set) {
+  const normal = generator(set.seed);
+  const pool = Float32Array.from({ length: POOL }, normal);
+  const somewhere = () => Math.floor(Math.abs(normal()) * POOL) & MASK;
+  const shared = set.shapes.map(() => ({
+    base: somewhere(),
+    directions: Array.from({ length: DIRECTIONS }, somewhere),
+  }));
+  const header = headerOf(set);
+  const window = new Float32Array(WINDOW);
+  for (let model = 0; model < set.models; model++) {
+    const fd = openSync(join(folder, modelName(model)), 'w');
+    try {
+      writeSync(fd, header);
+      let filled = 0;
+      const flush = () => {
+        writeSync(fd, new Uint8Array(window.buffer, 0, filled * 4));
+        filled = 0;
+      };
+      set.shapes.forEach((shape, slot) => {
+        const offsets = [shared[slot].base, somewhere(), ...shared[slot].directions];
+        const along = Array.from({ length: DIRECTIONS }, (_, j) => (UPDATE_STD * normal()) / (j + 1));
+        for (let at = 0; at < features(shape); ) {
+          const count = Math.min(features(shape) - at, WINDOW - filled);
+          fill(window.subarray(filled, filled + count), at, pool, offsets, along);
+          filled += count;
+          at += count;
+          if (filled === WINDOW) flush();
+        }
+      });
+      if (filled > 0) flush();
+    } finally {
+      closeSync(fd);
+    }
+  }
+}
+
+/** Writes a set into `folder`/models unless it is there, and returns that folder; throws where the disk has no room. */
+export function ensureModelSet(folder, set) {
+  const models = join(folder, 'models');
+  const marker = join(folder, 'set.json');
+  const wanted = JSON.stringify(set);
+  if (existsSync(marker) && readFileSync(marker, 'utf8') === wanted) return models;
+  rmSync(marker, { force: true });
+  rmSync(models, { recursive: true, force: true });
+  mkdirSync(models, { recursive: true });
+  const { bavail, bsize } = statfsSync(models);
+  const needed = setBytes(set) + SPARE_BYTES;
+  if (bavail * bsize < needed) {
+    const [have, want] = [bavail * bsize, needed].map((bytes) => (bytes / 1e9).toFixed(1));
+    throw new Error(`${models}: expected ${want} GB of free disk, found ${have} GB`);
+  }
+  console.error(`writing ${models}: ${set.models} models, ${(setBytes(set) / 1e9).toFixed(2)} GB`);
+  writeModels(models, set);
+  writeFileSync(marker, wanted);
+  return models;
+}

@@ -1,0 +1,41 @@
+// What timings.parquet says of a run: whose the wall time was.
+import { join } from 'node:path';
+import { readTable } from '../examples/read-table.mjs';
+
+const PARTS = ['seconds', 'bytes', 'read_s', 'wait_s', 'widen_s', 'gram_s', 'mix_s', 'write_s'];
+
+/** One object a block, with numbers only, and `models`: how many were folded in it. */
+export async function readTimings(run) {
+  const rows = await readTable(join(run, 'timings.parquet'));
+  let before = 0;
+  return rows.map((row) => {
+    const numbers = Object.fromEntries(Object.entries(row).map(([name, value]) => [name, Number(value)]));
+    const models = numbers.models_seen - (numbers.block === 0 ? 0 : before);
+    before = numbers.models_seen;
+    return { ...numbers, models };
+  });
+}
+
+/** The sums of all blocks. */
+export function sumTimings(rows) {
+  return Object.fromEntries(PARTS.map((part) => [part, rows.reduce((sum, row) => sum + row[part], 0)]));
+}
+
+/**
+ * Shares of `wall` seconds, from the first read to the last table: waiting for weights, work on tiles as if it were spread
+ * evenly over the threads, basis and mean files. What is left is small algebra, messages, uneven threads, opening tiles,
+ * and tables.
+ */
+export function sharesOf(rows, threads, wall) {
+  const { wait_s, widen_s, gram_s, mix_s, write_s } = sumTimings(rows);
+  const shares = {
+    wait: wait_s / wall,
+    widen: widen_s / threads / wall,
+    gram: gram_s / threads / wall,
+    mix: mix_s / threads / wall,
+    write: write_s / wall,
+  };
+  return { ...shares, rest: 1 - Object.values(shares).reduce((sum, share) => sum + share, 0) };
+}
+
+export const percent = (share) => `${(share * 100).toFixed(0)}%`;
