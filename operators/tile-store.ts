@@ -229,8 +229,7 @@ export class TileStore {
   /** Takes a spilled panel's first rows back to the disk. */
   #leave(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null, rows: number): void {
     if (step === null) return;
-    const values = this.#device.read(panel.matrix, 0, rows, this.#bufferOf(rows * panel.width));
-    slot.spill!.files.write(step.to, placeOf(slot, tile, panel), values);
+    slot.spill!.files.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
     slot.spill!.matrix = panel.matrix;
   }
 

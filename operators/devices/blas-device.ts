@@ -32,6 +32,8 @@ const plainMemory: FloatAllocator = { allocate: (floats) => new Float32Array(flo
 
 export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemory): Device<BlasMatrix> => {
   let scratch = new Float32Array(0);
+  // Reads give the same memory again and again: fresh arrays would lie about, tens of MB a thread, until they are collected.
+  let readings = new Float32Array(0);
   const matrixOf = (data: Float32Array, rows: number, width: number): BlasMatrix => ({
     rows,
     width,
@@ -55,9 +57,10 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i * width < values.length; i++)
         data.set(values.subarray(i * width, (i + 1) * width), (at + i) * stride);
     },
-    read: ({ data, stride, width }, at, rows, given) => {
-      if (rows === 1 && given === undefined) return data.subarray(at * stride, at * stride + width);
-      const out = given ?? new Float32Array(rows * width);
+    read: ({ data, stride, width }, at, rows) => {
+      if (rows === 1) return data.subarray(at * stride, at * stride + width);
+      if (readings.length < rows * width) readings = new Float32Array(rows * width);
+      const out = readings.subarray(0, rows * width);
       for (let i = 0; i < rows; i++) out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * width);
       return out;
     },

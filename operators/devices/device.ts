@@ -39,11 +39,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   reshape(matrix: M, width: number): M;
   /** Sets rows [at, at + data.length / width) from row-major float32. */
   write(matrix: M, at: number, data: Float32Array): void;
-  /**
-   * Copies rows [at, at + rows) out, row-major: into `out` where it is given, else into memory that may be a view, to be
-   * read before the next call.
-   */
-  read(matrix: M, at: number, rows: number, out?: Float32Array): Float32Array;
+  /** Copies rows [at, at + rows) out, row-major. May return a view, or memory that the next call takes again. */
+  read(matrix: M, at: number, rows: number): Float32Array;
   /**
    * Widens features [from, from + matrix.width) of batches' rows to float32 into a matrix. Together they fill
    * neighbouring matrix rows.

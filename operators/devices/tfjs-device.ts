@@ -106,12 +106,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
     this.#upload(matrix, at, data);
   }
 
-  read(
-    matrix: TfjsMatrix,
-    at: number,
-    rows: number,
-    out: Float32Array = new Float32Array(rows * matrix.width),
-  ): Float32Array {
+  read(matrix: TfjsMatrix, at: number, rows: number): Float32Array {
+    const out = new Float32Array(rows * matrix.width);
     for (const band of bandsIn(matrix, at, rows)) {
       const values = band.columns.dataSync();
       for (let r = Math.max(at, band.start); r < Math.min(at + rows, band.start + band.rows); r++) {
