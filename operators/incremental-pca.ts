@@ -94,11 +94,14 @@ export const incrementalPca =
     defer(() => {
       const engine = new IncrementalEngine(options as IncrementalPcaOptions<unknown>);
       const buffers: SharedArrayBuffer[] = [];
+      let bytes = 0;
       return source.pipe(
         concatMapAhead<WeightBlock, SharedArrayBuffer, TimedRead, BlockUpdate | R>({
           ahead: BLOCKS_ALIVE,
           acquire: (block) => {
-            const bytes = blockBufferBytes(block.plan, block.group);
+            // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so
+            // that no group leaves buffers behind that are too small for the next.
+            if (bytes === 0) bytes = Math.max(...block.plan.groups.map((group) => blockBufferBytes(block.plan, group)));
             const free = buffers.pop();
             return free !== undefined && free.byteLength >= bytes
               ? free
