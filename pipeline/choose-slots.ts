@@ -52,7 +52,7 @@ const KNOWN_PREFIXES = ['model.', 'module.', '_orig_mod.'];
 export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel | null, rules: Rules): ChosenSlots => {
   const candidates = collect(models, rules);
   const skipped = rules.onMismatch === 'skip-model' ? oddModels(candidates, models) : new Map<PlannedModel, string>();
-  const kept = models.filter((model) => !skipped.has(model));
+  const kept = new Set(models.filter((model) => !skipped.has(model)));
   const chosen: Omit<ChosenSlot, 'id'>[] = [];
   const leftOut: LeftOutSlot[] = [];
   let eligible = 0;
@@ -143,20 +143,19 @@ const reasonFor = (candidate: Candidate, rules: Rules): string | null => {
 };
 
 /** Why the models do not share a slot; null when they do. */
-const disagreement = (candidate: Candidate, kept: readonly PlannedModel[]): string | null => {
-  const keep = new Set(kept);
+const disagreement = (candidate: Candidate, kept: ReadonlySet<PlannedModel>): string | null => {
   const variants = [...candidate.variants]
-    .map(([key, { models }]) => ({ key, models: models.filter((model) => keep.has(model)) }))
+    .map(([key, { models }]) => ({ key, models: models.filter((model) => kept.has(model)) }))
     .filter(({ models }) => models.length > 0)
     .sort((a, b) => b.models.length - a.models.length);
   const present = variants.reduce((sum, { models }) => sum + models.length, 0);
   if (variants.length > 1) {
     return variants.map(({ key, models }) => `${key} in ${models.length} (${firstName(models)})`).join(', ');
   }
-  if (present === kept.length) return null;
+  if (present === kept.size) return null;
   const has = new Set(variants.flatMap(({ models }) => models));
-  const without = kept.filter((model) => !has.has(model));
-  return `missing in ${without.length} of ${kept.length} models (${firstName(without)})`;
+  const without = [...kept].filter((model) => !has.has(model));
+  return `missing in ${without.length} of ${kept.size} models (${firstName(without)})`;
 };
 
 const firstName = (models: readonly PlannedModel[]): string =>
@@ -179,10 +178,13 @@ const oddModels = (
   for (const candidate of candidates.values()) {
     const [key, usual] = [...candidate.variants].sort((a, b) => b[1].models.length - a[1].models.length)[0]!;
     if (usual.models.length * 2 <= models.length) continue;
-    const fits = new Set(usual.models);
+    // A model has a slot once, so each is in one variant at most.
+    const variantOfModel = new Map(
+      [...candidate.variants].flatMap(([name, { models }]) => models.map((m) => [m, name])),
+    );
     for (const model of models) {
-      if (fits.has(model) || odd.has(model)) continue;
-      const own = [...candidate.variants].find(([, variant]) => variant.models.includes(model))?.[0];
+      const own = variantOfModel.get(model);
+      if (own === key || odd.has(model)) continue;
       const name = displayName(candidate.name);
       odd.set(model, own === undefined ? `slot ${name} is missing` : `slot ${name} has ${own}, most have ${key}`);
     }
@@ -190,9 +192,10 @@ const oddModels = (
   return odd;
 };
 
-const mismatch = (candidate: Candidate, models: readonly PlannedModel[], reason: string): SourceMalformed => {
+const mismatch = (candidate: Candidate, models: ReadonlySet<PlannedModel>, reason: string): SourceMalformed => {
   const usual = [...candidate.variants.values()].sort((a, b) => b.models.length - a.models.length)[0]!;
-  const odd = models.find((model) => !usual.models.includes(model)) ?? usual.models[0]!;
+  const fits = new Set(usual.models);
+  const odd = [...models].find((model) => !fits.has(model)) ?? usual.models[0]!;
   return new SourceMalformed({
     path: odd.header.files[0]!.path,
     tensor: displayName(candidate.name),

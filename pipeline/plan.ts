@@ -1,6 +1,6 @@
 // The plan of a run, from headers alone (and one page of each used tensor, for the fingerprints): every model, every slot,
 // what is left out and why, the groups that fit the memory, the bytes and flops. `plan` prints it, `run` executes it.
-import { Effect, Result } from 'effect';
+import { Effect } from 'effect';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
@@ -9,8 +9,9 @@ import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
+import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
+import { HeaderWorkers } from '../sources/header-workers.ts';
 import type { ModelLocation } from '../sources/model.ts';
-import { fingerprint, readModelHeader } from '../sources/read-model-header.ts';
 import { type PlannedModel, type PlannedSlot, type ReadingPlan, weightBytes } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
@@ -55,15 +56,20 @@ export interface Plan extends ReadingPlan {
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
 
-/** Headers read at once. */
-const HEADERS_AT_ONCE = 16;
-
 export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
+  Effect.acquireUseRelease(
+    // Started first: they come up while the device is found.
+    Effect.sync(() => new HeaderWorkers()),
+    (workers) => planWith(config, workers),
+    (workers) => Effect.promise(() => workers.close()),
+  );
+
+const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan, PlanError> =>
   Effect.gen(function* () {
     const device = yield* Effect.tryPromise({ try: () => findDevice(config.device), catch: (cause) => cause }).pipe(
       Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))),
     );
-    const base = config.base === null ? null : yield* findBase(config.base);
+    const base = config.base === null ? null : yield* findBase(config.base, workers);
     const resolved = yield* resolveSources(config.sources);
     const skipped: SkippedModel[] = [];
     const skip = (id: number, { name, source }: { name: string; source: string }, reason: string): void => {
@@ -74,15 +80,13 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
 
     const listed = resolved.models.filter((location) => location.path !== base?.location.path);
     const ordered = config.shuffle === null ? listed : shuffled(listed, config.shuffle);
-    const headers = yield* Effect.forEach(ordered, (location) => Effect.result(readModelHeader(location)), {
-      concurrency: HEADERS_AT_ONCE,
-    });
+    const headers = yield* Effect.promise(() => workers.readHeaders(ordered));
     const read: (PlannedModel & { location: ModelLocation })[] = [];
     for (const [id, header] of headers.entries()) {
       const location = ordered[id]!;
-      if (Result.isSuccess(header)) read.push({ id, name: location.name, header: header.success, location });
-      else if (config.onBadSource === 'error') return yield* Effect.fail(header.failure);
-      else skip(id, location, header.failure.message);
+      if (!(header instanceof Error)) read.push({ id, name: location.name, header, location });
+      else if (config.onBadSource === 'error') return yield* Effect.fail(header);
+      else skip(id, location, header.message);
     }
     for (const [i, source] of resolved.skipped.entries()) skip(ordered.length + i, source, source.error.message);
     if (read.length === 0) return yield* noModelsLeft(skipped);
@@ -95,18 +99,18 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
     if (kept.length === 0) return yield* noModelsLeft(skipped);
     if (chosen.slots.length === 0) return yield* noSlotsLeft(chosen.leftOut);
 
-    const printed = yield* Effect.forEach(kept, (model) => Effect.result(withFingerprint(model, chosen.slots)), {
-      concurrency: HEADERS_AT_ONCE,
-    });
-    const models: ModelInPlan[] = [];
-    for (const [i, model] of printed.entries()) {
-      if (Result.isSuccess(model)) models.push(model.success);
-      else if (config.onBadSource === 'error') return yield* Effect.fail(model.failure);
-      else skip(kept[i]!.id, kept[i]!.location, model.failure.message);
-    }
-    if (models.length === 0) return yield* noModelsLeft(skipped);
     const baseId = ordered.length + resolved.skipped.length;
-    const baseModel = base === null ? null : yield* withFingerprint({ ...base, id: baseId }, chosen.slots);
+    const all = base === null ? kept : [...kept, { ...base, id: baseId }];
+    const printed = yield* Effect.promise(() => workers.fingerprints(fingerprintTasks(all, chosen.slots)));
+    const models: ModelInPlan[] = [];
+    for (const [i, model] of all.entries()) {
+      const fingerprint = printed[i]!;
+      if (!(fingerprint instanceof Error)) models.push({ ...model, fingerprint, bytes: fileBytes(model) });
+      else if (config.onBadSource === 'error' || model.id === baseId) return yield* Effect.fail(fingerprint);
+      else skip(model.id, model.location, fingerprint.message);
+    }
+    const baseModel = base === null ? null : models.pop()!;
+    if (models.length === 0) return yield* noModelsLeft(skipped);
 
     const { block, rank, center, threads, memory, basis } = config;
     const needs: MemoryNeeds = {
@@ -144,7 +148,7 @@ export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
 const isPlanError = (cause: unknown): cause is PlanError =>
   cause instanceof Error && '_tag' in cause && ['ConfigInvalid', 'SourceMalformed'].includes(String(cause._tag));
 
-const findBase = (argument: string) =>
+const findBase = (argument: string, workers: HeaderWorkers) =>
   Effect.gen(function* () {
     const { models, skipped } = yield* resolveSources([argument]);
     if (models.length === 0 && skipped.length > 0) return yield* Effect.fail(skipped[0]!.error);
@@ -157,20 +161,32 @@ const findBase = (argument: string) =>
       });
     }
     const location = models[0]!;
-    return { id: -1, name: location.name, header: yield* readModelHeader(location), location };
+    const header = (yield* Effect.promise(() => workers.readHeaders([location])))[0]!;
+    if (header instanceof Error) return yield* Effect.fail(header);
+    return { id: -1, name: location.name, header, location };
   });
 
-const withFingerprint = (
-  model: PlannedModel & { readonly location: ModelLocation },
+const fileBytes = ({ header }: PlannedModel): number => header.files.reduce((sum, { size }) => sum + size, 0);
+
+/** Models that share their tensors share their pages, which then travel once a batch. */
+const fingerprintTasks = (
+  models: readonly PlannedModel[],
   slots: readonly PlannedSlot[],
-): Effect.Effect<ModelInPlan, SourceMalformed | SourceUnavailable> =>
-  Effect.map(
-    fingerprint(
-      model.header,
-      slots.map((slot) => slot.tensorIn(model).name),
-    ),
-    (digest) => ({ ...model, fingerprint: digest, bytes: model.header.files.reduce((sum, { size }) => sum + size, 0) }),
-  );
+): readonly FingerprintTask[] => {
+  const pages = new Map<unknown, FingerprintTask['pages']>();
+  return models.map((model) => {
+    const { files, headerDigests, tensors } = model.header;
+    let own = pages.get(tensors);
+    if (own === undefined) {
+      own = pagesOf(
+        model.header,
+        slots.map((slot) => slot.tensorIn(model).name),
+      );
+      pages.set(tensors, own);
+    }
+    return { files, headerDigests, pages: own };
+  });
+};
 
 const noModelsLeft = (skipped: readonly SkippedModel[]): ConfigInvalid =>
   new ConfigInvalid({

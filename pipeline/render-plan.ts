@@ -50,7 +50,11 @@ const list = (title: string, entries: readonly string[]): string[] => {
 /** Left-out tensors by reason, the most frequent first. */
 const reasons = (plan: Plan): string[] => {
   const byReason = new Map<string, string[]>();
-  for (const { name, reason } of plan.leftOut) byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
+  for (const { name, reason } of plan.leftOut) {
+    const names = byReason.get(reason);
+    if (names === undefined) byReason.set(reason, [name]);
+    else names.push(name);
+  }
   return [...byReason]
     .sort((a, b) => b[1].length - a[1].length)
     .map(([reason, names]) =>

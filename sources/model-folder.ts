@@ -64,13 +64,16 @@ async function search(folder: string, below: string, visited: Set<string>, depth
     throw error;
   }
   const { files, folders } = content;
+  const isFolder = new Set(folders);
   const inside = async (names: readonly string[]): Promise<readonly Found[]> => {
     const found: Found[] = [];
     for (const name of names) {
       const path = join(folder, name);
       const nameBelow = below === '' ? name : `${below}/${name}`;
-      if (folders.includes(name)) found.push(...(await search(path, nameBelow, visited, depth + 1)));
-      else found.push({ below: withoutEnding(nameBelow), path, layout: 'file', entry: path });
+      if (isFolder.has(name)) {
+        // Not as arguments of one push: a call takes about 100,000 of them.
+        for (const below of await search(path, nameBelow, visited, depth + 1)) found.push(below);
+      } else found.push({ below: withoutEnding(nameBelow), path, layout: 'file', entry: path });
     }
     return found;
   };
@@ -139,13 +142,13 @@ export async function list(folder: string): Promise<FolderContent> {
   const folders: string[] = [];
   for (const entry of await reading(folder, () => readdir(folder, { withFileTypes: true }))) {
     if (entry.name.startsWith('.')) continue;
-    if (await isFolder(folder, entry)) folders.push(entry.name);
+    if (await leadsToFolder(folder, entry)) folders.push(entry.name);
     else files.push(entry.name);
   }
   return { files: files.sort(byteOrder), folders: folders.sort(byteOrder) };
 }
 
-async function isFolder(folder: string, entry: Dirent): Promise<boolean> {
+async function leadsToFolder(folder: string, entry: Dirent): Promise<boolean> {
   if (!entry.isSymbolicLink()) return entry.isDirectory();
   return await stat(join(folder, entry.name)).then(
     (stats) => stats.isDirectory(),

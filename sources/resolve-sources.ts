@@ -1,9 +1,11 @@
 // Turns the arguments of a command into the models they name, in the order of folding: arguments as given, folders in byte
 // order. Names are paths below the argument; where two would be the same, both get the argument as given in front. The same
 // file under two names is one model. Nothing is opened but lists: broken models are found when their headers are read.
-import { readFile, realpath, stat } from 'node:fs/promises';
+import { realpathSync } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setImmediate } from 'node:timers/promises';
 import { Effect } from 'effect';
 import { ConfigInvalid } from '../configs/errors.ts';
 import { displayName } from './display-name.ts';
@@ -87,7 +89,7 @@ async function resolveAll(args: readonly string[], options: ResolveOptions): Pro
     if (named.length === 0) {
       issues.push(`sources: ${displayName(argument)}: found no models, expected safetensors files or folders of them`);
     }
-    all.push(...withoutLeftovers(named));
+    for (const each of withoutLeftovers(named)) all.push(each);
   }
   if (issues.length > 0) throw new ConfigInvalid({ issues });
   return split(uniqueNames(await uniqueFiles(all)));
@@ -198,14 +200,24 @@ function withoutLeftovers(all: readonly Named[]): readonly Named[] {
 async function uniqueFiles(all: readonly Named[]): Promise<readonly Named[]> {
   const seen = new Set<string>();
   const kept: Named[] = [];
-  for (const named of all) {
+  for (const [i, named] of all.entries()) {
+    // Synchronous, at 7 µs a file against 90, but with a breath now and then for signals.
+    if (i % 64 === 63) await setImmediate();
     const path = 'entry' in named.found ? named.found.entry : named.found.path;
-    const real = await realpath(path).catch(() => path);
+    const real = realPath(path);
     if (seen.has(real)) continue;
     seen.add(real);
     kept.push(named);
   }
   return kept;
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync.native(path);
+  } catch {
+    return path;
+  }
 }
 
 function uniqueNames(all: readonly Named[]): readonly Named[] {
