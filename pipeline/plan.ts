@@ -23,6 +23,8 @@ export interface ModelInPlan extends PlannedModel {
   readonly location: ModelLocation;
   /** sha256, hex. */
   readonly fingerprint: string;
+  /** sha256 (hex) of the pages of weights in the fingerprint: equal in copies that are stored in other ways. */
+  readonly pages: string;
   /** Bytes of its files. */
   readonly bytes: number;
 }
@@ -105,8 +107,10 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     const models: ModelInPlan[] = [];
     for (const [i, model] of all.entries()) {
       const fingerprint = printed[i]!;
-      if (!(fingerprint instanceof Error)) models.push({ ...model, fingerprint, bytes: fileBytes(model) });
-      else if (config.onBadSource === 'error' || model.id === baseId) return yield* Effect.fail(fingerprint);
+      if (!(fingerprint instanceof Error)) {
+        const { digest, pages } = fingerprint;
+        models.push({ ...model, fingerprint: digest, pages, bytes: fileBytes(model) });
+      } else if (config.onBadSource === 'error' || model.id === baseId) return yield* Effect.fail(fingerprint);
       else skip(model.id, model.location, fingerprint.message);
     }
     const baseModel = base === null ? null : models.pop()!;

@@ -10,7 +10,6 @@ import { SCHEMA_VERSION, tables } from '../sinks/tables.ts';
 import { TILE_WIDTH } from '../sources/tile.ts';
 import { basisFolders } from './basis-writer.ts';
 import type { ModelInPlan, Plan } from './plan.ts';
-import type { Warning } from './telemetry.ts';
 
 /** What a run's timings table holds of one block. */
 export interface BlockTiming {
@@ -121,7 +120,12 @@ export const writeSlots = (out: string, plan: Plan): void => {
   table.close();
 };
 
-export const writeModels = (out: string, plan: Plan, contents: ReadonlyMap<number, string>): void => {
+export const writeModels = (
+  out: string,
+  plan: Plan,
+  contents: ReadonlyMap<number, string>,
+  duplicates: ReadonlyMap<number, number>,
+): void => {
   const table = openTable(out, 'models');
   const blank = { base_model: null, generation: 0, seed_group: null, duplicate_of: null } as const;
   const used = (model: ModelInPlan, role: string) => ({
@@ -136,6 +140,7 @@ export const writeModels = (out: string, plan: Plan, contents: ReadonlyMap<numbe
     fingerprint: model.fingerprint,
     content_sha256: contents.get(model.id) ?? null,
     bytes: model.bytes,
+    duplicate_of: duplicates.get(model.id) ?? null,
   });
   const skipped = plan.skipped.map(({ id, name, source, reason }) => ({
     ...blank,
@@ -153,17 +158,6 @@ export const writeModels = (out: string, plan: Plan, contents: ReadonlyMap<numbe
   const rows = [...plan.models.map((model) => used(model, 'fold')), ...skipped];
   if (plan.base !== null) rows.push(used(plan.base, 'base'));
   for (const row of rows.sort((a, b) => a.model_id - b.model_id)) table.append(row);
-  table.close();
-};
-
-export const writeWarnings = (
-  out: string,
-  warnings: readonly (Warning & { readonly slotId: number | null; readonly modelId: number | null })[],
-): void => {
-  const table = openTable(out, 'warnings');
-  for (const { code, slotId, modelId, value, text } of warnings) {
-    table.append({ code, slot_id: slotId, mode: slotId === null ? null : 'models', model_id: modelId, value, text });
-  }
   table.close();
 };
 

@@ -13,14 +13,14 @@ import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import { TilePool } from '../operators/tile-pool.ts';
 import { SinkFailed } from '../sinks/errors.ts';
 import { type EventLog, openEventLog } from '../sinks/events.ts';
-import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
 import { writeBasis } from './basis-writer.ts';
 import { Interrupted } from './errors.ts';
-import { makePlan, type Plan } from './plan.ts';
+import { slotFindings } from './find-warnings.ts';
+import { type ModelInPlan, makePlan, type Plan } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
@@ -33,13 +33,14 @@ import {
   writeRunJson,
   writeSlots,
   writeTimings,
-  writeWarnings,
 } from './run-folder.ts';
-import { evrAtCuts, isFrozen, namedEvr } from './slot-results.ts';
+import { type Alike, alikeInPages, alikeInSlot, duplicatesOf, sameModelFindings } from './same-models.ts';
+import { evrAtCuts, namedEvr } from './slot-results.ts';
 import { SlotTables } from './slot-tables.ts';
 import { writeSnapshot } from './snapshot.ts';
-import type { SlotSummary, Telemetry, Warning } from './telemetry.ts';
+import type { SlotSummary, Telemetry } from './telemetry.ts';
 import { UpdateSpool } from './update-spool.ts';
+import { WarningLog } from './warning-log.ts';
 
 export interface RunControl {
   /** Looked at between blocks: a signal that asks the run to stop, or null. */
@@ -146,8 +147,6 @@ const verified = (plan: Plan) =>
 
 const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));
 
-type RunWarning = Warning & { readonly slotId: number | null; readonly modelId: number | null };
-
 /** One run's work and what it has gathered so far. */
 class Execution {
   readonly #out: string;
@@ -158,10 +157,12 @@ class Execution {
   readonly #control: RunControl;
   readonly #tables: SlotTables;
   readonly #summaries: SlotSummary[] = [];
-  readonly #warnings: RunWarning[] = [];
+  readonly #warnings: WarningLog;
   readonly #timings: BlockTiming[] = [];
   /** Models that data faults left out, by slot. */
   readonly #skipped = new Map<number, Map<number, string>>();
+  readonly #modelOf: (id: number) => ModelInPlan;
+  #alike: Alike;
   #spool: UpdateSpool | null = null;
   #started = 0;
   #blockStarted = 0;
@@ -190,6 +191,10 @@ class Execution {
       events.write(event);
     };
     this.#tables = new SlotTables(out, plan);
+    this.#warnings = new WarningLog(out, this.#telemetry);
+    const byId = new Map(plan.models.map((model) => [model.id, model]));
+    this.#modelOf = (id) => byId.get(id)!;
+    this.#alike = alikeInPages(plan.models);
   }
 
   async stream(): Promise<void> {
@@ -206,7 +211,8 @@ class Execution {
       threads: config.threads,
       memory: config.memory,
     });
-    for (const text of device.warnings) this.#warn({ code: 'device', slot: null, model: null, value: null, text });
+    const nothing = { slot: null, slotId: null, model: null, modelId: null, value: null };
+    for (const text of device.warnings) this.#warnings.add({ ...nothing, code: 'device', text });
     for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
     await this.#tiles.ready();
     this.#started = this.#blockStarted = performance.now();
@@ -235,10 +241,12 @@ class Execution {
   async finish(contents: ReadonlyMap<number, string>): Promise<void> {
     const { config, models, bytesToRead, flops } = this.#plan;
     const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
+    const duplicates = duplicatesOf(models, contents);
+    for (const found of sameModelFindings(duplicates, this.#alike, this.#modelOf)) this.#warnings.add(found);
     this.#tables.close();
     writeSlots(this.#out, this.#plan);
-    writeModels(this.#out, this.#plan, contents);
-    writeWarnings(this.#out, this.#warnings);
+    writeModels(this.#out, this.#plan, contents, duplicates);
+    this.#warnings.close();
     // What was written since the last block belongs to it: a group's files are written at its end.
     const last = this.#timings.pop();
     if (last !== undefined) this.#timings.push({ ...last, write_s: last.write_s + this.#writingSinceBlock / 1e3 });
@@ -250,7 +258,7 @@ class Execution {
       out: config.out ?? this.#out,
       models: models.length,
       slots: this.#summaries,
-      warnings: this.#warnings,
+      warnings: this.#warnings.groups,
       bytesRead: bytesToRead,
       fit_s: fitted,
       tables_s: (performance.now() - this.#started) / 1e3,
@@ -262,6 +270,7 @@ class Execution {
   /** Leaves nothing half-written; what is finished has its name already. */
   abandon(): void {
     this.#tables.abort();
+    this.#warnings.abort();
     this.#closeSpool();
     removeSpill(this.#out);
   }
@@ -341,11 +350,10 @@ class Execution {
         for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
       }
       const skipped = this.#skipped.get(slot.id) ?? new Map<number, string>();
-      this.#summaries.push(this.#tables.append(subspace, this.#spool!, skipped));
-      if (isFrozen(subspace)) {
-        const text = `slot ${displayName(slot.name)}: the ${subspace.state.models} models are identical up to rounding`;
-        this.#warn({ code: 'identical', slot: slot.name, model: null, value: subspace.state.total, text }, slot.id);
-      }
+      const { summary, models } = this.#tables.append(subspace, this.#spool!, skipped);
+      this.#summaries.push(summary);
+      for (const found of slotFindings(subspace, models, this.#modelOf)) this.#warnings.add(found);
+      this.#alike = alikeInSlot(this.#alike, subspace, models);
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
   }
@@ -364,10 +372,5 @@ class Execution {
         return EMPTY;
       });
     return { snapshot: { every, use } };
-  }
-
-  #warn(warning: Warning, slotId: number | null = null): void {
-    this.#warnings.push({ ...warning, slotId, modelId: null });
-    this.#telemetry({ type: 'warning', warning });
   }
 }

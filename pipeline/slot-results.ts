@@ -3,6 +3,7 @@
 import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { eigenvalueSlack, ROUNDING, roundingTerm } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
+import type { FinalCoefficients } from './final-coefficients.ts';
 import type { EvrAtCuts, SlotSummary } from './telemetry.ts';
 import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 
@@ -12,6 +13,27 @@ const IDENTICAL = 2 ** -40;
 /** Whether the models do not differ in a slot beyond rounding: then ratios mean nothing and are null. */
 export const isFrozen = ({ state }: SubspaceEstimate): boolean =>
   state.models > 1 && !(state.total > IDENTICAL * Math.max(state.totalUncentred, state.shiftNorm2));
+
+/** What a slot's end knows of its models, in order of folding. */
+export interface SlotModels extends FinalCoefficients {
+  /** ‖x − origin‖². */
+  readonly rawNorm2: Float64Array;
+  readonly meanEntry: Float64Array;
+}
+
+/** @param updates those that `final` was composed from */
+export const slotModels = (final: FinalCoefficients, updates: readonly SpooledUpdate[]): SlotModels => {
+  const rawNorm2 = new Float64Array(final.modelIds.length);
+  const meanEntry = new Float64Array(final.modelIds.length);
+  let i = 0;
+  for (const { scores } of updates) {
+    for (let at = 0; at < scores.length; at += SCORE_WIDTH, i++) {
+      rawNorm2[i] = scores[at + 2]!;
+      meanEntry[i] = scores[at + 3]!;
+    }
+  }
+  return { ...final, rawNorm2, meanEntry };
+};
 
 /** Σ of the first j eigenvalues over the total at each cut; null where there is no such component or no scatter. */
 export const evrAtCuts = (eigenvalues: Float64Array, total: number, rank: number): (number | null)[] =>

@@ -14,6 +14,8 @@ import {
   isFrozen,
   meanOnlyShare,
   namedEvr,
+  type SlotModels,
+  slotModels,
   spectrumOf,
   summarise,
 } from './slot-results.ts';
@@ -63,7 +65,11 @@ export class SlotTables {
   }
 
   /** @param skipped models that are not in this slot, with the reason */
-  append(subspace: SubspaceEstimate, spool: UpdateSpool, skipped: ReadonlyMap<number, string>): SlotSummary {
+  append(
+    subspace: SubspaceEstimate,
+    spool: UpdateSpool,
+    skipped: ReadonlyMap<number, string>,
+  ): { readonly summary: SlotSummary; readonly models: SlotModels } {
     const { id } = subspace.slot;
     const updates = Array.from({ length: spool.count(id) }, (_, i) => spool.read(id, i));
     const summary = summarise(subspace, updates);
@@ -72,7 +78,7 @@ export class SlotTables {
     this.#appendModels(subspace, final, updates);
     for (const update of updates) this.#appendBlock(subspace, update);
     this.#appendModelSlots(subspace, updates, skipped);
-    return summary;
+    return { summary, models: slotModels(final, updates) };
   }
 
   close(): void {

@@ -42,7 +42,7 @@ export const writeSnapshot = (
     }
     tables.close();
     writeSlots(temporary, seen);
-    writeModels(temporary, seen, new Map());
+    writeModels(temporary, seen, new Map(), new Map());
     writeJsonDurably(join(temporary, 'snapshot.json'), {
       schema_version: SCHEMA_VERSION,
       group: update.group.index,

@@ -37,7 +37,18 @@ export interface Warning {
   readonly slot: string | null;
   readonly model: string | null;
   readonly value: number | null;
+  /** What is to be said, without the slot and the value: what holds of many slots reads the same in each. */
   readonly text: string;
+}
+
+/** Warnings that say the same of several slots or models. */
+export interface WarningGroup {
+  readonly code: string;
+  readonly text: string;
+  readonly of: 'slot' | 'model' | null;
+  readonly count: number;
+  /** The first few of those slots or models. */
+  readonly names: readonly string[];
 }
 
 export type TelemetryEvent =
@@ -80,7 +91,7 @@ export type TelemetryEvent =
       readonly out: string;
       readonly models: number;
       readonly slots: readonly SlotSummary[];
-      readonly warnings: readonly Warning[];
+      readonly warnings: readonly WarningGroup[];
       readonly bytesRead: number;
       /** Seconds: first read to last mix; first read to the last durable table. */
       readonly fit_s: number;

@@ -1,6 +1,6 @@
 // What a finished run has to say: per slot how much a few directions explain beside what no structure would give,
 // then the warnings, the files, and what to do next. Pure; fits the width it is given by leaving columns out.
-import type { SlotSummary, TelemetryEvent, Warning } from '../pipeline/telemetry.ts';
+import type { SlotSummary, TelemetryEvent, WarningGroup } from '../pipeline/telemetry.ts';
 import { formatBytes, formatCount, formatDuration, formatPlural, formatRate, formatShare } from './human-format.ts';
 import { shortenNames } from './short-names.ts';
 import { displayWidth, escapeControls, padEnd, padStart, painter } from './terminal-text.ts';
@@ -153,21 +153,38 @@ function renderLegend(slots: readonly SlotSummary[], paint: Paint): string[] {
   ];
 }
 
+/** Different things said under one code. */
 const MOST_OF_A_CODE = 3;
+const LONGEST_NAME = 36;
 
-function renderWarnings(warnings: readonly Warning[], paint: Paint): string[] {
-  if (warnings.length === 0) return [];
-  const byCode = new Map<string, Warning[]>();
-  for (const warning of warnings) byCode.set(warning.code, [...(byCode.get(warning.code) ?? []), warning]);
-  const lines = [...byCode].flatMap(([code, all]) => [
-    ...all
-      .slice(0, MOST_OF_A_CODE)
-      .map(({ text }) => `  ${paint('yellow', escapeControls(code))}  ${escapeControls(text)}`),
-    ...(all.length > MOST_OF_A_CODE
-      ? [`  ${paint('yellow', escapeControls(code))}  and ${formatCount(all.length - MOST_OF_A_CODE)} more`]
-      : []),
-  ]);
-  return ['', paint('bold', formatPlural(warnings.length, 'warning')), ...lines];
+function renderWarnings(groups: readonly WarningGroup[], paint: Paint): string[] {
+  if (groups.length === 0) return [];
+  const byCode = new Map<string, WarningGroup[]>();
+  for (const group of groups) {
+    const known = byCode.get(group.code);
+    if (known === undefined) byCode.set(group.code, [group]);
+    else known.push(group);
+  }
+  const lines = [...byCode].flatMap(([code, all]) => {
+    const shown = [...all].sort((a, b) => b.count - a.count).slice(0, MOST_OF_A_CODE);
+    const more = countOf(all) - countOf(shown);
+    return [...shown.map(renderGroup), ...(more > 0 ? [`and ${formatCount(more)} more`] : [])].map(
+      (text) => `  ${paint('yellow', escapeControls(code))}  ${text}`,
+    );
+  });
+  return ['', paint('bold', formatPlural(countOf(groups), 'warning')), ...lines];
+}
+
+function countOf(groups: readonly WarningGroup[]): number {
+  return groups.reduce((sum, { count }) => sum + count, 0);
+}
+
+function renderGroup({ text, of, count, names }: WarningGroup): string {
+  if (of === null) return escapeControls(text);
+  const more = count - names.length;
+  const short = shortenNames(names.map(escapeControls), LONGEST_NAME);
+  const named = `${short.join(', ')}${more > 0 ? ` and ${formatCount(more)} more` : ''}`;
+  return `${formatPlural(count, of)} (${named}): ${escapeControls(text)}`;
 }
 
 /** `basis/` and `mean/` hold a file a slot: named once, with how many. */

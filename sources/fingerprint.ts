@@ -6,7 +6,16 @@ import { readExactly, withRegularFile } from './regular-file.ts';
 
 const pageBytes = 4096;
 
-type Page = Pick<TensorEntry, 'name' | 'offset' | 'byteLength'>;
+/** A used tensor; `place` is where it stands among the used ones. */
+type Page = Pick<TensorEntry, 'name' | 'dtype' | 'offset' | 'byteLength'> & { readonly place: number };
+
+/** Both are sha256, hex. */
+export interface Fingerprint {
+  /** Of the file sizes, the header digests, and for each used tensor, in storage order, its name and its page. */
+  readonly digest: string;
+  /** Of the used tensors' dtypes and pages alone, in the order asked for: the same however a model is stored and named. */
+  readonly pages: string;
+}
 
 /** What a fingerprint is made of, as plain data; models of one layout share their pages. */
 export interface FingerprintTask {
@@ -21,27 +30,33 @@ export const pagesOf = (
   { files, tensors }: Pick<ModelHeader, 'files' | 'tensors'>,
   usedTensorNames: Iterable<string>,
 ): readonly (readonly Page[])[] => {
-  const used = new Set(usedTensorNames);
+  const places = new Map([...new Set(usedTensorNames)].map((name, place) => [name, place]));
   const pages = files.map((): Page[] => []);
-  for (const { name, offset, byteLength, file } of tensors.values()) {
-    if (used.has(name)) pages[file]!.push({ name, offset, byteLength });
+  for (const { name, dtype, offset, byteLength, file } of tensors.values()) {
+    const place = places.get(name);
+    if (place !== undefined) pages[file]!.push({ name, dtype, offset, byteLength, place });
   }
   return pages;
 };
 
 /** @throws SourceMalformed, SourceUnavailable */
-export const fingerprintNow = ({ files, headerDigests, pages }: FingerprintTask): string => {
+export const fingerprintNow = ({ files, headerDigests, pages }: FingerprintTask): Fingerprint => {
   const hash = createHash('sha256');
+  const weights: [number, string, Buffer][] = [];
   for (const [i, { path, size }] of files.entries()) {
     hash.update(`${size} ${headerDigests[i]!}\n`);
     if (pages[i]!.length === 0) continue;
     withRegularFile(path, (handle) => {
-      for (const { name, offset, byteLength } of pages[i]!) {
+      for (const { name, dtype, offset, byteLength, place } of pages[i]!) {
         const length = Math.min(pageBytes, byteLength);
         const middle = offset + Math.floor((byteLength - length) / 2);
-        hash.update(`${Buffer.byteLength(name)}:${name}\n`).update(readExactly(handle, path, middle, length));
+        const page = readExactly(handle, path, middle, length);
+        hash.update(`${Buffer.byteLength(name)}:${name}\n`).update(page);
+        weights.push([place, dtype, createHash('sha256').update(page).digest()]);
       }
     });
   }
-  return hash.digest('hex');
+  const alone = createHash('sha256');
+  for (const [, dtype, page] of weights.sort((a, b) => a[0] - b[0])) alone.update(`${dtype}\n`).update(page);
+  return { digest: hash.digest('hex'), pages: alone.digest('hex') };
 };

@@ -3,7 +3,7 @@
 // Imports nothing of effect but its errors.
 import { parentPort } from 'node:worker_threads';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
-import { type FingerprintTask, fingerprintNow } from './fingerprint.ts';
+import { type Fingerprint, type FingerprintTask, fingerprintNow } from './fingerprint.ts';
 import type { ModelFile, ModelLocation, TensorEntry } from './model.ts';
 import { readRawHeader } from './model-header.ts';
 
@@ -33,7 +33,7 @@ export type HeaderPart =
       /** Equal keys, equal tensors: they are sent with the first header only. */
       readonly key: string;
     }
-  | { readonly kind: 'fingerprint'; readonly digest: string }
+  | { readonly kind: 'fingerprint'; readonly fingerprint: Fingerprint }
   | { readonly kind: 'failed'; readonly error: PlainError };
 
 export type HeaderReply =
@@ -70,7 +70,7 @@ function* fingerprintParts(tasks: readonly FingerprintTask[]): Generator<HeaderP
   for (const task of tasks) {
     let part: HeaderPart;
     try {
-      part = { kind: 'fingerprint', digest: fingerprintNow(task) };
+      part = { kind: 'fingerprint', fingerprint: fingerprintNow(task) };
     } catch (error) {
       part = { kind: 'failed', error: plain(error) };
     }

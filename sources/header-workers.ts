@@ -4,7 +4,7 @@
 // A worker that runs out of memory over a header takes only that model with it.
 import { Worker } from 'node:worker_threads';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
-import type { FingerprintTask } from './fingerprint.ts';
+import type { Fingerprint, FingerprintTask } from './fingerprint.ts';
 import type { HeaderPart, HeaderReply, HeaderRequest, PlainError } from './header-worker.ts';
 import type { ModelHeader, ModelLocation, TensorEntry } from './model.ts';
 
@@ -54,7 +54,7 @@ export class HeaderWorkers {
   }
 
   /** The fingerprint of each model, or why it has none. Rejects only for a bug. */
-  fingerprints(tasks: readonly FingerprintTask[]): Promise<readonly (string | SourceError)[]> {
+  fingerprints(tasks: readonly FingerprintTask[]): Promise<readonly (Fingerprint | SourceError)[]> {
     return this.#all(
       tasks,
       (some) => ({ kind: 'fingerprints', tasks: some }),
@@ -115,7 +115,7 @@ export class HeaderWorkers {
         const known = this.#layouts.get(key);
         if (known === undefined) this.#layouts.set(key, tensors);
         results[index++] = { files, headerDigests, tensors: known ?? tensors } satisfies ModelHeader;
-      } else results[index++] = part.kind === 'fingerprint' ? part.digest : revive(part.error);
+      } else results[index++] = part.kind === 'fingerprint' ? part.fingerprint : revive(part.error);
       tensors = new Map();
     };
     for (let ask = request; ; ask = { kind: 'more' }) {

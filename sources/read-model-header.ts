@@ -2,7 +2,7 @@
 // leaves both to header workers (header-workers.ts), since a header of a million tensors takes seconds to parse.
 import { Effect } from 'effect';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
-import { fingerprintNow, pagesOf } from './fingerprint.ts';
+import { type Fingerprint, fingerprintNow, pagesOf } from './fingerprint.ts';
 import type { ModelHeader, ModelLocation } from './model.ts';
 import { readHeaderNow } from './model-header.ts';
 
@@ -27,5 +27,5 @@ export const readModelHeader = (
 export const fingerprint = (
   header: ModelHeader,
   usedTensorNames: Iterable<string>,
-): Effect.Effect<string, SourceMalformed | SourceUnavailable> =>
+): Effect.Effect<Fingerprint, SourceMalformed | SourceUnavailable> =>
   fromSource(() => fingerprintNow({ ...header, pages: pagesOf(header, usedTensorNames) }));

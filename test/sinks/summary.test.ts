@@ -81,20 +81,29 @@ describe('renderSummary', () => {
     expect(renderSummary(done({ slots: [] }), wide)).toContain('no slot was used');
   });
 
-  it('groups warnings by their code', () => {
+  it('names a few of what a warning is about, and counts the others', () => {
+    const giant = (model: string, count: number) => ({
+      ...{ code: 'giant-norm', text: `model ${model} is far`, of: 'slot' as const, count },
+      names: ['a', 'b', 'c'].slice(0, count),
+    });
     const warnings = [
-      ...Array.from({ length: 5 }, (_, i) => ({ code: 'truncated', text: `slot ${i}` })),
-      { code: 'identical', text: 'slot 9\x1b[2K' },
-    ].map((warning) => ({ slot: null, model: null, value: null, ...warning }));
+      giant('w', 1),
+      giant('x', 1),
+      giant('y', 1),
+      giant('z', 22),
+      { code: 'identical', text: 'the same', of: 'slot' as const, count: 1000, names: ['a', 'b\x1b[2K', 'c'] },
+      { code: 'device', text: 'slow', of: null, count: 1, names: [] },
+    ];
     const lines = renderSummary(done({ warnings }), wide);
-    const start = lines.indexOf('6 warnings');
-    expect(lines.slice(start, start + 7)).toEqual([
-      '6 warnings',
-      '  truncated  slot 0',
-      '  truncated  slot 1',
-      '  truncated  slot 2',
-      '  truncated  and 2 more',
-      '  identical  slot 9\\x1b[2K',
+    const start = lines.indexOf('1,026 warnings');
+    expect(lines.slice(start, start + 8)).toEqual([
+      '1,026 warnings',
+      '  giant-norm  22 slots (a, b, c and 19 more): model z is far',
+      '  giant-norm  1 slot (a): model w is far',
+      '  giant-norm  1 slot (a): model x is far',
+      '  giant-norm  and 1 more',
+      '  identical  1,000 slots (a, b\\x1b[2K, c and 997 more): the same',
+      '  device  slow',
       '',
     ]);
   });

@@ -278,8 +278,8 @@ describe('shards', () => {
 });
 
 describe('fingerprint', () => {
-  const print = async (path: string, used: string[]): Promise<string> =>
-    Effect.runPromise(fingerprint(await header(file(path)), used));
+  const print = async (path: string, used: string[]): Promise<string> => (await both(path, used)).digest;
+  const both = async (path: string, used: string[]) => Effect.runPromise(fingerprint(await header(file(path)), used));
 
   test('tells apart two models of one shape, and only by the tensors used', async () => {
     const folder = temporaryFolder();
@@ -293,6 +293,21 @@ describe('fingerprint', () => {
     expect(x).toBe(z);
     expect(await print(paths[0]!, ['a'])).toBe(await print(paths[1]!, ['a']));
     expect(await print(paths[0]!, ['b', 'a'])).toBe(x);
+  });
+
+  test('the pages alone: the same however a model is stored, by dtype and by the tensors used', async () => {
+    const folder = temporaryFolder();
+    const paths = ['x', 'y', 'z', 'w'].map((name) => join(folder, `${name}.safetensors`));
+    writeSafetensors(paths[0]!, [f32('a', 1, 2), f32('b', 3)]);
+    writeSafetensors(paths[1]!, [f32('c', 9), f32('b', 3), f32('a', 1, 2)], { metadata: { format: 'pt' } });
+    writeSafetensors(paths[2]!, [f32('p.a', 1, 2), f32('p.b', 3)]);
+    writeSafetensors(paths[3]!, [f32('a', 1, 2), f32('b', 4)]);
+    const [x, y] = await Promise.all(paths.slice(0, 2).map((path) => both(path, ['a', 'b'])));
+    expect(y!.pages).toBe(x!.pages);
+    expect(y!.digest).not.toBe(x!.digest);
+    expect((await both(paths[2]!, ['p.a', 'p.b'])).pages).toBe(x!.pages);
+    expect((await both(paths[3]!, ['a', 'b'])).pages).not.toBe(x!.pages);
+    expect((await both(paths[3]!, ['a'])).pages).toBe((await both(paths[0]!, ['a'])).pages);
   });
 
   test('looks at the middle of a large tensor', async () => {

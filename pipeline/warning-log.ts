@@ -1,0 +1,46 @@
+// Where a run's warnings go: each to the telemetry and to a row of its own, at once, so that memory does not grow with them;
+// what says the same of many slots or models is counted together for the summary.
+import { openTable } from '../sinks/parquet-table.ts';
+import { displayName } from '../sources/display-name.ts';
+import type { Finding } from './find-warnings.ts';
+import type { Telemetry, WarningGroup } from './telemetry.ts';
+
+/** Slots or models that a group names. */
+const NAMED = 3;
+
+export class WarningLog {
+  readonly #table;
+  readonly #telemetry: Telemetry;
+  readonly #groups = new Map<string, WarningGroup>();
+
+  constructor(folder: string, telemetry: Telemetry) {
+    this.#table = openTable(folder, 'warnings');
+    this.#telemetry = telemetry;
+  }
+
+  add({ slotId, modelId, ...warning }: Finding): void {
+    const { code, slot, model, value, text } = warning;
+    const name = slot ?? model;
+    const row = name === null ? text : `${slot === null ? 'model' : 'slot'} ${displayName(name)}: ${text}`;
+    const mode = slotId === null ? null : 'models';
+    this.#table.append({ code, slot_id: slotId, mode, model_id: modelId, value, text: row });
+    const of = slot !== null ? 'slot' : model !== null ? 'model' : null;
+    const key = JSON.stringify([code, of, text]);
+    const group = this.#groups.get(key) ?? { code, text, of, count: 0, names: [] };
+    const names = name === null || group.names.length === NAMED ? group.names : [...group.names, name];
+    this.#groups.set(key, { ...group, count: group.count + 1, names });
+    this.#telemetry({ type: 'warning', warning });
+  }
+
+  get groups(): readonly WarningGroup[] {
+    return [...this.#groups.values()];
+  }
+
+  close(): void {
+    this.#table.close();
+  }
+
+  abort(): void {
+    this.#table.abort();
+  }
+}
