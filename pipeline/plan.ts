@@ -50,11 +50,15 @@ export interface Plan extends ReadingPlan {
   readonly bytesToRead: number;
   /** Bytes of the basis and mean files, the bulk of what is written. */
   readonly bytesToWrite: number;
-  /** Disk that slots too large for the memory take while they run. */
-  readonly bytesToSpill: number;
-  /** Floating point operations of the large products. */
+  /** Disk that a group whose slot is too large for the memory takes while it runs; 0 for all others. */
+  readonly groupSpill: readonly number[];
+  /** Floating point operations of the large products, in all and by group. */
   readonly flops: number;
+  readonly groupFlops: readonly number[];
 }
+
+/** Disk that slots too large for the memory take, one after the other. */
+export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(...groupSpill);
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
 
@@ -131,6 +135,8 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     const groups = yield* Effect.try({ try: () => groupSlots(chosen.slots, needs), catch: (cause) => cause }).pipe(
       Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
     );
+    const flopsOfAll = (some: readonly PlannedSlot[]): number =>
+      some.reduce((sum, slot) => sum + flopsOf(slot, models.length, config), 0);
     return {
       config,
       models,
@@ -144,10 +150,15 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       device,
       bytesToRead: models.reduce((sum, model) => sum + weightBytes(chosen.slots, model), 0),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
-      bytesToSpill: Math.max(...groups.map((group) => spillBytes(needs, group))),
-      flops: chosen.slots.reduce((sum, slot) => sum + flopsOf(slot, models.length, config), 0),
+      groupSpill: groups.map((group) => spillBytes(needs, group)),
+      flops: flopsOfAll(chosen.slots),
+      groupFlops: groups.map((group) => flopsOfAll(group.slots)),
     };
   });
+
+/** Bytes that the fullest group holds. */
+export const peakMemory = ({ groupMemory }: Plan): number =>
+  groupMemory.reduce((most, { state, staging, rest }) => Math.max(most, state + staging + rest), 0);
 
 const isPlanError = (cause: unknown): cause is PlanError =>
   cause instanceof Error && '_tag' in cause && ['ConfigInvalid', 'SourceMalformed'].includes(String(cause._tag));

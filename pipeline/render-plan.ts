@@ -1,16 +1,20 @@
 // The plan as text for people, and as JSON for machines.
-import { formatBytes, formatCount, formatPlural } from '../sinks/human-format.ts';
+import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
-import type { Plan } from './plan.ts';
+import { groupBytes, type TimeEstimate } from './estimate-time.ts';
+import { bytesToSpill, type Plan, peakMemory } from './plan.ts';
 
 const NAMES_SHOWN = 8;
 
-/** One screen of text: what will be read, what is left out and why, how it fits the memory. */
-export const renderPlan = (plan: Plan): string => {
+/**
+ * One screen of text: what will be read, what is left out and why, how it fits the memory.
+ * @param estimate how long it will take; null where nobody asked
+ */
+export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): string => {
   const { config, device, models, groups } = plan;
   const blocks = Math.ceil(models.length / config.block);
   const features = plan.slots.reduce((sum, slot) => sum + slot.features, 0);
-  const memory = Math.max(...plan.groupMemory.map(({ state, staging, rest }) => state + staging + rest));
+  const memory = peakMemory(plan);
   const lines = [
     `models     ${formatPlural(models.length, 'model')} in ${formatPlural(blocks, 'block')} of ${config.block}`,
     ...(plan.base === null ? [] : [`base       ${displayName(plan.base.name)}`]),
@@ -23,23 +27,38 @@ export const renderPlan = (plan: Plan): string => {
     `engine     incremental, mode models, rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}`,
     `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
     `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
-    `to read    ${formatBytes(plan.bytesToRead)}, each byte once`,
+    `to read    ${formatBytes(plan.bytesToRead)}, ${passesOf(plan) === 1 ? 'each byte once' : 'and all files once before (--verify)'}`,
     `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}`,
-    ...(plan.bytesToSpill === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
+    ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
+    ...(estimate === null ? [] : list('time', timeLines(estimate))),
     ...list('warning', device.warnings),
   ];
   return `${lines.join('\n')}\n`;
 };
 
 /** Slots too large for the memory, and the disk they take instead. */
-const describeSpill = ({ groups, bytesToSpill, config }: Plan): string => {
+const describeSpill = (plan: Plan): string => {
+  const { groups, config } = plan;
   const names = groups.flatMap(({ slots, tilesAtOnce }) =>
     tilesAtOnce === undefined ? [] : [displayName(slots[0]!.name)],
   );
   const shown = names.length > 3 ? `${names.slice(0, 3).join(', ')}, …` : names.join(', ');
   const where = config.scratch === null ? 'in the run folder (--scratch)' : `in ${displayName(config.scratch)}`;
-  return `${formatBytes(bytesToSpill)} ${where}, for ${formatPlural(names.length, 'slot')} too large for the memory: ${shown}`;
+  return `${formatBytes(bytesToSpill(plan))} ${where}, for ${formatPlural(names.length, 'slot')} too large for the memory: ${shown}`;
+};
+
+/** Passes over the data: one, and one before where all is verified. */
+const passesOf = ({ config }: Plan): number => (config.verify ? 2 : 1);
+
+const timeLines = (estimate: TimeEstimate): string[] => {
+  const { seconds, readSeconds, readRate, computeSeconds, flopRate, verifySeconds, assumes } = estimate;
+  const verifying = verifySeconds > 0 ? `, and ${formatDuration(verifySeconds)} to verify` : '';
+  return [
+    `about ${formatDuration(seconds)}${verifying}: reading ${formatDuration(readSeconds)} at ${formatBytes(readRate)}/s, ` +
+      `products ${formatDuration(computeSeconds)} at ${(flopRate / 1e9).toPrecision(2)} GFLOP/s a thread`,
+    ...assumes.map((assumption, i) => (i === 0 ? `provided that ${assumption},` : `and that ${assumption}`)),
+  ];
 };
 
 const list = (title: string, entries: readonly string[]): string[] => {
@@ -70,7 +89,8 @@ export const describeDevice = ({ device }: Plan): string => {
   return `${info.name} (${info.library} ${info.version}, kernel ${info.kernel}${where})`;
 };
 
-export const planToJson = (plan: Plan): unknown => ({
+/** All of the plan as plain data, see docs/plan.md. */
+export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): unknown => ({
   config: plan.config,
   models: plan.models.map(({ id, name, location, fingerprint, bytes }) => ({
     model_id: id,
@@ -96,11 +116,31 @@ export const planToJson = (plan: Plan): unknown => ({
     slots: slots.map(({ id }) => id),
     tiles_at_once: tilesAtOnce ?? null,
     memory: plan.groupMemory[i],
+    bytes_to_read: groupBytes(plan)[i],
+    flops: plan.groupFlops[i],
   })),
   device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },
+  peak_memory: peakMemory(plan),
+  passes: passesOf(plan),
   bytes_to_read: plan.bytesToRead,
   bytes_to_write: plan.bytesToWrite,
-  bytes_to_spill: plan.bytesToSpill,
+  bytes_to_spill: bytesToSpill(plan),
   flops: plan.flops,
+  estimate: estimate === null ? null : estimateToJson(estimate),
   warnings: plan.device.warnings,
+});
+
+const estimateToJson = (estimate: TimeEstimate): unknown => ({
+  seconds: estimate.seconds,
+  fit_s: estimate.fitSeconds,
+  read_s: estimate.readSeconds,
+  compute_s: estimate.computeSeconds,
+  algebra_s: estimate.algebraSeconds,
+  memory_s: estimate.memorySeconds,
+  write_s: estimate.writeSeconds,
+  verify_s: estimate.verifySeconds,
+  read_rate: estimate.readRate,
+  flop_rate: estimate.flopRate,
+  probe: { bytes: estimate.probedBytes, seconds: estimate.probeSeconds },
+  assumes: estimate.assumes,
 });

@@ -20,7 +20,7 @@ import { weightBlocks } from '../sources/weight-blocks.ts';
 import { writeBasis } from './basis-writer.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
-import { type ModelInPlan, makePlan, type Plan } from './plan.ts';
+import { bytesToSpill, type ModelInPlan, makePlan, type Plan } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
@@ -91,7 +91,7 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     const scratchAdvice = 'name a larger file system with --scratch, or give more --memory';
     yield* checkFreeSpace([
       { folder: out, bytes: plan.bytesToWrite, advice: '--no-basis writes the least' },
-      { folder: config.scratch ?? out, bytes: plan.bytesToSpill, advice: scratchAdvice },
+      { folder: config.scratch ?? out, bytes: bytesToSpill(plan), advice: scratchAdvice },
     ]);
     yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
     yield* Effect.scoped(

@@ -22,7 +22,7 @@ const flag = (name: string, description: string) =>
 const on = (name: string, description: string) => flag(name, description).pipe(Flag.optional);
 
 // The flag people type is the negated one, so help shows that one; --center takes back what a config file says.
-const off = (name: string, description: string) =>
+export const off = (name: string, description: string) =>
   flag(`no-${name}`, description).pipe(Flag.withNegation(name), Flag.optional);
 
 export const sources = Argument.String('SOURCES').pipe(

@@ -1,13 +1,15 @@
-// `weightspan plan`: reads headers, no weights, and says what a run would do.
+// `weightspan plan`: reads headers, and a few MB of weights to see how fast that goes, and says what a run would do.
 import { Effect, Option } from 'effect';
 import { Command } from 'effect/cli';
 import { resolveConfig } from '../../configs/resolve-config.ts';
+import { SourceMalformed, SourceUnavailable } from '../../sources/errors.ts';
 import { Interrupted } from '../errors.ts';
-import { makePlan } from '../plan.ts';
+import { estimateTime } from '../estimate-time.ts';
+import { makePlan, type Plan } from '../plan.ts';
 import { planToJson, renderPlan } from '../render-plan.ts';
 import { onStopRequested } from '../signals.ts';
 import { withFailureEvent } from './failure-event.ts';
-import { type Flags, givenOptions, options, wantsJson } from './options.ts';
+import { type Flags, givenOptions, off, options, wantsJson } from './options.ts';
 import { writeOutput } from './standard-output.ts';
 
 // A plan has nothing to lose: it stops where it stands.
@@ -18,20 +20,38 @@ const interrupted = Effect.callback<never, Interrupted>((resume) => {
   return Effect.sync(remove);
 });
 
-const execute = Effect.fn('plan')(function* (flags: Flags) {
+interface PlanFlags extends Flags {
+  readonly noProbe: Option.Option<boolean>;
+}
+
+const estimated = (plan: Plan) =>
+  Effect.tryPromise({ try: () => estimateTime(plan), catch: (cause) => cause }).pipe(
+    Effect.catch((cause) =>
+      cause instanceof SourceMalformed || cause instanceof SourceUnavailable ? Effect.fail(cause) : Effect.die(cause),
+    ),
+  );
+
+const execute = Effect.fn('plan')(function* (flags: PlanFlags) {
   const { config, json, quiet } = yield* resolveConfig(givenOptions(flags), Option.getOrNull(flags.config), 'plan');
   const plan = yield* Effect.raceFirst(makePlan(config), interrupted);
-  if (json) writeOutput(`${JSON.stringify(planToJson(plan))}\n`);
-  else if (!quiet) writeOutput(`${renderPlan(plan).trimEnd()}\n`);
+  const skipsProbe = Option.getOrElse(flags.noProbe, () => false) || (quiet && !json);
+  const estimate = skipsProbe ? null : yield* Effect.raceFirst(estimated(plan), interrupted);
+  if (json) writeOutput(`${JSON.stringify(planToJson(plan, estimate))}\n`);
+  else if (!quiet) writeOutput(`${renderPlan(plan, estimate).trimEnd()}\n`);
 });
 
-export const plan = Command.make('plan', options, (flags) =>
+const planOptions = {
+  ...options,
+  noProbe: off('probe', 'Read no weights and estimate no time (--probe, the default, takes about 200 ms)'),
+};
+
+export const plan = Command.make('plan', planOptions, (flags) =>
   withFailureEvent(execute(flags), () => wantsJson(flags)),
 ).pipe(
   Command.withDescription(
-    'Show what a run would do, without reading any weights: models, slots and what is left out and why, memory, bytes, time.',
+    'Show what a run would do: models, slots and what is left out and why, memory, bytes, time. Reads headers, and a few MB of weights for the estimate of the time.',
   ),
-  Command.withShortDescription('Show what a run would do, without reading any weights'),
+  Command.withShortDescription('Show what a run would do'),
   Command.withExamples([
     { command: 'weightspan plan ./checkpoints', description: 'Look before a run' },
     {

@@ -1,0 +1,272 @@
+// How long a run will take, from a short look at the machine (about 200 ms): a few MB of planned weights are read by the code
+// that a run reads with, and a few panels are visited through the device at the run's shapes. The rest is arithmetic.
+// A guess at the rate this machine showed just now: files that were read lately come from memory, and other work slows both.
+import { availableParallelism } from 'node:os';
+import type { Device, DeviceMatrix } from '../operators/devices/device.ts';
+import { openDevice } from '../operators/devices/device-spec.ts';
+import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/subspace-state.ts';
+import { CONSTANT_ROWS, rowsBeforeBlock, updateSubspace } from '../operators/update-subspace.ts';
+import { bytesPerElement } from '../sources/dtype.ts';
+import type { Dtype } from '../sources/model.ts';
+import { type PlannedModel, weightBytes } from '../sources/reading-plan.ts';
+import { SourceFiles } from '../sources/source-files.ts';
+import { tilesOf } from '../sources/tile.ts';
+import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
+import { type Plan, peakMemory } from './plan.ts';
+
+/** Seconds, bytes and rates as measured; what was not measured is in `assumes`. */
+export interface TimeEstimate {
+  /** From the first read to the last durable table. */
+  readonly seconds: number;
+  /** From the first read to the last mix: a start, memory, and the longer of reading and of products with their algebra. */
+  readonly fitSeconds: number;
+  readonly readSeconds: number;
+  readonly computeSeconds: number;
+  /** The small matrices, a few times a slot and block. */
+  readonly algebraSeconds: number;
+  /** First touch of the memory that the largest group takes. */
+  readonly memorySeconds: number;
+  readonly writeSeconds: number;
+  /** The reading before the run that --verify asks for; not in `seconds`. */
+  readonly verifySeconds: number;
+  /** Bytes a second. */
+  readonly readRate: number;
+  /** Floating point operations a second on one thread. */
+  readonly flopRate: number;
+  readonly probedBytes: number;
+  readonly probeSeconds: number;
+  readonly assumes: readonly string[];
+}
+
+const READ_BUDGET = 0.06;
+const VISIT_BUDGET = 0.06;
+const MODELS_AT_ONCE = 8;
+/** Of one model: enough to tell a disk from a cache, little enough for a slow one. */
+const MODEL_BYTES = 2 ** 19;
+const PROBE_BYTES = 8 * 2 ** 20;
+/** A visit of the probe takes at most this many operations; its panel is narrower where the run's would take more. */
+const VISIT_FLOPS = 1e9;
+/** Rows and columns of the small matrices at most; their cost grows with the cube. */
+const ALGEBRA_SIZE = 160;
+const PANELS = 4;
+/** Updates until the small algebra is compiled. */
+const YOUNG_UPDATES = 24;
+/** Not measured, since a plan writes nothing. */
+const WRITE_RATE = 250e6;
+const FILE_SECONDS = 0.008;
+const TABLES_SECONDS = 0.15;
+/** Messages, promises and rows a slot and block. */
+const UPDATE_SECONDS = 0.0005;
+const SHA_RATE = 1.5e9;
+/** What a run's first block costs beside: functions that are not compiled yet, in every thread. */
+const START_SECONDS = 0.3;
+
+/**
+ * Probes the machine for a plan.
+ * Rejects with what reading rejects with, where a file has changed since the plan.
+ */
+export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
+  const start = performance.now();
+  const reading = await probeReading(plan);
+  const device = await openDevice(plan.device.spec);
+  const { flopRate, touchRate } = probeVisits(plan, device);
+  const algebra = probeAlgebra(plan);
+  const probeSeconds = (performance.now() - start) / 1e3;
+
+  const { config, models, slots, groups } = plan;
+  const blocks = Math.ceil(models.length / config.block);
+  const updates = blocks * slots.length;
+  // Never more at work than there are tiles, or processors.
+  const threads = groups.map((group) =>
+    Math.min(
+      config.threads,
+      availableParallelism(),
+      group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0),
+    ),
+  );
+  const computeSeconds = plan.groupFlops.reduce((sum, flops, i) => sum + flops / flopRate / threads[i]!, 0);
+  const readSeconds = plan.bytesToRead / reading.rate;
+  const young = Math.min(updates, YOUNG_UPDATES);
+  const algebraSeconds = young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
+  const memorySeconds = peakMemory(plan) / touchRate;
+  const files = config.basis ? slots.length * (config.center ? 2 : 1) : 0;
+  const writeSeconds = plan.bytesToWrite / WRITE_RATE + files * FILE_SECONDS + TABLES_SECONDS;
+  // A block is read while the one before is worked on: only a group's first is waited for.
+  // What a slot too large for the memory has in files is read and written with every block.
+  const spillSeconds = (blocks * plan.groupSpill.reduce((a, b) => a + b, 0)) / WRITE_RATE;
+  const fitSeconds =
+    START_SECONDS +
+    spillSeconds +
+    Math.max(readSeconds, computeSeconds + algebraSeconds) +
+    memorySeconds +
+    readSeconds / Math.max(1, blocks);
+  const fileBytes = models.reduce((sum, { bytes }) => sum + bytes, 0);
+  return {
+    seconds: fitSeconds + writeSeconds,
+    fitSeconds,
+    readSeconds,
+    computeSeconds,
+    algebraSeconds,
+    memorySeconds,
+    writeSeconds,
+    verifySeconds: config.verify ? fileBytes / Math.min(reading.rate, SHA_RATE) : 0,
+    readRate: reading.rate,
+    flopRate,
+    probedBytes: reading.bytes,
+    probeSeconds,
+    assumes: [
+      'reading and multiplying go on at the rate this machine showed just now (what was read may have been in its cache)',
+      `writing (and rereading scratch files), which was not tried, takes ${WRITE_RATE / 1e6} MB/s and ${FILE_SECONDS * 1e3} ms a file`,
+    ],
+  };
+};
+
+/** Reads the beginnings of models, spread over the stream; the first round shows the way and does not count. */
+const probeReading = async ({ models, slots }: Plan): Promise<{ readonly rate: number; readonly bytes: number }> => {
+  const files = new SourceFiles();
+  const count = Math.min(models.length, (PROBE_BYTES / MODEL_BYTES) * 4);
+  const chosen = Array.from({ length: count }, (_, i) => models[Math.floor((i * models.length) / count)]!);
+  const rounds: PlannedModel[][] = [];
+  for (let at = 0; at < count; at += MODELS_AT_ONCE) rounds.push(chosen.slice(at, at + MODELS_AT_ONCE));
+  const first = rounds.length > 1 ? rounds.shift()! : rounds[0]!;
+  const readRound = async (round: readonly PlannedModel[]): Promise<number> => {
+    const read = await Promise.all(round.map((model) => readBeginning(files, model, slots)));
+    return read.reduce((a, b) => a + b, 0);
+  };
+  let all = await readRound(first);
+  let bytes = 0;
+  const start = performance.now();
+  for (const round of rounds) {
+    bytes += await readRound(round);
+    if (bytes >= PROBE_BYTES || performance.now() - start >= READ_BUDGET * 1e3) break;
+  }
+  all += bytes;
+  return { rate: bytes / Math.max(1e-6, (performance.now() - start) / 1e3), bytes: all };
+};
+
+/** Reads a model's planned weights up to some bytes, each tensor by a call; returns how many bytes were read. */
+const readBeginning = async (files: SourceFiles, model: PlannedModel, slots: Plan['slots']): Promise<number> => {
+  let left = MODEL_BYTES;
+  const used = new Set(slots.map((slot) => model.header.files[slot.tensorIn(model).file]!));
+  const file = [...used][0]!;
+  files.hold(file);
+  try {
+    for (const slot of slots) {
+      const tensor = slot.tensorIn(model);
+      if (left === 0 || model.header.files[tensor.file] !== file) continue;
+      const length = Math.min(left, tensor.byteLength);
+      await files.read(file, tensor.offset, [new Uint8Array(length)]);
+      left -= length;
+    }
+  } finally {
+    await files.release(file);
+  }
+  return MODEL_BYTES - left;
+};
+
+/** The slot whose products take most of the run, and its shapes when the state is full. */
+const mainShape = ({ slots, config, models }: Plan) => {
+  const slot = slots.reduce((a, b) => (b.features > a.features ? b : a));
+  const spec = { features: slot.features, rank: config.rank, center: config.center, shiftIsOrigin: true };
+  const block = Math.min(config.block, models.length);
+  return { slot, spec, block, stateRows: maxStateRows(spec, models.length) };
+};
+
+/** Visits panels as a run does: mixing, widening and shifting the new rows, the Gram. */
+const probeVisits = (plan: Plan, device: Device) => {
+  const { slot, block, stateRows: r } = mainShape(plan);
+  const before = rowsBeforeBlock(r);
+  const perFeature = 2 * ((before + block) * block + (1 + r) * (1 + r + block));
+  const width = Math.min(slot.features, device.info.panel, Math.max(64, Math.floor(VISIT_FLOPS / perFeature)));
+  const dtype = slot.tensorIn(plan.models[0]!).dtype as Dtype;
+  const batch = weightRows(
+    makeWeightBatch({
+      slot: slot.name,
+      dtype,
+      start: 0,
+      stop: width,
+      models: Int32Array.from({ length: block }, (_, i) => i),
+      // Any bits do, but for those of slow or endless numbers: byte 0x3c makes a number near 1/64 or 1 in every dtype.
+      bytes: new Uint8Array(block * width * bytesPerElement(dtype)).fill(0x3c),
+    }),
+  );
+  const rows = Array.from({ length: block }, (_, i) => i);
+  const at = rows.map((i) => before + i);
+  const constants = new Float32Array(CONSTANT_ROWS * width).fill(1, 0, width);
+  const full = new Float32Array((r + 1) * width).fill(1 / 64);
+  const gram = new Float64Array((before + block) * block);
+  const weights = new Float64Array((1 + r) * (1 + r + block)).fill(1 / (1 + r + block));
+
+  const touched = performance.now();
+  const fresh = new Float32Array(2 ** 21).fill(1);
+  const touchRate = fresh.byteLength / Math.max(1e-6, (performance.now() - touched) / 1e3);
+  const make = (): DeviceMatrix => {
+    const matrix = device.allocate(before + block, width);
+    device.write(matrix, 0, constants);
+    device.write(matrix, CONSTANT_ROWS, full);
+    device.widen([{ batch, rows, at }], 0, matrix, null);
+    return matrix;
+  };
+  const panels = Array.from({ length: PANELS }, make);
+  let spare = device.allocate(before + block, width);
+
+  const visit = (i: number): void => {
+    const panel = panels[i % PANELS]!;
+    device.combine(weights, 1 + r, panel, CONSTANT_ROWS, 1 + r + block, spare, CONSTANT_ROWS);
+    panels[i % PANELS] = spare;
+    spare = panel;
+    device.widen([{ batch, rows, at }], 0, panels[i % PANELS]!, 1);
+    device.gram(panels[i % PANELS]!, 0, before + block, before, block, gram);
+  };
+  for (let i = 0; i < 2; i++) visit(i);
+  let visits = 0;
+  const start = performance.now();
+  do visit(visits++);
+  while (visits < 64 && performance.now() - start < VISIT_BUDGET * 1e3);
+  const seconds = Math.max(1e-6, (performance.now() - start) / 1e3);
+  for (const panel of [...panels, spare]) device.free(panel);
+  return { flopRate: (visits * perFeature * width) / seconds, touchRate };
+};
+
+/** One slot's small algebra a block, when it is young and when it is compiled, in seconds. */
+const probeAlgebra = (plan: Plan): { readonly young: number; readonly warm: number } => {
+  const { spec, block: fullBlock, stateRows } = mainShape(plan);
+  const shrink = Math.min(1, ALGEBRA_SIZE / (stateRows + fullBlock + 1));
+  const r = Math.floor(stateRows * shrink);
+  const block = Math.max(1, Math.floor(fullBlock * shrink));
+  const rows = rowsBeforeBlock(r) + block;
+  const state: SubspaceState = {
+    ...emptySubspace,
+    models: r + block,
+    eigenvalues: Float64Array.from({ length: r }, (_, i) => 1 / (1 + i)),
+    total: r + 1,
+    largestNorm2: 1,
+    rowsDotMean: new Float64Array(r),
+  };
+  // Products that shrink away from the diagonal, so that the small matrix is a plausible one.
+  const values = Float64Array.from({ length: rows * block }, (_, i) => {
+    const distance = Math.abs(Math.floor(i / block) - (i % block) - rowsBeforeBlock(r));
+    return distance === 0 ? 1 : 0.1 / (1 + distance);
+  });
+  const once = (): number => {
+    const start = performance.now();
+    updateSubspace(
+      { ...spec, rank: Math.max(1, Math.ceil(r / 2)) },
+      state,
+      { values, columns: block, block, shiftSum: 0 },
+      plan.device.solve,
+    );
+    return (performance.now() - start) / 1e3;
+  };
+  const scale = shrink ** -3;
+  const young = once();
+  const later: number[] = [];
+  const start = performance.now();
+  do later.push(once());
+  while (later.length < 12 && performance.now() - start < 40);
+  return { young: Math.min(young, 0.02) * scale, warm: Math.min(...later) * scale };
+};
+
+/** Weight bytes of each group. */
+export const groupBytes = ({ groups, models }: Plan): readonly number[] =>
+  groups.map((group) => models.reduce((sum, model) => sum + weightBytes(group.slots, model), 0));
