@@ -1,13 +1,18 @@
 // Finds the models in and below a folder. A folder is a model where it holds an index, a model.safetensors, or one safetensors
 // file and no models below; then only its `checkpoint-*` folders are looked into as well. Otherwise each safetensors file and
 // each folder below is looked at, in byte order. Names that start with a dot (.git, .cache, ._model.safetensors) are skipped.
-// Decided by names alone: nothing is opened. A folder met twice, as links in a circle do, is entered once.
-import type { Dirent } from 'node:fs';
-import { readdir, realpath, stat } from 'node:fs/promises';
+// Decided by names alone: nothing is opened. A folder met twice, as links in a circle do, is entered once. A repository of a
+// Hugging Face cache is one of its snapshots, which is searched by the same rules, with links checked; those of data sets and
+// spaces are passed over.
+import { realpath } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { byteOrder } from './byte-order.ts';
 import { displayName } from './display-name.ts';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
+import { realPathInside, unfinishedDownload } from './hub-links.ts';
+import { type HubName, parseHubFolder } from './hub-name.ts';
+import { chooseSnapshot, shortCommit } from './hub-snapshot.ts';
+import { type FolderContent, list } from './list-folder.ts';
 import { reading } from './regular-file.ts';
 import { isShardName } from './sharded-checkpoint.ts';
 import { convertPickle } from './sniff.ts';
@@ -17,8 +22,15 @@ export type Found = {
   /** Below the folder that was searched, with `/`; empty for that folder itself. */
   readonly below: string;
   readonly path: string;
+  /** What the model is called wherever it stands, for one of a cache. */
+  readonly name?: string;
 } & (
-  | { readonly layout: 'file' | 'sharded'; readonly entry: string }
+  | {
+      readonly layout: 'file' | 'sharded';
+      readonly entry: string;
+      /** {@link ModelLocation.repository} */
+      readonly repository?: string;
+    }
   | { readonly error: SourceMalformed | SourceUnavailable }
 );
 
@@ -28,7 +40,58 @@ const index = '.safetensors.index.json';
 const pickle = /\.(?:bin|pt|pth|ckpt|pkl)$/i;
 
 /** All models in a folder and below. */
-export const findModels = (folder: string): Promise<readonly Found[]> => search(folder, '', new Set(), 0);
+export const findModels = (folder: string): Promise<readonly Found[]> => search(folder, '', { visited: new Set() }, 0);
+
+/**
+ * The models in a cached repository, `models--org--name`: those of the snapshot that is asked for.
+ *
+ * @returns none where there is no snapshot, or none with weights
+ */
+export async function findCachedModels(
+  repository: string,
+  asked: HubName,
+  below = '',
+  visited: Set<string> = new Set(),
+): Promise<readonly Found[]> {
+  const { id, revision } = asked;
+  try {
+    const snapshot = await chooseSnapshot(repository, asked);
+    const found = snapshot === undefined ? [] : await search(snapshot.path, '', { visited, repository }, 0);
+    if (snapshot === undefined || found.length === 0) return await refuseUnfinished(repository, id);
+    const name = revision === undefined ? id : `${id}@${shortCommit(snapshot.commit)}`;
+    const joined = (a: string, b: string): string => [a, b].filter((part) => part !== '').join('/');
+    return await Promise.all(
+      found.map((one) =>
+        checked({ ...one, below: joined(below, one.below), name: joined(name, one.below) }, repository),
+      ),
+    );
+  } catch (error) {
+    if (!(error instanceof SourceMalformed)) throw error;
+    return [{ below, path: repository, name: revision === undefined ? id : `${id}@${revision}`, error }];
+  }
+}
+
+/** Without weights there is no model, unless they are still to come: then it is missed, and not left out in silence. */
+async function refuseUnfinished(repository: string, id: string): Promise<readonly never[]> {
+  const unfinished = await unfinishedDownload(repository);
+  if (unfinished === undefined) return [];
+  const detail =
+    `found no weights but ${displayName(unfinished)}, a download that never ended, expected safetensors; ` +
+    `finish it with hf download ${id}`;
+  throw new SourceMalformed({ path: repository, rule: 'unfinished-download', detail });
+}
+
+/** A model of a cache, or a refusal where the link that stands for its weights leads astray. */
+async function checked(found: Found, repository: string): Promise<Found> {
+  if ('error' in found) return found;
+  try {
+    realPathInside(found.entry, repository);
+    return { ...found, repository };
+  } catch (error) {
+    if (!(error instanceof SourceMalformed || error instanceof SourceUnavailable)) throw error;
+    return { below: found.below, path: found.path, name: found.name!, error };
+  }
+}
 
 /** The model in one file, going by its name; none where the name is not one of weights. */
 export function modelInFile(path: string): readonly Found[] {
@@ -52,15 +115,28 @@ const adapterDetail =
 
 const pickleDetail = (name: string): string => `found ${displayName(name)}, expected safetensors; ${convertPickle}`;
 
-async function search(folder: string, below: string, visited: Set<string>, depth: number): Promise<readonly Found[]> {
+interface Walk {
+  /** Real paths of the folders that were entered. */
+  readonly visited: Set<string>;
+  /** The repository of a cache that the walk must not leave; undefined in ordinary folders. */
+  readonly repository?: string;
+}
+
+async function search(folder: string, below: string, walk: Walk, depth: number): Promise<readonly Found[]> {
+  const { visited, repository } = walk;
   let content: FolderContent;
   try {
-    const real = await reading(folder, () => realpath(folder));
+    const real = await (repository === undefined
+      ? reading(folder, () => realpath(folder))
+      : realPathInside(folder, repository));
     if (visited.has(real) || depth > maxDepth) return [];
     visited.add(real);
     content = await list(folder);
+    const kept = repository === undefined && content.folders.includes('snapshots') ? parseHubFolder(folder) : undefined;
+    if (kept?.isModel === false) return [];
+    if (kept !== undefined) return await findCachedModels(folder, { id: kept.id, revision: undefined }, below, visited);
   } catch (error) {
-    if (error instanceof SourceUnavailable) return [{ below, path: folder, error }];
+    if (error instanceof SourceUnavailable || error instanceof SourceMalformed) return [{ below, path: folder, error }];
     throw error;
   }
   const { files, folders } = content;
@@ -72,7 +148,7 @@ async function search(folder: string, below: string, visited: Set<string>, depth
       const nameBelow = below === '' ? name : `${below}/${name}`;
       if (isFolder.has(name)) {
         // Not as arguments of one push: a call takes about 100,000 of them.
-        for (const below of await search(path, nameBelow, visited, depth + 1)) found.push(below);
+        for (const below of await search(path, nameBelow, walk, depth + 1)) found.push(below);
       } else found.push({ below: withoutEnding(nameBelow), path, layout: 'file', entry: path });
     }
     return found;
@@ -128,30 +204,5 @@ function modelOf(folder: string, below: string, files: readonly string[]): Found
   return refuse(
     'index-missing',
     `found shard ${displayName(shard)} without an index, expected model${index} beside it`,
-  );
-}
-
-interface FolderContent {
-  readonly files: readonly string[];
-  readonly folders: readonly string[];
-}
-
-/** What stands in a folder, in byte order, without hidden names; links are what they lead to. */
-export async function list(folder: string): Promise<FolderContent> {
-  const files: string[] = [];
-  const folders: string[] = [];
-  for (const entry of await reading(folder, () => readdir(folder, { withFileTypes: true }))) {
-    if (entry.name.startsWith('.')) continue;
-    if (await leadsToFolder(folder, entry)) folders.push(entry.name);
-    else files.push(entry.name);
-  }
-  return { files: files.sort(byteOrder), folders: folders.sort(byteOrder) };
-}
-
-async function leadsToFolder(folder: string, entry: Dirent): Promise<boolean> {
-  if (!entry.isSymbolicLink()) return entry.isDirectory();
-  return await stat(join(folder, entry.name)).then(
-    (stats) => stats.isDirectory(),
-    () => false,
   );
 }

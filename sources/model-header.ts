@@ -7,6 +7,7 @@ import { basename, dirname, join } from 'node:path';
 import { byteOrder } from './byte-order.ts';
 import { displayName } from './display-name.ts';
 import { SourceMalformed } from './errors.ts';
+import { realPathInside } from './hub-links.ts';
 import type { ModelFile, ModelHeader, ModelLocation, TensorEntry } from './model.ts';
 import { readExactly, readingNow, withRegularFile } from './regular-file.ts';
 import { headerLength, parseSafetensorsHeader } from './safetensors.ts';
@@ -26,8 +27,8 @@ export interface RawHeader {
  * Reads the header of a model, or the index and the headers of all shards.
  * @throws SourceMalformed, SourceUnavailable
  */
-export const readRawHeader = ({ layout, entry }: ModelLocation): RawHeader => {
-  if (layout === 'sharded') return readShards(entry);
+export const readRawHeader = ({ layout, entry, repository }: ModelLocation): RawHeader => {
+  if (layout === 'sharded') return readShards(entry, repository);
   const { file, bytes, digest } = readFileHeader(entry);
   return {
     files: [file],
@@ -59,11 +60,11 @@ const readFileHeader = (path: string): FileHeader =>
     return { file: { path, size, mtimeMs }, bytes, digest: sha256(bytes) };
   });
 
-function readShards(indexPath: string): RawHeader {
+function readShards(indexPath: string, repository: string | undefined): RawHeader {
   const { index, digest } = readIndex(indexPath);
   const folder = dirname(indexPath);
   const shards = [...new Set(index.values())].sort(byteOrder);
-  checkShardFiles(folder, shards, indexPath);
+  checkShardFiles(folder, shards, indexPath, repository);
   // A shard's header is parsed as soon as it is read: thousands of large ones must not wait in memory together.
   const tensors: (readonly TensorEntry[])[] = [];
   const headers = shards.map((shard, i) => {
@@ -89,8 +90,16 @@ const readIndex = (path: string): { readonly index: ReadonlyMap<string, string>;
     return { index: parseShardIndex(bytes, path), digest: sha256(bytes) };
   });
 
-/** Every shard is a file of its own in the model's own folder, and no shard of the same stem is left over. */
-function checkShardFiles(folder: string, shards: readonly string[], path: string): void {
+/**
+ * Every shard is a file of its own in the model's own folder, or in the cached repository that the folder is part of, and no
+ * shard of the same stem is left over.
+ */
+function checkShardFiles(
+  folder: string,
+  shards: readonly string[],
+  path: string,
+  repository: string | undefined,
+): void {
   const names = readingNow(folder, () => readdirSync(folder));
   const present = new Set(names);
   const fail = (rule: string, detail: string): never => {
@@ -102,8 +111,9 @@ function checkShardFiles(folder: string, shards: readonly string[], path: string
     if (!present.has(shard))
       fail('shard-missing', `found no ${displayName(shard)} in the folder, expected it as weight_map says`);
     const file = join(folder, shard);
-    const real = readingNow(file, () => realpathSync.native(file));
-    if (dirname(real) !== home) {
+    const real =
+      repository === undefined ? readingNow(file, () => realpathSync.native(file)) : realPathInside(file, repository);
+    if (repository === undefined && dirname(real) !== home) {
       fail('shard-escapes', `found shard ${displayName(shard)} to be a link out of the folder, expected a file in it`);
     }
     const owner = owners.get(real);

@@ -26,7 +26,7 @@ export interface TensorEntry {
 
 /** Where a model stands: one input of the stream. */
 export interface ModelLocation {
-  /** The path below the argument that named it, unique in the run. */
+  /** The path below the argument that named it, or `org/name` in a Hugging Face cache; unique in the run. */
   readonly name: string;
   /** The argument as given. */
   readonly source: string;
@@ -35,6 +35,8 @@ export interface ModelLocation {
   readonly layout: 'file' | 'sharded';
   /** The safetensors file, or the index file of a sharded checkpoint. */
   readonly entry: string;
+  /** The repository of a Hugging Face cache that the model stands in: its links may lead anywhere inside, and nowhere else. */
+  readonly repository?: string;
 }
 
 /** All that the headers of a model say; no weights. */

@@ -8,12 +8,15 @@ import { text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
 import { Effect } from 'effect';
 import { ConfigInvalid } from '../configs/errors.ts';
-import { displayName } from './display-name.ts';
+import { displayName, displayPath } from './display-name.ts';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import { expandGlob, globBase } from './expand-glob.ts';
 import { isGlob } from './glob.ts';
+import { type HubName, hubCache, hubFolderName, parseHubName } from './hub-name.ts';
+import { cachedCommits } from './hub-snapshot.ts';
+import { list } from './list-folder.ts';
 import type { ModelLocation } from './model.ts';
-import { type Found, findModels, modelInFile, withoutEnding } from './model-folder.ts';
+import { type Found, findCachedModels, findModels, modelInFile, withoutEnding } from './model-folder.ts';
 import { reading } from './regular-file.ts';
 
 /** A model that was found but refused before its weights were looked at: a pickle, an adapter, a shard without its index. */
@@ -34,12 +37,15 @@ export interface ResolveOptions {
   readonly stdin?: () => Promise<string>;
   /** The folder that relative paths start from; the process's own if not given. */
   readonly cwd?: string;
+  /** Where the variables that place the Hugging Face cache are looked up; the process's own if not given. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
 type SourceError = ConfigInvalid | SourceMalformed | SourceUnavailable;
 
 /**
- * Finds the models that SOURCES name: model folders, folders of them, files, globs, `@list.txt`, `-`.
+ * Finds the models that SOURCES name: model folders, folders of them, files, globs, `@list.txt`, `-`, and models of the
+ * Hugging Face cache as `org/name` or `org/name@revision`.
  *
  * Fails with ConfigInvalid where an argument names no model, with SourceUnavailable where it does not exist, and with
  * SourceMalformed where a list is not text. What is refused model by model is returned in `skipped`.
@@ -65,6 +71,8 @@ interface Target {
   /** In front of the names of models below. */
   readonly prefix: string;
   readonly fromGlob: boolean;
+  /** What was asked of the Hugging Face cache; the path is then that of its repository. */
+  readonly cached?: HubName;
 }
 
 type Named = { readonly target: Target; readonly found: Found; readonly isFile: boolean; readonly name: string };
@@ -77,13 +85,9 @@ async function resolveAll(args: readonly string[], options: ResolveOptions): Pro
     const named: Named[] = [];
     for (const target of await targetsOf(argument, options, issues)) {
       const isFolder = (await reading(target.path, () => stat(target.path))).isDirectory();
-      for (const found of isFolder ? await findModels(target.path) : modelInFile(target.path)) {
-        named.push({
-          target,
-          found,
-          isFile: !isFolder,
-          name: found.below === '' ? target.name : target.prefix + found.below,
-        });
+      for (const found of isFolder ? await modelsInFolder(target) : modelInFile(target.path)) {
+        const name = found.name ?? (found.below === '' ? target.name : target.prefix + found.below);
+        named.push({ target, found, isFile: !isFolder, name });
       }
     }
     if (named.length === 0) {
@@ -95,11 +99,14 @@ async function resolveAll(args: readonly string[], options: ResolveOptions): Pro
   return split(uniqueNames(await uniqueFiles(all)));
 }
 
+const modelsInFolder = ({ path, cached }: Target): Promise<readonly Found[]> =>
+  cached === undefined ? findModels(path) : findCachedModels(path, cached);
+
 async function targetsOf(argument: string, options: ResolveOptions, issues: string[]): Promise<readonly Target[]> {
   const at = (path: string): string => (options.cwd === undefined || isAbsolute(path) ? path : join(options.cwd, path));
   if (argument === '-') {
     const lines = await (options.stdin ?? (() => text(process.stdin)))();
-    return await listed(lines, argument, at, issues);
+    return await listed(lines, argument, at, options, issues);
   }
   if (argument.startsWith('@')) {
     const path = at(argument.slice(1));
@@ -109,14 +116,41 @@ async function targetsOf(argument: string, options: ResolveOptions, issues: stri
       decode(bytes, path),
       argument,
       (line) => (isAbsolute(line) ? line : join(folder, line)),
+      options,
       issues,
     );
   }
   if (isGlob(argument) && !(await exists(at(argument))))
     return await globbed(argument, argument, globBase(argument), at, issues);
   const path = at(argument);
+  const cached = await cachedTarget(argument, argument, path, options);
+  if (cached !== undefined) return [cached];
   const name = withoutEnding(basename(resolve(path))) || 'model';
   return [{ source: argument, given: argument, path, name, prefix: '', fromGlob: false }];
+}
+
+/** The repository in the Hugging Face cache that `org/name` means; undefined where it is a path, or can only be one. */
+async function cachedTarget(
+  source: string,
+  given: string,
+  path: string,
+  { env = process.env, cwd = '.' }: ResolveOptions,
+): Promise<Target | undefined> {
+  const cached = parseHubName(given);
+  if (cached === undefined || (await exists(path))) return undefined;
+  const cache = resolve(cwd, hubCache(env));
+  const repository = join(cache, hubFolderName(cached.id));
+  if (!(await exists(join(repository, 'snapshots'))) || (await cachedCommits(repository)).length === 0)
+    throw notCached(given, cached, cache);
+  return { source, given, path: repository, name: cached.id, prefix: `${cached.id}/`, fromGlob: false, cached };
+}
+
+function notCached(given: string, { id, revision }: HubName, cache: string): SourceUnavailable {
+  const download = `hf download ${id}${revision === undefined ? '' : ` --revision ${revision}`}`;
+  const detail =
+    `found no such file or folder, and no ${hubFolderName(id)} in the Hugging Face cache ${displayPath(cache)}; ` +
+    `nothing is fetched here: if it is a model, get it with ${download}`;
+  return new SourceUnavailable({ path: given, detail });
 }
 
 /** The lines of a list; names are the lines themselves where they lead below the list's folder. */
@@ -124,6 +158,7 @@ async function listed(
   lines: string,
   source: string,
   at: (path: string) => string,
+  options: ResolveOptions,
   issues: string[],
 ): Promise<readonly Target[]> {
   const targets: Target[] = [];
@@ -135,6 +170,11 @@ async function listed(
       if (matched.length === 0)
         issues.push(`sources: ${displayName(source)}: found nothing that matches ${displayName(line)}`);
       targets.push(...matched);
+      continue;
+    }
+    const cached = await cachedTarget(source, line, at(line), options);
+    if (cached !== undefined) {
+      targets.push(cached);
       continue;
     }
     const short = leavesFolder(line) ? basename(resolve(at(line))) : normalize(line).replace(/\/$/, '');
@@ -203,10 +243,9 @@ async function uniqueFiles(all: readonly Named[]): Promise<readonly Named[]> {
   for (const [i, named] of all.entries()) {
     // Synchronous, at 7 µs a file against 90, but with a breath now and then for signals.
     if (i % 64 === 63) await setImmediate();
-    const path = 'entry' in named.found ? named.found.entry : named.found.path;
-    const real = realPath(path);
-    if (seen.has(real)) continue;
-    seen.add(real);
+    const identity = await identityOf(named.found);
+    if (seen.has(identity)) continue;
+    seen.add(identity);
     kept.push(named);
   }
   return kept;
@@ -218,6 +257,17 @@ function realPath(path: string): string {
   } catch {
     return path;
   }
+}
+
+/**
+ * What makes two models the same: their real file. Revisions in a cache may share an index and no shard, so there all files
+ * count, and what was refused counts for each revision.
+ */
+async function identityOf(found: Found): Promise<string> {
+  if ('error' in found) return `${realPath(found.path)} ${found.name ?? ''}`;
+  if (found.repository === undefined || found.layout === 'file') return realPath(found.entry);
+  const shards = (await list(found.path)).files.filter((name) => name.endsWith('.safetensors'));
+  return [found.entry, ...shards.map((name) => join(found.path, name))].map(realPath).join('\n');
 }
 
 function uniqueNames(all: readonly Named[]): readonly Named[] {
@@ -241,7 +291,10 @@ function split(all: readonly Named[]): ResolvedSources {
   for (const { name, target, found } of all) {
     const { source } = target;
     if ('error' in found) skipped.push({ name, source, path: found.path, error: found.error });
-    else models.push({ name, source, path: found.path, layout: found.layout, entry: found.entry });
+    else {
+      const { path, layout, entry, repository } = found;
+      models.push({ name, source, path, layout, entry, ...(repository === undefined ? {} : { repository }) });
+    }
   }
   return { models, skipped };
 }
