@@ -26,6 +26,11 @@ const ARRANGEMENTS = [
 ];
 const script = join(import.meta.dirname, 'cold-read.py');
 
+const shown = (shares) =>
+  Object.entries(shares)
+    .map(([name, share]) => `${name} ${percent(share)}`)
+    .join(', ');
+
 const rateOf = ({ bytes, seconds }) => bytes / seconds;
 
 /** Every arrangement on a part of the files, cold; the fastest. */
@@ -81,6 +86,9 @@ export async function benchCold({ data, quick }) {
     const raw = rateOf(runPython(python, script, [folder, 'read', ...best]));
     runPython(python, script, [folder, 'drop']);
     const cold = await runCold(folder, join(data, 'run-cold'));
+    console.error(
+      `  raw ${(raw / MB).toFixed(0)} MB/s, weightspan ${(cold.rate / MB).toFixed(0)} MB/s: ${shown(cold.shares)}`,
+    );
     const warm = await runCold(folder, join(data, 'run-cold'));
     repetitions.push({ raw, cold, warm, share: cold.rate / raw });
   }
