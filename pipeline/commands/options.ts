@@ -27,7 +27,7 @@ export const off = (name: string, description: string) =>
 
 export const sources = Argument.String('SOURCES').pipe(
   Argument.withDescription(
-    'Model folders, folders of them, .safetensors files, globs, @list.txt (one a line), or - (the same on standard input)',
+    'Model folders, folders of them, .safetensors files, globs, org/name[@revision] (in the Hugging Face cache), @list.txt (one a line), or - (the same on standard input)',
   ),
   Argument.variadic(),
 );

@@ -1,6 +1,15 @@
 // Whole commands on small models: what goes to which stream, every exit code a person can cause, signals.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { requirePart } from '../requires.ts';
@@ -26,6 +35,23 @@ describe('what goes where', () => {
     const json = await runCli(['plan', models, '--json', ...small]);
     expect([json.code, json.stderr, linesOf(json.stdout).length]).toEqual([0, '', 1]);
     expect(JSON.parse(json.stdout).models).toHaveLength(3);
+  });
+
+  it('plan org/name reads the Hugging Face cache', async () => {
+    const hub = temporaryFolder();
+    const commit = 'a'.repeat(40);
+    const snapshots = join(hub, 'models--org--name/snapshots');
+    renameSync(join(writeModels(join(hub, 'm'), 1), '0000'), join(hub, 'moved'));
+    mkdirSync(snapshots, { recursive: true });
+    renameSync(join(hub, 'moved'), join(snapshots, commit));
+    const env = { HF_HUB_CACHE: hub };
+    const { code, stdout, stderr } = await runCli(['plan', 'org/name@aaaa', '--json', ...small], env);
+    expect([code, stderr]).toEqual([0, '']);
+    const path = join(snapshots, commit);
+    expect(JSON.parse(stdout).models).toMatchObject([{ name: 'org/name@aaaaaaa', source: 'org/name@aaaa', path }]);
+    const gone = await runCli(['plan', 'org/gone', ...small], env);
+    expect([gone.code, gone.stdout]).toEqual([74, '']);
+    expect(gone.stderr).toMatch(/^weightspan: org\/gone: .*models--org--gone.* hf download org\/gone\n$/);
   });
 
   it('run: progress on standard error, the summary on standard output', async () => {
