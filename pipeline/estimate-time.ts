@@ -54,7 +54,9 @@ const YOUNG_UPDATES = 24;
 /** Not measured, since a plan writes nothing. */
 const WRITE_RATE = 250e6;
 const FILE_SECONDS = 0.008;
-const TABLES_SECONDS = 0.15;
+const TABLES_SECONDS = 0.3;
+/** Waiting for a block's last tile, and the last pass over the directions: so much more than the products alone. */
+const WAITING = 1.3;
 /** Messages, promises and rows a slot and block. */
 const UPDATE_SECONDS = 0.0005;
 const SHA_RATE = 1.5e9;
@@ -84,7 +86,7 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
       group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0),
     ),
   );
-  const computeSeconds = plan.groupFlops.reduce((sum, flops, i) => sum + flops / flopRate / threads[i]!, 0);
+  const computeSeconds = plan.groupFlops.reduce((sum, flops, i) => sum + (WAITING * flops) / flopRate / threads[i]!, 0);
   const readSeconds = plan.bytesToRead / reading.rate;
   const young = Math.min(updates, YOUNG_UPDATES);
   const algebraSeconds = young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
