@@ -24,7 +24,8 @@ const isPrefix = (text: string): boolean => /^[0-9a-f]{4,40}$/.test(text);
 export const shortCommit = (commit: string): string => commit.slice(0, 7);
 
 /**
- * The snapshot that is asked for, or else the one of `main`, or the only one.
+ * The snapshot that is asked for, or else the one of `main`, or the only one. Where its path really leads is the caller's to
+ * check.
  *
  * @param repository the folder `models--org--name`
  * @returns undefined where the repository has no snapshots at all
@@ -32,7 +33,6 @@ export const shortCommit = (commit: string): string => commit.slice(0, 7);
  */
 export async function chooseSnapshot(repository: string, asked: HubName): Promise<Snapshot | undefined> {
   const folder = join(repository, 'snapshots');
-  realPathInside(folder, repository);
   const commits = await cachedCommits(repository);
   if (commits.length === 0) return undefined;
   const commit =

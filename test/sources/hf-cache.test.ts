@@ -437,6 +437,14 @@ describe('hostile refs', () => {
   });
 });
 
+test('what is refused is recorded for each revision', async () => {
+  const { repository, options } = setUp();
+  cacheModel(repository, commitA);
+  for (const name of ['v1', 'v2']) writeRef(repository, name, '..');
+  const { skipped } = await run(options, 'org/name@v1', 'org/name@v2', 'org/name@v1');
+  expect(skipped.map(({ name }) => name)).toEqual(['org/name@v1', 'org/name@v2']);
+});
+
 describe('links', () => {
   /** A cached model, its link, and a good file outside of the repository. */
   function linked() {
@@ -492,8 +500,10 @@ describe('links', () => {
     expect((await refusal(options, repository)).error.rule).toBe('link-escapes');
   });
 
-  test('a folder of the snapshot as a link out of it', async () => {
+  test('a folder of the snapshot as a link out of it is not even listed', async () => {
     const { repository, outside, options } = setUp2();
+    // Whoever lists it finds a pickle to complain of.
+    renameSync(join(outside, 'model.safetensors'), join(outside, 'model.bin'));
     symlinkSync(outside, join(repository, 'snapshots', commitA, 'sub'));
     const { skipped } = await run(options, 'org/name');
     expect(skipped.map(({ name, error }) => [name, (error as SourceMalformed).rule])).toEqual([
