@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { requirePart } from '../requires.ts';
 import { cli, runCli, startCli, temporaryFolder, writeModels } from './cli-process.ts';
@@ -244,6 +245,8 @@ describe('signals', () => {
     const { child, ended, seen } = startCli(['run', '-', '--out', join(folder, 'run')], watched);
     await seen('stderr', 'READY');
     child.kill('SIGINT');
+    // Of two signals that wait together the kernel promises no order.
+    await setTimeout(100);
     child.kill('SIGTERM');
     const { code, stderr } = await ended;
     expect(code).toBe(130);
