@@ -37,6 +37,11 @@ export interface GroupMemory {
 export const windowTiles = (rank: number): number =>
   Math.max(1, Math.min(16, Math.floor(2 ** 24 / ((1 + rank) * TILE_WIDTH * 4))));
 
+/**
+ * Bytes that slots are put together for, at most, whatever the memory: a group's memory is touched once, and the groups
+ * after it find it warm. A larger group gains nothing but fewer opens of the same files.
+ */
+const GROUP_BYTES = 2 ** 29;
 /** Tiles that a slot too large for the memory is read in at a time, at most: 4 MiB a model, enough for any disk. */
 const MOST_TILES_AT_ONCE = 64;
 /** Panels a thread holds of a spilled slot: two that mixing swaps, and one on the way from or to the disk. */
@@ -88,7 +93,7 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
 };
 
 /**
- * Puts consecutive slots together as long as they fit. A slot that does not fit alone makes a group of its own, whose
+ * Puts consecutive slots together as long as they fit, and as it is worth it. A slot that does not fit alone makes a group of its own, whose
  * state is kept in a file.
  * @throws ConfigInvalid when not even one tile of a slot fits, with what it needs
  */
@@ -109,7 +114,7 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): r
     filled = 0;
   };
   slots.forEach((slot, i) => {
-    if (filled + alone[i]! > needs.memory) close();
+    if (filled + alone[i]! > Math.min(needs.memory, GROUP_BYTES)) close();
     if (alone[i]! > needs.memory) {
       groups.push({ index: groups.length, slots: [slot], tilesAtOnce: tilesThatFit(slot, needs) });
       return;
