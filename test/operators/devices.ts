@@ -2,6 +2,7 @@
 import { findDevice, openDevice } from '../../operators/devices/device-spec.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
+import { requirePart } from '../requires.ts';
 
 export interface DeviceUnderTest {
   readonly name: 'blas' | 'tfjs';
@@ -13,14 +14,15 @@ const tilesOn = async (name: 'blas' | 'tfjs'): Promise<Tiles> => {
   return inlineTiles(await openDevice(found.spec), found.solve);
 };
 
-export const devices: readonly DeviceUnderTest[] = await (async () => {
-  const tfjs: DeviceUnderTest = { name: 'tfjs', open: () => tilesOn('tfjs') };
-  try {
-    await findDevice('blas');
-    return [{ name: 'blas', open: () => tilesOn('blas') }, tfjs];
-  } catch (error) {
-    if ((process.env.WEIGHTSPAN_REQUIRE ?? '').split(',').includes('blas')) throw error;
-    console.error('*** no BLAS on this machine: the contract suite runs on tfjs alone ***');
-    return [tfjs];
-  }
-})();
+const hasBlas = requirePart(
+  'blas',
+  await findDevice('blas').then(
+    () => true,
+    () => false,
+  ),
+);
+
+export const devices: readonly DeviceUnderTest[] = [
+  ...(hasBlas ? [{ name: 'blas' as const, open: () => tilesOn('blas') }] : []),
+  { name: 'tfjs', open: () => tilesOn('tfjs') },
+];

@@ -1,25 +1,16 @@
 // A table depends on the models and the options that decide a result, never on how the work was cut up: threads and memory
 // change nothing, to the last bit.
-import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findDevice } from '../../operators/devices/device-spec.ts';
-import { requirePart } from '../requires.ts';
+import { devices } from '../operators/devices.ts';
 import { writeSafetensors } from '../sources/write-safetensors.ts';
 import { runCli } from './cli-process.ts';
+import { tableDigests } from './table-digests.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-determinism-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
-
-const blas = requirePart(
-  'blas',
-  await findDevice('blas').then(
-    () => true,
-    () => false,
-  ),
-);
 
 const MODELS = 7;
 const tiled = join(root, 'tiled');
@@ -45,21 +36,6 @@ beforeAll(() => {
   }
 });
 
-/** The sha256 of every file of a run that results are read from. */
-function digests(run: string): Record<string, string> {
-  const files = readdirSync(run, { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith('.parquet') && file !== 'timings.parquet')
-    .sort();
-  return Object.fromEntries(
-    files.map((file) => [
-      file,
-      createHash('sha256')
-        .update(readFileSync(join(run, file)))
-        .digest('hex'),
-    ]),
-  );
-}
-
 interface RunJson {
   readonly groups: readonly (readonly number[])[];
 }
@@ -81,7 +57,7 @@ async function runWith(source: string, ...options: string[]) {
   ]);
   expect([code, stderr]).toEqual([0, '']);
   const { groups } = JSON.parse(readFileSync(join(out, 'run.json'), 'utf8')) as RunJson;
-  return { files: digests(out), groups: groups.length };
+  return { files: tableDigests(out), groups: groups.length };
 }
 
 /** What the command says a run needs at least. */
@@ -96,8 +72,7 @@ async function smallestMemory(source: string, ...options: string[]): Promise<str
   throw new Error('no memory is enough');
 }
 
-const devices = ['tfjs', ...(blas ? ['blas'] : [])];
-describe.each(devices)('on %s', (device) => {
+describe.each(devices)('on $name', ({ name: device }) => {
   it.each([
     ['really trained models', () => 'examples/zoo/full'],
     ['slots of several tiles', () => tiled],

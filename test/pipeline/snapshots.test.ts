@@ -1,37 +1,22 @@
 // --snapshot-every: the tables as of a block are those of a run over the models so far, and the run does not notice.
-import { createHash } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { findDevice } from '../../operators/devices/device-spec.ts';
-import { requirePart } from '../requires.ts';
+import { devices } from '../operators/devices.ts';
 import { runCli } from './cli-process.ts';
+import { tableDigests } from './table-digests.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-snapshots-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-const blas = requirePart(
-  'blas',
-  await findDevice('blas').then(
-    () => true,
-    () => false,
-  ),
-);
-
 const zoo = readdirSync('examples/zoo/full')
   .sort()
   .map((name) => join('examples/zoo/full', name));
+/** What a run and its snapshots both have, the snapshots themselves left out. */
 const tables = (run: string): Record<string, string> =>
   Object.fromEntries(
-    readdirSync(run)
-      .filter((name) => name.endsWith('.parquet') && name !== 'timings.parquet' && name !== 'warnings.parquet')
-      .map((name) => [
-        name,
-        createHash('sha256')
-          .update(readFileSync(join(run, name)))
-          .digest('hex'),
-      ]),
+    Object.entries(tableDigests(run)).filter(([file]) => file !== 'warnings.parquet' && !file.startsWith('snapshots/')),
   );
 
 const run = async (name: string, models: readonly string[], ...options: string[]) => {
@@ -46,7 +31,7 @@ const run = async (name: string, models: readonly string[], ...options: string[]
   return { out, snapshots: events.filter(({ type }) => type === 'snapshot') };
 };
 
-describe.each(['tfjs', ...(blas ? ['blas'] : [])])('on %s', (device) => {
+describe.each(devices)('on $name', ({ name: device }) => {
   it.each([
     ['in memory', '4GiB'],
     ['group by group, large slots in files', '1MiB'],

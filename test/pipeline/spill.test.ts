@@ -1,25 +1,16 @@
 // A slot too large for the memory: its rows go through files, part by part, and every table is what enough memory makes.
 import { spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findDevice } from '../../operators/devices/device-spec.ts';
+import { devices } from '../operators/devices.ts';
 import { normals } from '../operators/planted.ts';
-import { requirePart } from '../requires.ts';
 import { writeSafetensors } from '../sources/write-safetensors.ts';
+import { tableDigests } from './table-digests.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-spill-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
-
-const blas = requirePart(
-  'blas',
-  await findDevice('blas').then(
-    () => true,
-    () => false,
-  ),
-);
 
 const MODELS = 11;
 /** 300,000 weights: 19 tiles, the last one not whole. */
@@ -58,26 +49,13 @@ const cli = (...args: string[]) => {
   return { code: status, stdout, stderr };
 };
 
-const digests = (run: string): Record<string, string> =>
-  Object.fromEntries(
-    readdirSync(join(root, run), { recursive: true, encoding: 'utf8' })
-      .filter((file) => file.endsWith('.parquet') && file !== 'timings.parquet')
-      .sort()
-      .map((file) => [
-        file,
-        createHash('sha256')
-          .update(readFileSync(join(root, run, file)))
-          .digest('hex'),
-      ]),
-  );
-
 const fold = ['--rank', '3', '--block', '4', '--threads', '2'];
 const enough = ['--memory', '4GiB'];
 const little = ['--memory', '8MiB'];
 
 const planOf = (...args: string[]) => JSON.parse(cli('plan', 'good', ...fold, '--json', ...args).stdout);
 
-describe.each(['tfjs', ...(blas ? ['blas'] : [])])('on %s', (device) => {
+describe.each(devices)('on $name', ({ name: device }) => {
   const on = ['--device', device];
   let runs = 0;
   const both = (source: string, ...args: string[]) => {
@@ -99,20 +77,20 @@ describe.each(['tfjs', ...(blas ? ['blas'] : [])])('on %s', (device) => {
     // Two generations of 3 + 2k + b rows of float32.
     expect(plan.bytes_to_spill).toBe(2 * (3 + 6 + 4) * ROWS * COLS * 4);
     const { large, small } = both('good');
-    expect(digests(small)).toEqual(digests(large));
+    expect(tableDigests(join(root, small))).toEqual(tableDigests(join(root, large)));
   }, 60_000);
 
   it('also with a base, uncentred, and with a scratch folder elsewhere, which is left as it was', () => {
     mkdirSync(join(root, `scratch-${device}`));
     const base = ['--base', join('good', 'm00.safetensors'), '--no-center', '--scratch', `scratch-${device}`];
     const { large, small } = both('good', ...base);
-    expect(digests(small)).toEqual(digests(large));
+    expect(tableDigests(join(root, small))).toEqual(tableDigests(join(root, large)));
     expect(readdirSync(join(root, `scratch-${device}`))).toEqual([]);
   }, 60_000);
 
   it('models with bad weights, found late in a block, stay out of it', () => {
     const { large, small } = both('bad', '--on-bad-source', 'skip');
-    expect(digests(small)).toEqual(digests(large));
+    expect(tableDigests(join(root, small))).toEqual(tableDigests(join(root, large)));
   }, 60_000);
 
   it('a bad weight ends the run and is named', () => {
