@@ -102,10 +102,7 @@ export const incrementalPca =
             // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so
             // that no group leaves buffers behind that are too small for the next.
             if (bytes === 0) bytes = Math.max(...block.plan.groups.map((group) => blockBufferBytes(block.plan, group)));
-            const free = buffers.pop();
-            return free !== undefined && free.byteLength >= bytes
-              ? free
-              : adviseHugePages(new SharedArrayBuffer(bytes));
+            return buffers.pop() ?? adviseHugePages(new SharedArrayBuffer(bytes));
           },
           read: async (block, buffer) => {
             const start = performance.now();

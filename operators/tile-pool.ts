@@ -146,21 +146,21 @@ export class TilePool implements Tiles {
   }
 }
 
-/** Adds what tiles contributed, in tile order, to what the tiles before them did. */
+/** Adds what tiles contributed, in tile order, to what the tiles before them did, whose Gram it takes over. */
 export const addVisits = (
   visits: readonly TileVisit[],
   { full, stateRows, block }: VisitTask,
   onto?: VisitResult,
 ): VisitResult => {
   const ordered = [...visits].sort((a, b) => a.tile - b.tile);
-  const [gram, shiftSum] =
-    onto === undefined ? [ordered[0]!.gram, ordered[0]!.shiftSum] : [onto.gram.slice(), onto.shiftSum];
-  let sum = shiftSum;
-  for (const visit of onto === undefined ? ordered.slice(1) : ordered) {
+  const [first, ...others] = onto === undefined ? ordered : [onto, ...ordered];
+  const { gram } = first!;
+  let { shiftSum } = first!;
+  for (const visit of others) {
     for (let i = 0; i < gram.length; i++) gram[i] = gram[i]! + visit.gram[i]!;
-    sum += visit.shiftSum;
+    shiftSum += visit.shiftSum;
   }
-  return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum: sum };
+  return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum };
 };
 
 export const largestPeaks = (tiles: readonly TilePeaks[], directions: number): Float64Array => {

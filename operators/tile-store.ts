@@ -4,10 +4,10 @@
 // place, the Gram. Mixing writes into a spare matrix, which then takes the panel's place.
 
 import { firstBadWeight } from '../sources/bad-weight.ts';
-import { bytesPerElement, widen } from '../sources/dtype.ts';
+import { bytesPerElement } from '../sources/dtype.ts';
 import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
-import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
+import { makeWeightBatch, weightRows, widenRow } from '../sources/weight-batch.ts';
 import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
 import { type Generation, SpillFiles } from './spill-files.ts';
 import type {
@@ -63,6 +63,7 @@ export interface TilePeaks {
 export class TileStore {
   readonly #device: Device;
   #slots: (HeldSlot | null)[] = [];
+  /** Through which rows come from the disk. */
   #buffer = new Float32Array(0);
   #widenMs = 0;
   #gramMs = 0;
@@ -101,9 +102,9 @@ export class TileStore {
     for (const slot of this.#slots) {
       if (slot === null) continue;
       slot.spill?.files.close();
-      const matrices = slot.tiles.flatMap(({ panels }) => panels.map(({ matrix }) => matrix));
-      for (const matrix of new Set([slot.spare, ...(slot.spill === null ? matrices : [slot.spill.matrix])]))
-        this.#device.free(matrix);
+      this.#device.free(slot.spare);
+      if (slot.spill !== null) this.#device.free(slot.spill.matrix);
+      else for (const tile of slot.tiles) for (const panel of tile.panels) this.#device.free(panel.matrix);
     }
     this.#slots = [];
   }
@@ -167,9 +168,9 @@ export class TileStore {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
-        const mixed = this.#mix(slot, panel, task.mix);
-        const { width } = panel;
-        const directions = this.#device.read(mixed, MEAN + 1, peaks.length);
+        this.#mix(slot, panel, task.mix);
+        const { width, matrix } = panel;
+        const directions = this.#device.read(matrix, MEAN + 1, peaks.length);
         for (let j = 0; j < peaks.length; j++) {
           peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
         }
@@ -186,8 +187,7 @@ export class TileStore {
     if (!slot) return;
     const rows = 1 + task.signs.length;
     const first = tilesOf(slot.layout.features)[task.from]!.start;
-    for (const tile of slot.tiles) {
-      if (tile.index < task.from || tile.index >= task.to) continue;
+    for (const tile of tilesIn(slot, task)) {
       const out = new Float32Array(task.out, (tile.start - first) * rows * 4, rows * tile.width);
       for (const panel of tile.panels) {
         const { start, width } = panel;
@@ -220,8 +220,7 @@ export class TileStore {
     const { generation, stateRows, block } = step.from;
     const { width } = panel;
     const before = rowsBeforeBlock(stateRows);
-    const values = this.#bufferOf((before + block) * width);
-    slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
+    const values = this.#readRows(slot, tile, panel, generation, before + block);
     this.#device.write(panel.matrix, 0, values.subarray(0, before * width));
     if (block > 0) this.#device.write(panel.matrix, before, values.subarray(before * width));
   }
@@ -233,29 +232,24 @@ export class TileStore {
     slot.spill!.matrix = panel.matrix;
   }
 
-  /** Memory through which rows go to and from the disk, one panel at a time. */
-  #bufferOf(floats: number): Float32Array {
-    if (this.#buffer.length < floats) this.#buffer = new Float32Array(floats);
-    return this.#buffer.subarray(0, floats);
-  }
-
-  /** The first rows of a panel, wherever they are. */
+  /** The first rows of a panel, on the device or where it was left; valid until the next call. */
   #readRows(slot: HeldSlot, tile: HeldTile, panel: Panel, generation: Generation | null, rows: number): Float32Array {
     if (generation === null) return this.#device.read(panel.matrix, 0, rows);
-    const values = this.#bufferOf(rows * panel.width);
+    const floats = rows * panel.width;
+    if (this.#buffer.length < floats) this.#buffer = new Float32Array(floats);
+    const values = this.#buffer.subarray(0, floats);
     slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
     return values;
   }
 
   /** Mixes a panel's rows into the spare matrix, which becomes the panel's. */
-  #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): DeviceMatrix {
+  #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): void {
     const start = performance.now();
     const spare = this.#device.reshape(slot.spare, panel.width);
     this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
     slot.spare = panel.matrix;
     panel.matrix = spare;
     this.#mixMs += performance.now() - start;
-    return spare;
   }
 
   /** Takes a mixing back: the spare matrix still holds the rows from before. */
@@ -308,9 +302,8 @@ const meanOf = (staged: readonly PlacedRows[], start: number, width: number): Fl
   const row = new Float32Array(width);
   const count = staged.reduce((sum, { rows }) => sum + rows.length, 0);
   for (const { batch, rows } of staged) {
-    const size = bytesPerElement(batch.dtype);
     for (const i of rows) {
-      widen(batch.dtype, batch.row(i).subarray(start * size, (start + width) * size), row);
+      widenRow(batch, i, start, row);
       for (let f = 0; f < width; f++) mean[f] = mean[f]! + row[f]!;
     }
   }

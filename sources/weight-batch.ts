@@ -16,7 +16,7 @@ import {
   Uint8,
   Uint16,
 } from 'apache-arrow';
-import { bytesPerElement } from './dtype.ts';
+import { bytesPerElement, widen } from './dtype.ts';
 import type { Dtype } from './model.ts';
 
 /** Where a batch's bytes stand: enough to send to another thread, which rebuilds the batch there. */
@@ -96,6 +96,12 @@ export interface WeightRows {
   /** Row i's stored bytes, a view. */
   readonly row: (i: number) => Uint8Array;
 }
+
+/** Widens features from `from` on of row `row` into `out`, as many as it holds. */
+export const widenRow = ({ dtype, row: bytesOf }: WeightRows, row: number, from: number, out: Float32Array): void => {
+  const size = bytesPerElement(dtype);
+  widen(dtype, bytesOf(row).subarray(from * size, (from + out.length) * size), out);
+};
 
 /** Reads a batch back without copying. */
 export const weightRows = (batch: RecordBatch): WeightRows => {

@@ -2,7 +2,7 @@
 // A chunk is 2,048 features: the longest sum one float32 accumulator takes before float64 takes over (costs nothing:
 // 94 against 96 GFLOP/s). A panel is one chunk, so that what a block owes it is done while it is in the second-level
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
-import { bytesPerElement, widen } from '../../sources/dtype.ts';
+import { widenRow } from '../../sources/weight-batch.ts';
 import type { BlasLibrary } from './blas-library.ts';
 import type { Device, DeviceMatrix } from './device.ts';
 
@@ -67,10 +67,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     widen: (batches, from, { data, stride, width }, shift) => {
       const shiftRow = shift === null ? null : data.subarray(shift * stride, shift * stride + width);
       for (const { batch, rows, at } of batches) {
-        const size = bytesPerElement(batch.dtype);
         rows.forEach((row, i) => {
           const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
-          widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
+          widenRow(batch, row, from, out);
           if (shiftRow !== null) blas.add(width, shiftRow, out);
         });
       }

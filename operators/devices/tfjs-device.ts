@@ -8,7 +8,7 @@ import { createRequire } from 'node:module';
 import { dirname, sep } from 'node:path';
 import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
-import { bytesPerElement, widen } from '../../sources/dtype.ts';
+import { widenRow } from '../../sources/weight-batch.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import type { Device, DeviceInfo, DeviceMatrix, PlacedRows } from './device.ts';
 
@@ -126,10 +126,9 @@ class TfjsDevice implements Device<TfjsMatrix> {
     const first = Math.min(...places);
     const values = this.#scratchOf(places.length * width);
     for (const { batch, rows, at } of batches) {
-      const size = bytesPerElement(batch.dtype);
       rows.forEach((row, i) => {
         const out = values.subarray((at[i]! - first) * width, (at[i]! - first + 1) * width);
-        widen(batch.dtype, batch.row(row).subarray(from * size, (from + width) * size), out);
+        widenRow(batch, row, from, out);
         if (negated !== null) addTo(out, negated);
       });
     }
