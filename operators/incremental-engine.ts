@@ -1,0 +1,346 @@
+// What the engine `incremental` keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
+// matrices updated, and the mixing they ask for is left for the next visit. One block at a time.
+import { join } from 'node:path';
+import { concat, defer, mergeMap, type Observable, of } from 'rxjs';
+import { sinkFailure } from '../sinks/durable-file.ts';
+import { badWeightDetail } from '../sources/bad-weight.ts';
+import { displayName } from '../sources/display-name.ts';
+import { SourceMalformed } from '../sources/errors.ts';
+import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
+import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
+import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
+import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
+import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
+import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import type { Mix, SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
+import { rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
+
+/** Blocks between two measurements of the state's own inner products, which otherwise follow from algebra. */
+const REMEASURE_EVERY = 16;
+
+/** A block's weights in memory. */
+export interface TimedRead {
+  readonly read: ReadBlock;
+  readonly buffer: SharedArrayBuffer;
+  /** When the weights were there, on the clock of `performance`. */
+  readonly ready: number;
+  readonly seconds: number;
+}
+
+interface SlotEngine {
+  readonly slot: PlannedSlot;
+  readonly spec: SubspaceSpec;
+  state: SubspaceState;
+  /** The mixing that the last block left for the next visit. */
+  pending: Mix | null;
+  /** Whether the tiles' shift stands. */
+  settled: boolean;
+  spill: Spill | null;
+}
+
+/** Where a spilled slot's rows are, and where the next block leaves them. */
+interface Spill {
+  from: SpillStep['from'];
+  to: Generation;
+}
+
+/** What the parts of a block that came so far have added up to. */
+interface PartialBlock {
+  visit: VisitResult | undefined;
+  readonly faults: Map<PlannedModel, ReadFault>;
+  seconds: number;
+}
+
+export class IncrementalEngine {
+  readonly #options: IncrementalPcaOptions<unknown>;
+  #slots: SlotEngine[] = [];
+  /** The opening of the stream's first group, which need not wait for its first block. */
+  #opening: Promise<void> | null = null;
+  #begun = false;
+  /** Since when the engine could have taken another block, and what it has waited for one since the last update. */
+  #restingSince = performance.now();
+  #waitedMs = 0;
+  #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
+
+  constructor(options: IncrementalPcaOptions<unknown>) {
+    this.#options = options;
+  }
+
+  /** Makes room for the first group while its first block is read. Later groups wait until the one before is finished. */
+  openEarly(block: WeightBlock): void {
+    if (this.#begun) return;
+    this.#begun = true;
+    this.#opening = this.#open(block);
+    this.#opening.catch(() => {});
+  }
+
+  /** A block is done with, and what came of it has gone downstream: from here on the engine waits for weights. */
+  rest(): void {
+    this.#restingSince = performance.now();
+  }
+
+  /** Null until the last part of a block that comes in parts. */
+  async fold(block: WeightBlock, { read, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
+    this.#waitedMs += Math.max(ready - this.#restingSince, 0);
+    if (block.index === 0 && block.part === 0) await (this.#opening ?? this.#open(block));
+    this.#opening = null;
+    if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
+    if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
+    const folded = await Promise.all(
+      read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, read.base)),
+    );
+    const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));
+    return this.#updateOf(block, updates, [...read.faults, ...folded.flatMap(({ faults }) => faults)], seconds);
+  }
+
+  async #updateOf(
+    block: WeightBlock,
+    slots: readonly SlotUpdate[],
+    skipped: readonly ReadFault[],
+    seconds: number,
+  ): Promise<BlockUpdate> {
+    const waitSeconds = this.#waitedMs / 1e3;
+    this.#waitedMs = 0;
+    return {
+      kind: 'block',
+      group: block.group,
+      index: block.index,
+      blocks: block.blocks,
+      modelsSeen: Math.min((block.index + 1) * block.plan.block, block.plan.models.length),
+      slots,
+      skipped,
+      bytes: block.models.reduce((sum, model) => sum + weightBytes(block.group.slots, model), 0),
+      readSeconds: seconds,
+      waitSeconds,
+      tileSeconds: await this.#options.tiles.takeTimings(),
+    };
+  }
+
+  /**
+   * Folds one part of a block of a slot that is too large for the memory. What the parts contribute is added up, and the
+   * last one makes the update. Where a part shows a model that cannot be folded, the others are only searched for more,
+   * and the block is done again without them: what the block before wrote is still there.
+   */
+  async #foldPart(
+    block: WeightBlock,
+    read: ReadBlock,
+    buffer: SharedArrayBuffer,
+    seconds: number,
+  ): Promise<BlockUpdate | null> {
+    const engine = this.#slots[0]!;
+    if (block.part === 0) this.#partial = { visit: undefined, faults: new Map(), seconds: 0 };
+    const partial = this.#partial;
+    const addFaults = (faults: readonly ReadFault[]): void => {
+      for (const fault of faults) if (!partial.faults.has(fault.model)) partial.faults.set(fault.model, fault);
+    };
+    partial.seconds += seconds;
+    addFaults(read.faults);
+    const onto = partial.faults.size === 0 ? partial.visit : undefined;
+    const seen = await this.#visitPart(engine, block, block.part, read.slots[0]!, read.base, onto);
+    partial.visit = seen.visit;
+    addFaults(seen.faults);
+    if (block.part < block.parts!.length - 1) return null;
+    const faults = [...partial.faults.values()];
+    const kept = block.models.filter((model) => !partial.faults.has(model));
+    if (kept.length === 0) return this.#updateOf(block, [], faults, partial.seconds);
+    if (faults.length > 0)
+      partial.visit = await this.#visitAgain(engine, block, new Set(partial.faults.keys()), buffer);
+    const update = this.#update(engine, kept, partial.visit!);
+    const spill = engine.spill!;
+    spill.from = { generation: spill.to, stateRows: update.update.oldRows, block: kept.length };
+    spill.to = spill.to === 0 ? 1 : 0;
+    return this.#updateOf(block, [update], faults, partial.seconds);
+  }
+
+  async #visitPart(
+    engine: SlotEngine,
+    block: WeightBlock,
+    part: number,
+    staged: StagedSlot,
+    base: StagedBlock | null,
+    onto: VisitResult | undefined,
+  ): Promise<{ visit: VisitResult | undefined; faults: readonly ReadFault[] }> {
+    if (staged.models.length === 0) return { visit: onto, faults: [] };
+    const task = { ...this.#taskOf(engine, 0, block, staged, base), tiles: block.parts![part]! };
+    const visit = await this.#options.tiles.visit(task, onto);
+    if (hasFiniteNorms(visit, engine, staged.models.length)) return { visit, faults: [] };
+    const faults = await this.#findFaults(engine, task, staged);
+    if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
+    return { visit, faults };
+  }
+
+  /** Reads and visits all parts of a block once more, without some of its models. */
+  async #visitAgain(
+    engine: SlotEngine,
+    block: WeightBlock,
+    left: ReadonlySet<PlannedModel>,
+    buffer: SharedArrayBuffer,
+  ): Promise<VisitResult> {
+    let visit: VisitResult | undefined;
+    for (let part = 0; part < block.parts!.length; part++) {
+      const { slots, base, faults } = await block.read(buffer, part);
+      const more = faults.find(({ model }) => !left.has(model));
+      if (more !== undefined) throw more.error;
+      const seen = await this.#visitPart(engine, block, part, leaveOut(slots[0]!, left), base, visit);
+      if (seen.faults.length > 0) throw seen.faults[0]!.error;
+      visit = seen.visit;
+    }
+    return visit!;
+  }
+
+  /**
+   * Hands each slot's subspace to `finish`, one after the other.
+   * @param scratch the last block's buffer, whose weights nobody needs any more
+   */
+  finish(scratch: SharedArrayBuffer): Observable<unknown> {
+    const use = this.#options.finish ?? ((subspace: Subspace) => of(subspace));
+    const finished = this.#slots.flatMap((slot, i) =>
+      slot.state.models === 0
+        ? []
+        : [
+            defer(() => finishSubspace(this.#options.tiles, i, slot, scratch)).pipe(
+              mergeMap((subspace) => use(subspace)),
+            ),
+          ],
+    );
+    return concat(...finished);
+  }
+
+  /** Every slot's subspace so far. */
+  async estimates(): Promise<readonly SubspaceEstimate[]> {
+    const started = [...this.#slots.entries()].filter(([, { state }]) => state.models > 0);
+    return Promise.all(started.map(([i, slot]) => estimateSubspace(this.#options.tiles, i, slot)));
+  }
+
+  async #open({ plan, group }: WeightBlock): Promise<void> {
+    const center = this.#options.center ?? true;
+    const shiftIsOrigin = plan.base !== null || !center;
+    const spill = group.tilesAtOnce === undefined ? null : this.#spillPaths(group);
+    this.#slots = group.slots.map((slot) => ({
+      slot,
+      spec: { features: slot.features, rank: this.#options.rank, center, shiftIsOrigin },
+      state: emptySubspace,
+      pending: null,
+      settled: false,
+      spill: spill === null ? null : { from: null, to: 0 },
+    }));
+    const block = Math.min(plan.block, plan.models.length);
+    try {
+      if (spill !== null) createSpillFiles(spill);
+      await this.#options.tiles.open(
+        this.#slots.map(({ slot, spec }) => ({
+          slot: slot.name,
+          features: slot.features,
+          maxRows: rowsBeforeBlock(maxStateRows(spec, plan.models.length)) + block,
+          spill,
+        })),
+      );
+    } catch (cause) {
+      throw cause instanceof SpillFailed ? sinkFailure(cause.path, 'spilling tiles', cause) : cause;
+    } finally {
+      // The threads have them open: nothing is left behind, however the run ends.
+      if (spill !== null) forgetSpillFiles(spill);
+    }
+  }
+
+  #spillPaths({ index, slots }: SlotGroup): readonly [string, string] {
+    const { scratch } = this.#options;
+    if (scratch === undefined) throw new Error(`slot ${slots[0]!.name} needs a scratch folder, and none was given`);
+    const path = (generation: Generation): string =>
+      join(scratch, `group-${String(index).padStart(4, '0')}.${generation}.spill`);
+    return [path(0), path(1)];
+  }
+
+  async #foldSlot(
+    engine: SlotEngine,
+    index: number,
+    block: WeightBlock,
+    staged: StagedSlot,
+    base: StagedBlock | null,
+  ): Promise<{ update: SlotUpdate | null; faults: readonly ReadFault[] }> {
+    if (staged.models.length === 0) return { update: null, faults: [] };
+    const task = this.#taskOf(engine, index, block, staged, base);
+    let kept = staged;
+    let visit = await this.#options.tiles.visit(task);
+    engine.pending = null;
+    let faults: readonly ReadFault[] = [];
+    if (!hasFiniteNorms(visit, engine, kept.models.length)) {
+      faults = await this.#findFaults(engine, task, kept);
+      if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
+      kept = leaveOut(kept, new Set(faults.map(({ model }) => model)));
+      if (kept.models.length === 0) return { update: null, faults };
+      visit = await this.#options.tiles.visit(this.#taskOf(engine, index, block, kept, base));
+    }
+    return { update: this.#update(engine, kept.models, visit), faults };
+  }
+
+  #update(engine: SlotEngine, models: readonly PlannedModel[], visit: VisitResult): SlotUpdate {
+    engine.settled = true;
+    const gram = { values: visit.gram, columns: visit.columns, block: models.length, shiftSum: visit.shiftSum };
+    const update = updateSubspace(engine.spec, engine.state, gram, this.#options.tiles.solve);
+    engine.state = update.state;
+    engine.pending = { values: update.mix, m: 1 + update.newRows, n: 1 + update.oldRows + models.length };
+    return { slot: engine.slot, models, update };
+  }
+
+  #taskOf(
+    engine: SlotEngine,
+    index: number,
+    block: WeightBlock,
+    staged: StagedSlot,
+    base: StagedBlock | null,
+  ): VisitTask {
+    return {
+      slot: index,
+      mix: engine.pending,
+      stateRows: engine.state.eigenvalues.length,
+      block: staged.models.length,
+      staged: staged.rows,
+      shift: engine.settled ? null : this.#shiftFrom(index, base),
+      full: !engine.settled || block.index % REMEASURE_EVERY === 0,
+      tiles: null,
+      spill: engine.spill,
+    };
+  }
+
+  #shiftFrom(index: number, base: StagedBlock | null): VisitTask['shift'] {
+    if (base !== null) return { from: 'base', staged: base.slots[index]!.rows[0]! };
+    return { from: this.#options.center === false ? 'zero' : 'mean' };
+  }
+
+  async #findFaults(engine: SlotEngine, task: VisitTask, staged: StagedSlot): Promise<readonly ReadFault[]> {
+    const bad = await this.#options.tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
+    const faults = bad.map(({ model: id, index: at, value }): ReadFault => {
+      const model = staged.models.find((candidate) => candidate.id === id)!;
+      const tensor = engine.slot.tensorIn(model);
+      const detail = badWeightDetail(at, value);
+      const path = model.header.files[tensor.file]!.path;
+      return {
+        model,
+        slot: engine.slot,
+        error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
+      };
+    });
+    if (faults.length > 0) return faults;
+    throw new Error(`slot ${engine.slot.name}: the Gram matrix is not finite although every weight is`);
+  }
+}
+
+/** Every model's ‖x‖² is finite exactly when its weights are, and the state's when it was. */
+const hasFiniteNorms = ({ gram, columns }: VisitResult, engine: SlotEngine, block: number): boolean => {
+  const before = rowsBeforeBlock(engine.state.eigenvalues.length);
+  const offset = columns - block;
+  for (let i = 0; i < block; i++) if (!Number.isFinite(gram[(before + i) * columns + offset + i]!)) return false;
+  return true;
+};
+
+const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {
+  const models = staged.models.filter((model) => !left.has(model));
+  const position = new Map(models.map((model, i) => [model.id, i]));
+  const rows = staged.rows.map((part) => ({
+    ...part,
+    positions: part.models.map((id) => position.get(id) ?? -1),
+  }));
+  return { slot: staged.slot, models, rows };
+};
