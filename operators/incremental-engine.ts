@@ -110,7 +110,7 @@ export class IncrementalEngine {
       modelsSeen: Math.min((block.index + 1) * block.plan.block, block.plan.models.length),
       slots,
       skipped,
-      bytes: block.models.reduce((sum, model) => sum + weightBytes(block.group.slots, model), 0),
+      bytes: weightBytes(block.group.slots, block.models),
       readSeconds: seconds,
       waitSeconds,
       tileSeconds: await this.#options.tiles.takeTimings(),

@@ -54,6 +54,10 @@ export const emptySubspace: SubspaceState = {
 export const maxStateRows = (spec: SubspaceSpec, models: number): number =>
   Math.min(2 * spec.rank, spec.features, spec.center ? Math.max(models - 1, 0) : models);
 
+/** ‖mean‖² about 0: with the shift added back. */
+export const unshiftedMeanNorm2 = (state: SubspaceState): number =>
+  state.meanNorm2 - 2 * state.shiftDotMean + state.shiftNorm2;
+
 /** Directions reported of a state: the first k of those kept. */
 export const reportedRank = (spec: SubspaceSpec, state: SubspaceState): number =>
   Math.min(spec.rank, state.eigenvalues.length);

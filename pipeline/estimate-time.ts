@@ -8,7 +8,7 @@ import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/su
 import { CONSTANT_ROWS, rowsBeforeBlock, updateSubspace } from '../operators/update-subspace.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { Dtype } from '../sources/model.ts';
-import { type PlannedModel, weightBytes } from '../sources/reading-plan.ts';
+import type { PlannedModel } from '../sources/reading-plan.ts';
 import { SourceFiles } from '../sources/source-files.ts';
 import { tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
@@ -93,9 +93,9 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const memorySeconds = peakMemory(plan) / touchRate;
   const files = config.basis ? slots.length * (config.center ? 2 : 1) : 0;
   const writeSeconds = plan.bytesToWrite / WRITE_RATE + files * FILE_SECONDS + TABLES_SECONDS;
-  // A block is read while the one before is worked on: only a group's first is waited for.
   // What a slot too large for the memory has in files is read and written with every block.
   const spillSeconds = (blocks * plan.groupSpill.reduce((a, b) => a + b, 0)) / WRITE_RATE;
+  // A block is read while the one before is worked on: only a group's first is waited for.
   const fitSeconds =
     START_SECONDS +
     spillSeconds +
@@ -268,7 +268,3 @@ const probeAlgebra = (plan: Plan): { readonly young: number; readonly warm: numb
   while (later.length < 12 && performance.now() - start < 40);
   return { young: Math.min(young, 0.02) * scale, warm: Math.min(...later) * scale };
 };
-
-/** Weight bytes of each group. */
-export const groupBytes = ({ groups, models }: Plan): readonly number[] =>
-  groups.map((group) => models.reduce((sum, model) => sum + weightBytes(group.slots, model), 0));

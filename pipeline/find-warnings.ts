@@ -1,7 +1,7 @@
 // What is odd about a finished slot, by rules that docs/run-folder.md states: models that do not differ, a model far from all
 // others, several dtypes, a scatter that storage alone would leave. Pure; nothing here touches weights. Cost: O(N log N) a slot.
 import type { Subspace } from '../operators/subspace.ts';
-import type { SubspaceSpec, SubspaceState } from '../operators/subspace-state.ts';
+import { type SubspaceSpec, type SubspaceState, unshiftedMeanNorm2 } from '../operators/subspace-state.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { Dtype } from '../sources/model.ts';
 import type { PlannedModel } from '../sources/reading-plan.ts';
@@ -68,7 +68,7 @@ export const roundingFloor = (counts: DtypeCounts, features: number, norm2: numb
 
 /** Mean ‖x‖² about 0: scatter and the mean's own norm, with base and shift added back. */
 const meanNorm2Of = (state: SubspaceState): number =>
-  state.total / state.models + Math.max(state.meanNorm2 - 2 * state.shiftDotMean + state.shiftNorm2, 0);
+  state.total / state.models + Math.max(unshiftedMeanNorm2(state), 0);
 
 /** Scatter over its rounding floor; null where a slot's models are too few to scatter. */
 export const scatterOverFloor = (spec: SubspaceSpec, state: SubspaceState, counts: DtypeCounts): number | null => {

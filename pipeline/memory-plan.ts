@@ -93,8 +93,8 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
 };
 
 /**
- * Puts consecutive slots together as long as they fit, and as it is worth it. A slot that does not fit alone makes a group of its own, whose
- * state is kept in a file.
+ * Puts consecutive slots together as long as they fit, and as it is worth it. A slot that does not fit alone makes a group
+ * of its own, whose state is kept in a file.
  * @throws ConfigInvalid when not even one tile of a slot fits, with what it needs
  */
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): readonly SlotGroup[] => {

@@ -148,7 +148,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       groupMemory: groups.map((group) => groupMemory(needs, group)),
       block,
       device,
-      bytesToRead: models.reduce((sum, model) => sum + weightBytes(chosen.slots, model), 0),
+      bytesToRead: weightBytes(chosen.slots, models),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
       groupSpill: groups.map((group) => spillBytes(needs, group)),
       flops: flopsOfAll(chosen.slots),

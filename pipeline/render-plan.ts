@@ -1,7 +1,8 @@
 // The plan as text for people, and as JSON for machines.
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
-import { groupBytes, type TimeEstimate } from './estimate-time.ts';
+import { weightBytes } from '../sources/reading-plan.ts';
+import type { TimeEstimate } from './estimate-time.ts';
 import { bytesToSpill, type Plan, peakMemory } from './plan.ts';
 
 const NAMES_SHOWN = 8;
@@ -111,12 +112,12 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     dtypes,
   })),
   left_out: plan.leftOut,
-  groups: plan.groups.map(({ index, slots, tilesAtOnce }, i) => ({
-    group: index,
-    slots: slots.map(({ id }) => id),
-    tiles_at_once: tilesAtOnce ?? null,
+  groups: plan.groups.map((group, i) => ({
+    group: group.index,
+    slots: group.slots.map(({ id }) => id),
+    tiles_at_once: group.tilesAtOnce ?? null,
     memory: plan.groupMemory[i],
-    bytes_to_read: groupBytes(plan)[i],
+    bytes_to_read: weightBytes(group.slots, plan.models),
     flops: plan.groupFlops[i],
   })),
   device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },

@@ -52,7 +52,7 @@ export const createScratch = (out: string, { scratch }: RunConfig): string => {
 
 export const removeScratch = (folder: string): void => rmSync(folder, { recursive: true, force: true });
 
-export const removeSpill = (out: string): void => rmSync(join(out, 'spill'), { recursive: true, force: true });
+export const removeSpill = (out: string): void => removeScratch(join(out, 'spill'));
 
 /**
  * Takes away what a run made before it failed, so that the same command can be given again: the folder was new or empty

@@ -141,7 +141,7 @@ const verified = (plan: Plan) =>
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
-    const bytesToRead = plan.bytesToRead - bad.reduce((sum, model) => sum + weightBytes(plan.slots, model), 0);
+    const bytesToRead = plan.bytesToRead - weightBytes(plan.slots, bad);
     return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
   });
 
@@ -349,13 +349,16 @@ class Execution {
         this.#writingSinceBlock += performance.now() - start;
         for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
       }
-      const skipped = this.#skipped.get(slot.id) ?? new Map<number, string>();
-      const { summary, models } = this.#tables.append(subspace, this.#spool!, skipped);
+      const { summary, models } = this.#tables.append(subspace, this.#spool!, this.#skippedOf(slot.id));
       this.#summaries.push(summary);
       for (const found of slotFindings(subspace, models, this.#modelOf)) this.#warnings.add(found);
       this.#alike = alikeInSlot(this.#alike, subspace, models);
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
+  }
+
+  #skippedOf(slotId: number): ReadonlyMap<number, string> {
+    return this.#skipped.get(slotId) ?? new Map();
   }
 
   /** What makes the snapshots, where they are asked for. */
@@ -365,8 +368,9 @@ class Execution {
     const use = (estimates: readonly SubspaceEstimate[], update: BlockUpdate): Observable<never> =>
       defer(() => {
         const start = performance.now();
-        const skippedOf = (slotId: number) => this.#skipped.get(slotId) ?? new Map<number, string>();
-        const folder = writeSnapshot(this.#out, this.#plan, update, estimates, this.#spool!, skippedOf);
+        const folder = writeSnapshot(this.#out, this.#plan, update, estimates, this.#spool!, (id) =>
+          this.#skippedOf(id),
+        );
         this.#telemetry({ type: 'snapshot', folder, modelsSeen: update.modelsSeen });
         this.#writing += performance.now() - start;
         return EMPTY;

@@ -1,6 +1,7 @@
 // The tables that a slot's results fill, slot after slot. They are written under temporary names and appear, durable,
 // when the run closes them.
 import type { SubspaceEstimate } from '../operators/subspace.ts';
+import { unshiftedMeanNorm2 } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch } from '../sinks/tables.ts';
@@ -92,9 +93,7 @@ export class SlotTables {
   #appendSpectrum(subspace: SubspaceEstimate, summary: SlotSummary): void {
     const { slot, state, spec, rank } = subspace;
     const most = fullRank(subspace);
-    const meanNorm2 = spec.shiftIsOrigin
-      ? state.meanNorm2
-      : state.meanNorm2 - 2 * state.shiftDotMean + state.shiftNorm2;
+    const meanNorm2 = spec.shiftIsOrigin ? state.meanNorm2 : unshiftedMeanNorm2(state);
     this.#subspaces.append({
       slot_id: slot.id,
       mode: MODE,

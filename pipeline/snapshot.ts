@@ -12,7 +12,7 @@ import { SlotTables } from './slot-tables.ts';
 import type { UpdateSpool } from './update-spool.ts';
 
 /** Which block of the run, all groups counted, a group's block is. */
-export const blockOfRun = ({ group, index, blocks }: BlockUpdate): number => group.index * blocks + index + 1;
+const blockOfRun = ({ group, index, blocks }: BlockUpdate): number => group.index * blocks + index + 1;
 
 /**
  * Writes `snapshots/000123/`, where 123 counts the run's blocks: the slots of the running group, the models folded so far.

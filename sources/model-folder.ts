@@ -60,10 +60,8 @@ export async function findCachedModels(
     if (snapshot === undefined || found.length === 0) return await refuseUnfinished(repository, id);
     const name = revision === undefined ? id : `${id}@${shortCommit(snapshot.commit)}`;
     const joined = (a: string, b: string): string => [a, b].filter((part) => part !== '').join('/');
-    return await Promise.all(
-      found.map((one) =>
-        checked({ ...one, below: joined(below, one.below), name: joined(name, one.below) }, repository),
-      ),
+    return found.map((one) =>
+      checked({ ...one, below: joined(below, one.below), name: joined(name, one.below) }, repository),
     );
   } catch (error) {
     if (!(error instanceof SourceMalformed)) throw error;
@@ -82,7 +80,7 @@ async function refuseUnfinished(repository: string, id: string): Promise<readonl
 }
 
 /** A model of a cache, or a refusal where the link that stands for its weights leads astray. */
-async function checked(found: Found, repository: string): Promise<Found> {
+function checked(found: Found, repository: string): Found {
   if ('error' in found) return found;
   try {
     realPathInside(found.entry, repository);

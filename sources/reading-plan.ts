@@ -37,6 +37,9 @@ export interface ReadingPlan {
   readonly block: number;
 }
 
-/** Bytes of a model's weights in these slots, as stored. */
-export const weightBytes = (slots: readonly PlannedSlot[], model: PlannedModel): number =>
-  slots.reduce((sum, slot) => sum + slot.tensorIn(model).byteLength, 0);
+/** Bytes of the models' weights in these slots, as stored. */
+export const weightBytes = (slots: readonly PlannedSlot[], models: readonly PlannedModel[]): number => {
+  let bytes = 0;
+  for (const model of models) for (const slot of slots) bytes += slot.tensorIn(model).byteLength;
+  return bytes;
+};
