@@ -67,11 +67,3 @@ export async function runWatched(args, options) {
 export async function planOf(args) {
   return JSON.parse((await runCommand(['plan', ...args, '--json'])).stdout);
 }
-
-let help = null;
-
-/** Whether this build of weightspan has an option. */
-export async function hasOption(option) {
-  help ??= (await runCommand(['run', '--help'])).stdout;
-  return help.includes(option);
-}

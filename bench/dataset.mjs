@@ -1,8 +1,9 @@
 // The data every contender reads: 256 models of one 512 x 512 float32 tensor, as safetensors files, 268 MB in all.
 // Fine-tunes in their structure: a base, a common step away from it, 24 shared directions with a decaying spectrum,
 // and independent noise. Seeded, written once; dataset.json is written last and marks a complete set.
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ensureWritten, safetensorsHeader } from './model-files.mjs';
 import { generator } from './random.mjs';
 
 export const DATASET = {
@@ -19,15 +20,6 @@ export const DATASET = {
 export const FEATURES = DATASET.rows * DATASET.cols;
 export const DATASET_BYTES = DATASET.models * FEATURES * 4;
 
-function header() {
-  const entry = { weight: { dtype: 'F32', shape: [DATASET.rows, DATASET.cols], data_offsets: [0, FEATURES * 4] } };
-  const text = JSON.stringify(entry);
-  const json = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(json.length));
-  return Buffer.concat([length, json]);
-}
-
 function write(folder) {
   const normal = generator(DATASET.seed);
   const draw = (std) => Float32Array.from({ length: FEATURES }, () => std * normal());
@@ -35,7 +27,9 @@ function write(folder) {
   const directions = Array.from({ length: DATASET.directions }, (_, j) =>
     draw(DATASET.updateStd * (j + 1) ** -DATASET.decay),
   );
-  const head = header();
+  const head = safetensorsHeader({
+    weight: { dtype: 'F32', shape: [DATASET.rows, DATASET.cols], data_offsets: [0, FEATURES * 4] },
+  });
   const weights = new Float64Array(FEATURES);
   for (let model = 0; model < DATASET.models; model++) {
     for (let i = 0; i < FEATURES; i++) weights[i] = base[i] + DATASET.noiseStd * normal();
@@ -50,13 +44,5 @@ function write(folder) {
 
 /** Writes the data set into `folder` unless it is there, and returns the folder. */
 export function ensureDataset(folder) {
-  const marker = join(folder, '..', 'dataset.json');
-  const wanted = JSON.stringify(DATASET);
-  if (existsSync(marker) && readFileSync(marker, 'utf8') === wanted) return folder;
-  rmSync(marker, { force: true });
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  write(folder);
-  writeFileSync(marker, wanted);
-  return folder;
+  return ensureWritten({ folder, marker: join(folder, '..', 'dataset.json'), set: DATASET, write });
 }

@@ -5,7 +5,7 @@
 // promises: with the small --memory of --quick they outweigh the weights, and only the peak says something.
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { hasOption, planOf, runWatched } from './command.mjs';
+import { planOf, runWatched } from './command.mjs';
 import { describeMachine } from './machine.mjs';
 import { ensureModelSet, modelBytes } from './model-set.mjs';
 import { printTable, writeResults } from './results.mjs';
@@ -36,7 +36,6 @@ function casesOf(quick) {
       set: { models: 24, shapes: manySlots(quick ? 4 : 1), seed: 20252 },
       settings: ['--rank', 16, '--block', 8],
       memory,
-      spills: false,
     },
     {
       name: 'one large slot',
@@ -44,31 +43,16 @@ function casesOf(quick) {
       set: { models: 12, shapes: [[large, large]], seed: 20253 },
       settings: ['--rank', 8, '--block', 4],
       memory,
-      spills: true,
     },
   ];
-}
-
-const promiseOf = (plan) => Math.max(...plan.groups.map(({ memory: m }) => m.state + m.staging + m.rest));
-
-/** Without a spill file a slot needs its whole state: this much is enough for the plan, which then says how much it is. */
-const PLENTY = ['--memory', '1TiB'];
-
-/** The flags that let a case run, and --memory in bytes. */
-async function budgetOf({ name, settings, memory, spills }, models, scratch) {
-  if (!spills) return { memory, flags: ['--memory', memory] };
-  if (await hasOption('--scratch')) return { memory, flags: ['--memory', memory, '--scratch', scratch] };
-  const needed = Math.ceil(promiseOf(await planOf([models, ...settings, ...PLENTY])) / MIB) * MIB;
-  console.error(`SKIPPED: no --scratch in this build: ${name} runs with the ${needed / MIB} MiB it needs`);
-  return { memory: needed, flags: ['--memory', needed] };
 }
 
 async function measure(wanted, data) {
   const models = ensureModelSet(join(data, wanted.folder), wanted.set);
   const tiny = ensureModelSet(join(data, 'memory-tiny'), TINY);
   const out = join(data, 'run-memory');
-  const budget = await budgetOf(wanted, models, data);
-  const flags = [...wanted.settings, '--device', 'blas', '--threads', 2, ...budget.flags];
+  const budget = ['--memory', wanted.memory, '--scratch', data];
+  const flags = [...wanted.settings, '--device', 'blas', '--threads', 2, ...budget];
   const fresh = async (folder) => {
     rmSync(out, { recursive: true, force: true });
     return runWatched([folder, ...flags, '--out', out]);
@@ -78,18 +62,18 @@ async function measure(wanted, data) {
     console.error(`  ${wanted.name}: ${plan.groups.length} groups`);
     const idle = (await fresh(tiny)).peakBytes;
     const { peakBytes: peak, done } = await fresh(models);
-    const promised = promiseOf(plan);
+    const promised = plan.peak_memory;
     return {
       name: wanted.name,
       model_bytes: modelBytes(wanted.set),
       models: wanted.set.models,
       groups: plan.groups.length,
       state_bytes: plan.groups.reduce((sum, { memory }) => sum + memory.state, 0),
-      memory: budget.memory,
+      memory: wanted.memory,
       promised,
       idle,
       peak,
-      over: peak - budget.memory,
+      over: peak - wanted.memory,
       payload: peak - idle,
       payload_of_promise: (peak - idle) / promised,
       fit_s: done.fit_s,

@@ -2,18 +2,9 @@
 // fast as the disk takes them. Every vector (base, shared directions, a model's own noise) is one pool of normal draws
 // seen from another offset, so that a weight costs a few table look-ups and nothing but the pool is kept in memory.
 // Written once; set.json is written last and marks a complete set.
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statfsSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, openSync, statfsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { ensureWritten, safetensorsHeader } from './model-files.mjs';
 import { generator } from './random.mjs';
 
 const POOL = 2 ** 22;
@@ -44,11 +35,7 @@ function headerOf({ shapes }) {
     end += features(shape) * 4;
     entries[`layer.${String(slot).padStart(3, '0')}.weight`] = { dtype: 'F32', shape, data_offsets: [start, end] };
   });
-  const text = JSON.stringify(entries);
-  const json = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(json.length));
-  return Buffer.concat([length, json]);
+  return safetensorsHeader(entries);
 }
 
 /** Fills `out` with a slot's weights from `start` on: base + Σ along_j direction_j + noise. */
@@ -107,21 +94,15 @@ function writeModels(folder, set) {
 
 /** Writes a set into `folder`/models unless it is there, and returns that folder; throws where the disk has no room. */
 export function ensureModelSet(folder, set) {
-  const models = join(folder, 'models');
-  const marker = join(folder, 'set.json');
-  const wanted = JSON.stringify(set);
-  if (existsSync(marker) && readFileSync(marker, 'utf8') === wanted) return models;
-  rmSync(marker, { force: true });
-  rmSync(models, { recursive: true, force: true });
-  mkdirSync(models, { recursive: true });
-  const { bavail, bsize } = statfsSync(models);
-  const needed = setBytes(set) + SPARE_BYTES;
-  if (bavail * bsize < needed) {
-    const [have, want] = [bavail * bsize, needed].map((bytes) => (bytes / 1e9).toFixed(1));
-    throw new Error(`${models}: expected ${want} GB of free disk, found ${have} GB`);
-  }
-  console.error(`writing ${models}: ${set.models} models, ${(setBytes(set) / 1e9).toFixed(2)} GB`);
-  writeModels(models, set);
-  writeFileSync(marker, wanted);
-  return models;
+  const write = (models) => {
+    const { bavail, bsize } = statfsSync(models);
+    const needed = setBytes(set) + SPARE_BYTES;
+    if (bavail * bsize < needed) {
+      const [have, want] = [bavail * bsize, needed].map((bytes) => (bytes / 1e9).toFixed(1));
+      throw new Error(`${models}: expected ${want} GB of free disk, found ${have} GB`);
+    }
+    console.error(`writing ${models}: ${set.models} models, ${(setBytes(set) / 1e9).toFixed(2)} GB`);
+    writeModels(models, set);
+  };
+  return ensureWritten({ folder: join(folder, 'models'), marker: join(folder, 'set.json'), set, write });
 }
