@@ -1,0 +1,34 @@
+// Memory for many matrices out of a few large buffers.
+import type { FloatAllocator } from './blas-device.ts';
+
+/** Bytes of a buffer, unless a matrix needs more. */
+const ARENA = 2 ** 24;
+
+/**
+ * Hands out parts of a few large buffers, so that a slot of thousands of tiles asks for memory a few times. When all parts
+ * have come back the same memory is handed out again: a run of many groups touches fresh memory once.
+ */
+export const floatArena = (): FloatAllocator => {
+  const buffers: Float32Array[] = [];
+  let current = 0;
+  let used = 0;
+  let live = 0;
+  return {
+    allocate: (floats) => {
+      while (current < buffers.length && used + floats > buffers[current]!.length) {
+        current++;
+        used = 0;
+      }
+      if (current === buffers.length) buffers.push(new Float32Array(Math.max(floats, ARENA / 4)));
+      const part = buffers[current]!.subarray(used, used + floats);
+      used += Math.ceil(floats / 16) * 16;
+      live++;
+      return part;
+    },
+    release: () => {
+      if (--live > 0) return;
+      current = 0;
+      used = 0;
+    },
+  };
+};
