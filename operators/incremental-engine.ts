@@ -11,13 +11,11 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
+import { gramOfState, newRows, renewsAfter, rowsAfter, type StoredRows, settleRows } from './stored-rows.ts';
 import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
 import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
-import type { Mix, SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
-import { rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
-
-/** Blocks between two measurements of the state's own inner products, which otherwise follow from algebra. */
-const REMEASURE_EVERY = 16;
+import type { SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
+import { blockNorms2, rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
 
 /** A block's weights in memory. */
 export interface TimedRead {
@@ -32,8 +30,7 @@ interface SlotEngine {
   readonly slot: PlannedSlot;
   readonly spec: SubspaceSpec;
   state: SubspaceState;
-  /** The mixing that the last block left for the next visit. */
-  pending: Mix | null;
+  stored: StoredRows;
   /** Whether the tiles' shift stands. */
   settled: boolean;
   spill: Spill | null;
@@ -146,7 +143,7 @@ export class IncrementalEngine {
     if (kept.length === 0) return this.#updateOf(block, [], faults, partial.seconds);
     if (faults.length > 0)
       partial.visit = await this.#visitAgain(engine, block, new Set(partial.faults.keys()), buffer);
-    const update = this.#update(engine, kept, partial.visit!);
+    const update = this.#update(engine, block, kept, partial.visit!);
     const spill = engine.spill!;
     spill.from = { generation: spill.to, stateRows: update.update.oldRows, block: kept.length };
     spill.to = spill.to === 0 ? 1 : 0;
@@ -164,7 +161,7 @@ export class IncrementalEngine {
     if (staged.models.length === 0) return { visit: onto, faults: [] };
     const task = { ...this.#taskOf(engine, 0, block, staged, base), tiles: block.parts![part]! };
     const visit = await this.#options.tiles.visit(task, onto);
-    if (hasFiniteNorms(visit, engine, staged.models.length)) return { visit, faults: [] };
+    if (hasFiniteNorms(visit, staged.models.length)) return { visit, faults: [] };
     const faults = await this.#findFaults(engine, task, staged);
     if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
     return { visit, faults };
@@ -221,7 +218,7 @@ export class IncrementalEngine {
       slot,
       spec: { features: slot.features, rank: this.#options.rank, center, shiftIsOrigin },
       state: emptySubspace,
-      pending: null,
+      stored: newRows,
       settled: false,
       spill: spill === null ? null : { from: null, to: 0 },
     }));
@@ -263,24 +260,27 @@ export class IncrementalEngine {
     const task = this.#taskOf(engine, index, block, staged, base);
     let kept = staged;
     let visit = await this.#options.tiles.visit(task);
-    engine.pending = null;
+    engine.stored = settleRows(engine.stored);
     let faults: readonly ReadFault[] = [];
-    if (!hasFiniteNorms(visit, engine, kept.models.length)) {
+    if (!hasFiniteNorms(visit, kept.models.length)) {
       faults = await this.#findFaults(engine, task, kept);
       if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
       kept = leaveOut(kept, new Set(faults.map(({ model }) => model)));
       if (kept.models.length === 0) return { update: null, faults };
       visit = await this.#options.tiles.visit(this.#taskOf(engine, index, block, kept, base));
     }
-    return { update: this.#update(engine, kept.models, visit), faults };
+    return { update: this.#update(engine, block, kept.models, visit), faults };
   }
 
-  #update(engine: SlotEngine, models: readonly PlannedModel[], visit: VisitResult): SlotUpdate {
+  #update(engine: SlotEngine, block: WeightBlock, models: readonly PlannedModel[], visit: VisitResult): SlotUpdate {
     engine.settled = true;
-    const gram = { values: visit.gram, columns: visit.columns, block: models.length, shiftSum: visit.shiftSum };
-    const update = updateSubspace(engine.spec, engine.state, gram, this.#options.tiles.solve);
+    const { spec, state, stored } = engine;
+    const { columns, shiftSum } = visit;
+    const values = gramOfState(visit.gram, columns, state.eigenvalues.length, stored);
+    const gram = { values, columns, block: models.length, shiftSum };
+    const update = updateSubspace(spec, state, gram, this.#options.tiles.solve);
+    engine.stored = rowsAfter(spec, stored, state, update, blockNorms2(gram), renewsAfter(block.index));
     engine.state = update.state;
-    engine.pending = { values: update.mix, m: 1 + update.newRows, n: 1 + update.oldRows + models.length };
     return { slot: engine.slot, models, update };
   }
 
@@ -293,12 +293,12 @@ export class IncrementalEngine {
   ): VisitTask {
     return {
       slot: index,
-      mix: engine.pending,
+      mix: engine.stored.due?.mix ?? null,
       stateRows: engine.state.eigenvalues.length,
       block: staged.models.length,
       staged: staged.rows,
       shift: engine.settled ? null : this.#shiftFrom(index, base),
-      full: !engine.settled || block.index % REMEASURE_EVERY === 0,
+      full: !engine.settled || renewsAfter(block.index - 1),
       tiles: null,
       spill: engine.spill,
     };
@@ -328,12 +328,8 @@ export class IncrementalEngine {
 }
 
 /** Every model's ‖x‖² is finite exactly when its weights are, and the state's when it was. */
-const hasFiniteNorms = ({ gram, columns }: VisitResult, engine: SlotEngine, block: number): boolean => {
-  const before = rowsBeforeBlock(engine.state.eigenvalues.length);
-  const offset = columns - block;
-  for (let i = 0; i < block; i++) if (!Number.isFinite(gram[(before + i) * columns + offset + i]!)) return false;
-  return true;
-};
+const hasFiniteNorms = ({ gram, columns }: VisitResult, block: number): boolean =>
+  blockNorms2({ values: gram, columns, block }).every(Number.isFinite);
 
 const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {
   const models = staged.models.filter((model) => !left.has(model));

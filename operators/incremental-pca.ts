@@ -19,7 +19,6 @@ import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-pl
 import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
-import { adviseHugePages } from './devices/huge-pages.ts';
 import { IncrementalEngine, type TimedRead } from './incremental-engine.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
 import type { Tiles } from './tile-pool.ts';
@@ -93,7 +92,7 @@ export const incrementalPca =
             // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so
             // that no group leaves buffers behind that are too small for the next.
             if (bytes === 0) bytes = Math.max(...block.plan.groups.map((group) => blockBufferBytes(block.plan, group)));
-            return buffers.pop() ?? adviseHugePages(new SharedArrayBuffer(bytes));
+            return buffers.pop() ?? new SharedArrayBuffer(bytes);
           },
           read: async (block, buffer) => {
             const start = performance.now();

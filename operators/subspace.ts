@@ -1,6 +1,7 @@
 // A slot's finished subspace: the numbers, and its rows for as long as they are on the device.
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
+import type { StoredRows } from './stored-rows.ts';
 import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep } from './tile-tasks.ts';
@@ -33,7 +34,7 @@ interface SlotInEngine {
   readonly slot: PlannedSlot;
   readonly spec: SubspaceSpec;
   readonly state: SubspaceState;
-  readonly pending: Mix | null;
+  readonly stored: StoredRows;
   readonly spill: SpillStep | null;
 }
 
@@ -63,22 +64,23 @@ export const finishSubspace = async (
 const settleSigns = async (
   tiles: Tiles,
   index: number,
-  { slot, spec, state, pending, spill }: SlotInEngine,
+  { slot, spec, state, stored, spill }: SlotInEngine,
   keep: boolean,
 ): Promise<SubspaceEstimate> => {
   const rank = reportedRank(spec, state);
-  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, pending), spill, keep });
+  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, stored), spill, keep });
   return { slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
 };
 
-/** The mixing still due, or the identity, with the first k state rows scaled to unit length. */
-const unitDirections = (state: SubspaceState, rank: number, pending: Mix | null): Mix => {
-  const n = pending?.n ?? 1 + state.eigenvalues.length;
+/** The mean and the first k state rows, scaled to unit length, out of the rows that the tiles hold. */
+const unitDirections = ({ eigenvalues }: SubspaceState, rank: number, { map, due }: StoredRows): Mix => {
+  const n = due?.whole.n ?? 1 + eigenvalues.length;
+  const whole = due?.whole.values ?? map;
   const values = new Float64Array((1 + rank) * n);
   for (let row = 0; row <= rank; row++) {
-    const scale = row === 0 ? 1 : 1 / Math.sqrt(state.eigenvalues[row - 1]!);
-    if (pending === null) values[row * n + row] = scale;
-    else for (let i = 0; i < n; i++) values[row * n + i] = scale * pending.values[row * n + i]!;
+    const scale = row === 0 ? 1 : 1 / Math.sqrt(eigenvalues[row - 1]!);
+    if (whole === null) values[row * n + row] = scale;
+    else for (let i = 0; i < n; i++) values[row * n + i] = scale * whole[row * n + i]!;
   }
-  return { values, m: 1 + rank, n };
+  return { kind: 'replace', values, m: 1 + rank, n };
 };

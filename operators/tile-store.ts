@@ -7,7 +7,7 @@ import { firstBadWeight } from '../sources/bad-weight.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
-import { makeWeightBatch, weightRows, widenRow } from '../sources/weight-batch.ts';
+import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
 import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
 import { type Generation, SpillFiles } from './spill-files.ts';
 import type {
@@ -115,16 +115,22 @@ export class TileStore {
     const before = rowsBeforeBlock(task.stateRows);
     const all = before + task.block;
     const columns = task.full ? all : task.block;
+    const origins = task.shift?.from === 'base' ? 1 : task.block;
+    const average =
+      task.shift === null || task.shift.from === 'zero' ? null : new Float64Array(origins).fill(-1 / origins);
     return tilesIn(slot, task.tiles).map((tile) => {
       const gram = new Float64Array(all * columns);
       const staged = placedIn(slot, tile, task.staged, before);
-      const base = task.shift?.from === 'base' ? placedIn(slot, tile, [task.shift.staged], SHIFT) : null;
+      const origin = task.shift?.from === 'base' ? placedIn(slot, tile, [task.shift.staged], before) : staged;
       if (task.shift !== null) tile.shiftSum = 0;
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
         if (task.mix !== null) this.#mix(slot, panel, task.mix);
         const start = performance.now();
-        if (task.shift !== null) tile.shiftSum += this.#settleShift(panel, task.shift.from, staged, base);
+        if (task.shift !== null) {
+          if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
+          tile.shiftSum += this.#settleShift(slot, panel, average !== null);
+        }
         this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
         const widened = performance.now();
         this.#device.gram(panel.matrix, 0, all, task.full ? 0 : before, columns, gram);
@@ -242,13 +248,16 @@ export class TileStore {
     return values;
   }
 
-  /** Mixes a panel's rows into the spare matrix, which becomes the panel's. */
-  #mix(slot: HeldSlot, panel: Panel, { values, m, n }: Mix): void {
+  /** Changes a panel's rows in place, or mixes them into the spare matrix, which becomes the panel's. */
+  #mix(slot: HeldSlot, panel: Panel, { kind, values, m, n }: Mix): void {
     const start = performance.now();
-    const spare = this.#device.reshape(slot.spare, panel.width);
-    this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
-    slot.spare = panel.matrix;
-    panel.matrix = spare;
+    if (kind === 'add') this.#device.accumulate(values, m, panel.matrix, MEAN, n - m);
+    else {
+      const spare = this.#device.reshape(slot.spare, panel.width);
+      this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
+      slot.spare = panel.matrix;
+      panel.matrix = spare;
+    }
     this.#mixMs += performance.now() - start;
   }
 
@@ -260,20 +269,26 @@ export class TileStore {
     if (slot.spill !== null) slot.spill.matrix = panel.matrix;
   }
 
+  /** Makes the spare matrix's first row the weighted sum of some rows. */
+  #negatedMean(
+    slot: HeldSlot,
+    { start, width, matrix }: Panel,
+    rows: readonly PlacedRows[],
+    weights: Float64Array,
+    before: number,
+  ): void {
+    slot.spare = this.#device.reshape(slot.spare, width);
+    this.#device.widen(rows, start, matrix, null);
+    this.#device.combine(weights, 1, matrix, before, weights.length, slot.spare, 0);
+  }
+
   /** Sets the rows that stand still, and a mean of zero; returns the sum of the shift's entries. */
-  #settleShift(
-    panel: Panel,
-    from: 'mean' | 'base' | 'zero',
-    staged: readonly PlacedRows[],
-    base: readonly PlacedRows[] | null,
-  ): number {
-    const { start, width, matrix } = panel;
+  #settleShift({ spare }: HeldSlot, { width, matrix }: Panel, fromSpare: boolean): number {
     const first = new Float32Array(rowsBeforeBlock(0) * width).fill(1, 0, width);
-    const negated = first.subarray(SHIFT * width, (SHIFT + 1) * width);
-    if (from !== 'zero') negated.set(meanOf(from === 'base' ? base! : staged, start, width).map((value) => -value));
+    if (fromSpare) first.set(this.#device.read(spare, 0, 1), SHIFT * width);
     this.#device.write(matrix, 0, first);
     let sum = 0;
-    for (const value of negated) sum -= value;
+    for (let i = SHIFT * width; i < MEAN * width; i++) sum -= first[i]!;
     return sum;
   }
 }
@@ -295,21 +310,6 @@ const placedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], bef
     const batch = weightRows(makeWeightBatch({ ...extent, models, bytes }));
     return { batch, rows, at: rows.map((i) => before + positions[i]!) };
   });
-
-/** The mean of the kept rows over features [start, start + width), in float64. */
-const meanOf = (staged: readonly PlacedRows[], start: number, width: number): Float64Array => {
-  const mean = new Float64Array(width);
-  const row = new Float32Array(width);
-  const count = staged.reduce((sum, { rows }) => sum + rows.length, 0);
-  for (const { batch, rows } of staged) {
-    for (const i of rows) {
-      widenRow(batch, i, start, row);
-      for (let f = 0; f < width; f++) mean[f] = mean[f]! + row[f]!;
-    }
-  }
-  for (let f = 0; f < width; f++) mean[f] = mean[f]! / count;
-  return mean;
-};
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 

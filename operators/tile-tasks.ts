@@ -20,8 +20,12 @@ export interface SpillStep {
   readonly to: Generation;
 }
 
-/** Makes the next state of a slot's tiles: rows 2 … 2 + m of the new tile = mix · rows 2 … 2 + n of the old one. */
+/**
+ * What becomes of the rows of a slot's tiles from the mean's on. `replace`: rows 2 … 2 + m of the new tile = values (m x n)
+ * · rows 2 … 2 + n of the old one. `add`: rows 2 … 2 + m += values (m x (n − m)) · rows 2 + m … 2 + n, in place.
+ */
 export interface Mix {
+  readonly kind: 'replace' | 'add';
   readonly values: Float64Array;
   readonly m: number;
   readonly n: number;
@@ -29,9 +33,9 @@ export interface Mix {
 
 export interface VisitTask {
   readonly slot: number;
-  /** The mixing that the block before left undone; null when there was none, or it is done. */
+  /** What the block before left undone; null when that was nothing, or it is done. */
   readonly mix: Mix | null;
-  /** State rows after the mix. */
+  /** Rows after the mean's that stand for the state, after the mix. */
   readonly stateRows: number;
   readonly block: number;
   readonly staged: readonly StagedRows[];
@@ -66,7 +70,7 @@ export interface BadValue {
 
 export interface FinishTask {
   readonly slot: number;
-  /** Makes the mean (row 0) and the k unit directions out of [m; S; X]. */
+  /** Makes the mean (row 0) and the k unit directions out of the rows held; replaces. */
   readonly mix: Mix;
   readonly spill: SpillStep | null;
   /** Only look: the rows stay what they are. */

@@ -69,6 +69,12 @@ export interface CoordinateCarry {
   readonly constant: number;
 }
 
+/** ‖x‖² of a block's models. */
+export const blockNorms2 = ({ values, columns, block }: Omit<BlockGram, 'shiftSum'>): Float64Array => {
+  const first = (values.length / columns - block) * columns + columns - block;
+  return Float64Array.from({ length: block }, (_, i) => values[first + i * (columns + 1)]!);
+};
+
 /**
  * Folds a block of b models into a state of r rows.
  * @throws RangeError when a block is empty

@@ -4,6 +4,7 @@
 import { availableParallelism } from 'node:os';
 import type { Device, DeviceMatrix } from '../operators/devices/device.ts';
 import { openDevice } from '../operators/devices/device-spec.ts';
+import { mayAdd } from '../operators/stored-rows.ts';
 import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/subspace-state.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock, updateSubspace } from '../operators/update-subspace.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
@@ -51,17 +52,17 @@ const ALGEBRA_SIZE = 160;
 const PANELS = 4;
 /** Updates until the small algebra is compiled. */
 const YOUNG_UPDATES = 24;
-/** Not measured, since a plan writes nothing. */
+/** Not measured, since a plan writes nothing: midway between the fastest and the slowest machine seen. */
 const WRITE_RATE = 250e6;
-const FILE_SECONDS = 0.008;
-const TABLES_SECONDS = 0.3;
+const FILE_SECONDS = 0.004;
+const TABLES_SECONDS = 0.15;
 /** Waiting for a block's last tile, and the last pass over the directions: so much more than the products alone. */
 const WAITING = 1.3;
 /** Messages, promises and rows a slot and block. */
 const UPDATE_SECONDS = 0.0005;
 const SHA_RATE = 1.5e9;
 /** What a run's first block costs beside: functions that are not compiled yet, in every thread. */
-const START_SECONDS = 0.3;
+const START_SECONDS = 0.15;
 
 /**
  * Probes the machine for a plan.
@@ -178,7 +179,8 @@ const mainShape = ({ slots, config, models }: Plan) => {
 const probeVisits = (plan: Plan, device: Device) => {
   const { slot, block, stateRows: r } = mainShape(plan);
   const before = rowsBeforeBlock(r);
-  const perFeature = 2 * ((before + block) * block + (1 + r) * (1 + r + block));
+  const adds = mayAdd(slot.features, 1 + r);
+  const perFeature = 2 * ((before + block) * block + (1 + r) * (adds ? block : 1 + r + block));
   const width = Math.min(slot.features, device.info.panel, Math.max(64, Math.floor(VISIT_FLOPS / perFeature)));
   const dtype = slot.tensorIn(plan.models[0]!).dtype as Dtype;
   const batch = weightRows(
@@ -198,6 +200,7 @@ const probeVisits = (plan: Plan, device: Device) => {
   const full = new Float32Array((r + 1) * width).fill(1 / 64);
   const gram = new Float64Array((before + block) * block);
   const weights = new Float64Array((1 + r) * (1 + r + block)).fill(1 / (1 + r + block));
+  const additions = new Float64Array((1 + r) * block);
 
   const touched = performance.now();
   const fresh = new Float32Array(2 ** 21).fill(1);
@@ -214,9 +217,12 @@ const probeVisits = (plan: Plan, device: Device) => {
 
   const visit = (i: number): void => {
     const panel = panels[i % PANELS]!;
-    device.combine(weights, 1 + r, panel, CONSTANT_ROWS, 1 + r + block, spare, CONSTANT_ROWS);
-    panels[i % PANELS] = spare;
-    spare = panel;
+    if (adds) device.accumulate(additions, 1 + r, panel, CONSTANT_ROWS, block);
+    else {
+      device.combine(weights, 1 + r, panel, CONSTANT_ROWS, 1 + r + block, spare, CONSTANT_ROWS);
+      panels[i % PANELS] = spare;
+      spare = panel;
+    }
     device.widen([{ batch, rows, at }], 0, panels[i % PANELS]!, 1);
     device.gram(panels[i % PANELS]!, 0, before + block, before, block, gram);
   };

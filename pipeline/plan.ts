@@ -5,6 +5,7 @@ import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
+import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { displayName } from '../sources/display-name.ts';
@@ -220,14 +221,19 @@ const bytesWritten = ({ features }: PlannedSlot, models: number, { basis, rank, 
   return features * 4 * (most + (center ? 1 : 0));
 };
 
-/** 2 D (rows x columns) for every Gram and every mixing, as `incrementalPca` does them when nothing is dropped as noise. */
+/**
+ * 2 D (rows x columns) for every Gram and every mixing, as `incrementalPca` does them when nothing is dropped as noise and
+ * rows can be added wherever that is tried.
+ */
 const flopsOf = ({ features }: PlannedSlot, models: number, { rank, block, center }: RunConfig): number => {
   const rowsAfter = (n: number): number => maxStateRows({ features, rank, center, shiftIsOrigin: true }, n);
   let products = 0;
   for (let n = 0; n < models; n += block) {
     const b = Math.min(block, models - n);
     const r = rowsAfter(n);
-    products += (rowsBeforeBlock(r) + b) * b + (1 + rowsAfter(n + b)) * (1 + r + b);
+    const m = 1 + rowsAfter(n + b);
+    const adds = n > 0 && n + b < models && mayAdd(features, m) && !renewsAfter(n / block);
+    products += (rowsBeforeBlock(r) + b) * b + m * (1 + r + b - (adds ? m : 0));
   }
   return 2 * features * products;
 };

@@ -87,5 +87,10 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       const a = data.subarray(aStart * stride);
       blas.multiply(m, width, n, Float32Array.from(p), n, a, stride, out.data.subarray(at * stride), stride);
     },
+    accumulate: (p, m, { data, stride, width }, at, n) => {
+      if (n === 0) return;
+      const a = data.subarray((at + m) * stride);
+      blas.multiplyOnto(m, width, n, Float32Array.from(p), n, a, stride, data.subarray(at * stride), stride);
+    },
   };
 };

@@ -26,6 +26,8 @@ export interface BlasLibrary {
   readonly multiplyTransposed: SgemmCall;
   /** C (m x n, ldc) = A (m x k, lda) · B (k x n, ldb). */
   readonly multiply: SgemmCall;
+  /** C += A · B, likewise. */
+  readonly multiplyOnto: SgemmCall;
   /** y += x, length n. */
   readonly add: (n: number, x: Float32Array, y: Float32Array) => void;
   /** Null where the library has no LAPACK. */
@@ -92,6 +94,8 @@ export const loadBlas = (path: string): BlasLibrary => {
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
       multiply: (m, n, k, a, lda, b, ldb, c, ldc) =>
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
+      multiplyOnto: (m, n, k, a, lda, b, ldb, c, ldc) =>
+        void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 1, c, ldc),
       add: (n, x, y) => void saxpy(n, 1, x, 1, y, 1),
       solve: bindEigenSolver(bind, scheme),
     };

@@ -7,7 +7,7 @@ import { blasDevice } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
 import type { Device, DeviceInfo } from './device.ts';
 import { findBlas, pinnedKernelWarning } from './find-blas.ts';
-import { hugePageArena } from './huge-pages.ts';
+import { floatArena } from './float-arena.ts';
 
 export type DeviceChoice = 'auto' | 'blas' | 'tfjs';
 
@@ -23,7 +23,7 @@ export interface FoundDevice {
 
 /** Opens a device on this thread. */
 export const openDevice = async (spec: DeviceSpec): Promise<Device> => {
-  if (spec.name === 'blas') return blasDevice(loadBlas(spec.path), hugePageArena());
+  if (spec.name === 'blas') return blasDevice(loadBlas(spec.path), floatArena());
   const { tfjsDevice } = await import('./tfjs-device.ts');
   return tfjsDevice();
 };

@@ -78,7 +78,7 @@ const dispose = (band: Band): void => {
 class TfjsDevice implements Device<TfjsMatrix> {
   readonly info: DeviceInfo;
   /** The weights of the last mixing, packed: all panels of a slot use the same ones, one after the other. */
-  #weights: { p: Float64Array; at: number; parts: Map<string, tf.Tensor2D> } | null = null;
+  #weights: { p: Float64Array; columns: number; parts: Map<string, tf.Tensor2D | null> } | null = null;
 
   /** Where rows are widened before they go up: the backend copies what it is given. */
   #scratch = new Float32Array(0);
@@ -159,46 +159,77 @@ class TfjsDevice implements Device<TfjsMatrix> {
     at: number,
   ): void {
     const bands = matrix.bands.filter(({ start, rows }) => start < at || (start < aStart + n && start + rows > aStart));
-    let columns: tf.Tensor2D | null = null;
-    for (const band of bands) {
-      const product: tf.Tensor2D = tf.matMul(band.columns, this.#weightsOf(p, m, aStart, n, band, at));
-      if (columns === null) columns = product;
-      else {
-        const sum: tf.Tensor2D = tf.add(columns, product);
-        tf.dispose([columns, product]);
-        columns = sum;
-      }
-    }
+    const columns = this.#sumOfProducts(matrix, bands, p, at + m, (band) =>
+      combinationWeights(p, m, aStart, n, band, at),
+    );
     for (const band of out.bands.splice(0)) dispose(band);
     out.constants = matrix.constants.subarray(0, at * matrix.width);
-    this.#place(out, { start: 0, rows: at + m, columns: columns!, lines: null });
+    this.#place(out, { start: 0, rows: at + m, columns, lines: null });
   }
 
-  /** The part of a mixing matrix that multiplies one band, rows x (at + m): rows below `at` are carried over. */
-  #weightsOf(p: Float64Array, m: number, aStart: number, n: number, band: Band, at: number): tf.Tensor2D {
-    if (this.#weights?.p !== p || this.#weights.at !== at) {
+  accumulate(p: Float64Array, m: number, matrix: TfjsMatrix, at: number, n: number): void {
+    const end = at + m;
+    const bands = matrix.bands.filter(({ start }) => start < end + n);
+    if (n === 0) {
+      // Nothing is added, but products from here on sum over one band, wherever its rows came from.
+      if (bands.length === 1) return;
+      const columns = tf.concat2d(
+        bands.map((band) => band.columns),
+        1,
+      );
+      this.#place(matrix, { start: 0, rows: end, columns, lines: null });
+      return;
+    }
+    const columns = this.#sumOfProducts(matrix, bands, p, end, (band) => additionWeights(p, end, n, band, at));
+    this.#place(matrix, { start: 0, rows: end, columns, lines: null });
+  }
+
+  /** Σ over bands of band · weights, features x `columns`; a band without weights, the first one, is taken as it is. */
+  #sumOfProducts(
+    matrix: TfjsMatrix,
+    bands: readonly Band[],
+    p: Float64Array,
+    columns: number,
+    weightsOf: (band: Band) => Float32Array | null,
+  ): tf.Tensor2D {
+    let sum: tf.Tensor2D | null = null;
+    for (const band of bands) {
+      const weights = this.#packed(p, band, columns, weightsOf);
+      const product: tf.Tensor2D = weights === null ? tf.clone(band.columns) : tf.matMul(band.columns, weights);
+      if (sum === null) sum = product;
+      else {
+        const both: tf.Tensor2D = tf.add(sum, product);
+        tf.dispose([sum, product]);
+        sum = both;
+      }
+    }
+    if (sum === null) throw new RangeError(`no rows of a matrix of width ${matrix.width} to mix`);
+    return sum;
+  }
+
+  /** What multiplies one band in a mixing, band rows x `columns`: made once for all panels of a slot. */
+  #packed(
+    p: Float64Array,
+    band: Band,
+    columns: number,
+    weightsOf: (band: Band) => Float32Array | null,
+  ): tf.Tensor2D | null {
+    if (this.#weights?.p !== p || this.#weights.columns !== columns) {
       this.#forgetWeights();
-      this.#weights = { p, at, parts: new Map() };
+      this.#weights = { p, columns, parts: new Map() };
     }
     const { parts } = this.#weights;
-    const key = `${aStart} ${band.start} ${band.rows}`;
+    const key = `${band.start} ${band.rows}`;
     const known = parts.get(key);
     if (known !== undefined) return known;
-    const columns = at + m;
-    const weights = new Float32Array(band.rows * columns);
-    for (let i = 0; i < band.rows; i++) {
-      const row = band.start + i;
-      if (row < at) weights[i * columns + row] = 1;
-      const mixed = row - aStart;
-      if (mixed >= 0 && mixed < n) for (let j = 0; j < m; j++) weights[i * columns + at + j] = p[j * n + mixed]!;
-    }
-    const part = tf.tensor2d(weights, [band.rows, columns]);
+    const weights = weightsOf(band);
+    const part = weights === null ? null : tf.tensor2d(weights, [band.rows, columns]);
     parts.set(key, part);
     return part;
   }
 
   #forgetWeights(): void {
-    for (const part of this.#weights?.parts.values() ?? []) part.dispose();
+    for (const part of this.#weights?.parts.values() ?? []) part?.dispose();
     this.#weights = null;
   }
 
@@ -234,6 +265,39 @@ class TfjsDevice implements Device<TfjsMatrix> {
     matrix.bands.sort((a, b) => a.start - b.start);
   }
 }
+
+/** Rows of the result: those below `at` are carried over, then P (m x n) times rows [aStart, aStart + n). */
+const combinationWeights = (
+  p: Float64Array,
+  m: number,
+  aStart: number,
+  n: number,
+  band: Band,
+  at: number,
+): Float32Array => {
+  const columns = at + m;
+  const weights = new Float32Array(band.rows * columns);
+  for (let i = 0; i < band.rows; i++) {
+    const row = band.start + i;
+    if (row < at) weights[i * columns + row] = 1;
+    const mixed = row - aStart;
+    if (mixed >= 0 && mixed < n) for (let j = 0; j < m; j++) weights[i * columns + at + j] = p[j * n + mixed]!;
+  }
+  return weights;
+};
+
+/** Rows below `end` stay, and those from `at` take P times the n rows from `end`; null where a band is all that stays. */
+const additionWeights = (p: Float64Array, end: number, n: number, band: Band, at: number): Float32Array | null => {
+  if (band.start === 0 && band.rows === end) return null;
+  const weights = new Float32Array(band.rows * end);
+  for (let i = 0; i < band.rows; i++) {
+    const row = band.start + i;
+    const added = row - end;
+    if (added < 0) weights[i * end + row] = 1;
+    else if (added < n) for (let j = at; j < end; j++) weights[i * end + j] = p[(j - at) * n + added]!;
+  }
+  return weights;
+};
 
 const addTo = (row: Float32Array, other: Float32Array): void => {
   for (let i = 0; i < row.length; i++) row[i] = row[i]! + other[i]!;

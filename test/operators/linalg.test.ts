@@ -1,6 +1,7 @@
 // The small solvers against identities, against LAPACK where there is one, and against angles known by construction.
 import { describe, expect, it } from 'vitest';
 import { findBlas } from '../../operators/devices/find-blas.ts';
+import { solveLinear } from '../../operators/linalg/linear-system.ts';
 import { principalAngles } from '../../operators/linalg/principal-angles.ts';
 import { type EigenSolver, jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { requirePart } from '../requires.ts';
@@ -182,3 +183,28 @@ describe.each([['js', jsEigenSolver] as const, ...(hasLapack ? [['lapack', blas!
     });
   },
 );
+
+describe('solveLinear', () => {
+  it.each([1, 2, 7, 65])('solves %i equations for several right sides', (m) => {
+    const next = noise(m);
+    const columns = 5;
+    const a = Float64Array.from({ length: m * m }, next);
+    const x = Float64Array.from({ length: m * columns }, next);
+    const b = new Float64Array(m * columns);
+    for (let i = 0; i < m; i++) {
+      for (let l = 0; l < m; l++) {
+        for (let j = 0; j < columns; j++) b[i * columns + j]! += a[i * m + l]! * x[l * columns + j]!;
+      }
+    }
+    const before = [a.slice(), b.slice()];
+    // Random matrices of this size have condition numbers to 1e4: 1e-10 leaves room for float64's 1e-16 times that.
+    solveLinear(a, b, m)!.forEach((value, i) => void expect(Math.abs(value - x[i]!)).toBeLessThan(1e-10));
+    expect([a, b]).toEqual(before);
+  });
+
+  it('needs its pivots, and says that a singular system has no solution', () => {
+    expect([...solveLinear(Float64Array.of(0, 1, 1, 0), Float64Array.of(3, 5), 2)!]).toEqual([5, 3]);
+    expect(solveLinear(Float64Array.of(1, 2, 2, 4), Float64Array.of(1, 1), 2)).toBeNull();
+    expect(solveLinear(diagonal(1, 0), Float64Array.of(1, 1), 2)).toBeNull();
+  });
+});

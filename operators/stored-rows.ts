@@ -1,0 +1,179 @@
+// What a slot's tiles hold in place of the state. A full mixing multiplies all 1 + r + b rows of [m; S; X] into the 1 + ℓ
+// rows of the next state. But the state need not be held row by row: any rows Y with [m; S] = R Y will do, R a small
+// float64 matrix that is applied to Gram matrices and not to weights. With M = P diag(R, I) the next state is
+// M [Y; X] = M₁ (Y' + M₁⁻¹ M₂ Y''), M₁ the first 1 + ℓ columns: adding few rows Y'' onto the ones that stay gives the next
+// Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Now and then, and where M₁
+// is close to singular, the rows are mixed in full, after which R is the identity again.
+import { solveLinear } from './linalg/linear-system.ts';
+import type { SubspaceSpec, SubspaceState } from './subspace-state.ts';
+import type { Mix } from './tile-tasks.ts';
+import type { SubspaceUpdate } from './update-subspace.ts';
+import { CONSTANT_ROWS } from './update-subspace.ts';
+
+/**
+ * How many times more the rounding of held rows may blur a state row than a full mixing of the same block would, in
+ * squares of the error expected. Held rows pass on their own rounding (2⁻²⁴ of their length, through R).
+ */
+const MOST_BLUR2 = 256;
+
+/** Features for each row held from which the products saved are worth the small algebra: about 1 ms for 65 rows. */
+const LEAST_FEATURES_PER_ROW = 256;
+
+/** Blocks after which the rows held are made the state's again. */
+const RENEW_EVERY = 16;
+
+/** Whether a block leaves rows that are the state's own, whose inner products the next one measures. */
+export const renewsAfter = (block: number): boolean => (block + 1) % RENEW_EVERY === 0;
+
+/** Whether adding is worth it at all for a slot that keeps m rows. */
+export const mayAdd = (features: number, m: number): boolean => features >= LEAST_FEATURES_PER_ROW * m;
+
+export interface StoredRows {
+  /** R: [m; S] out of the rows that are held once nothing is due; null for the identity. (1 + r) x (1 + r). */
+  readonly map: Float64Array | null;
+  /** What the squared norms of the rows held have come to; null where they are the state's. */
+  readonly norms2: Float64Array | null;
+  /** Null when nothing is due. */
+  readonly due: {
+    /** What the next visit does to the tiles; where nothing is dropped, the block's rows simply stay (m = n). */
+    readonly mix: Mix;
+    /** [m; S] out of the rows that are held now. */
+    readonly whole: Mix;
+  } | null;
+}
+
+/** A new slot's tiles hold a mean of zero. */
+export const newRows: StoredRows = { map: null, norms2: null, due: null };
+
+/** After the visit that did what was due. */
+export const settleRows = (stored: StoredRows): StoredRows => ({ ...stored, due: null });
+
+/**
+ * A Gram of the rows held, [1; −shift; Y; X] with X or with all rows, as one of the state's rows [1; −shift; m; S; X].
+ * @param stateRows r
+ */
+export const gramOfState = (
+  values: Float64Array,
+  columns: number,
+  stateRows: number,
+  { map }: StoredRows,
+): Float64Array => {
+  if (map === null) return values;
+  const size = 1 + stateRows;
+  const rows = values.length / columns;
+  const out = values.slice();
+  const from = CONSTANT_ROWS * columns;
+  multiplyInto(out.subarray(from, from + size * columns), map, values.subarray(from), size, columns);
+  if (columns === rows) {
+    const row = new Float64Array(size);
+    for (let i = 0; i < rows; i++) {
+      row.set(out.subarray(i * columns + CONSTANT_ROWS, i * columns + CONSTANT_ROWS + size));
+      for (let j = 0; j < size; j++) {
+        let sum = 0;
+        for (let l = 0; l < size; l++) sum += map[j * size + l]! * row[l]!;
+        out[i * columns + CONSTANT_ROWS + j] = sum;
+      }
+    }
+  }
+  return out;
+};
+
+/**
+ * What the tiles owe after an update, and what they hold then.
+ * @param before the state before the update
+ * @param blockNorms2 ‖x‖² of the block's models
+ * @param renew mix in full, so that the rows held are the state's
+ */
+export const rowsAfter = (
+  spec: SubspaceSpec,
+  stored: StoredRows,
+  before: SubspaceState,
+  update: SubspaceUpdate,
+  blockNorms2: Float64Array,
+  renew: boolean,
+): StoredRows => {
+  const old = 1 + update.oldRows;
+  const m = 1 + update.newRows;
+  const n = old + blockNorms2.length;
+  const values = wholeMix(update.mix, stored.map, old, m, n);
+  const whole: Mix = { kind: 'replace', values, m, n };
+  if (!renew && mayAdd(spec.features, m)) {
+    // Uncentred, the mean is a row of zeros, which stays as it is.
+    if (!spec.center) values[0] = 1;
+    const stateNorms2 = Float64Array.of(before.meanNorm2, ...before.eigenvalues);
+    const heldNorms2 = Float64Array.of(...(stored.norms2 ?? stateNorms2), ...blockNorms2);
+    const mixingBlur2 = blurOf(update.mix, Float64Array.of(...stateNorms2, ...blockNorms2), m, n);
+    const addition = additionOf(values, m, n, mixingBlur2, heldNorms2);
+    if (addition !== null) {
+      const mix: Mix = { kind: 'add', values: addition.values, m, n };
+      return { map: addition.map, norms2: addition.norms2, due: { mix, whole } };
+    }
+  }
+  return { map: null, norms2: null, due: { mix: whole, whole } };
+};
+
+/** M = P diag(R, I), m x n. */
+const wholeMix = (p: Float64Array, map: Float64Array | null, old: number, m: number, n: number): Float64Array => {
+  const values = p.slice();
+  if (map === null) return values;
+  const row = new Float64Array(old);
+  for (let i = 0; i < m; i++) {
+    row.fill(0);
+    for (let l = 0; l < old; l++) {
+      const factor = p[i * n + l]!;
+      for (let j = 0; j < old; j++) row[j] = row[j]! + factor * map[l * old + j]!;
+    }
+    values.set(row, i * n);
+  }
+  return values;
+};
+
+/** For each row of `factors` (m x n) what the rounding of rows of these squared norms adds up to, squared. */
+const blurOf = (factors: Float64Array, norms2: Float64Array, m: number, n: number): Float64Array => {
+  const blur = new Float64Array(m);
+  for (let i = 0; i < m; i++) {
+    let sum = 0;
+    for (let j = 0; j < n; j++) sum += factors[i * n + j]! ** 2 * norms2[j]!;
+    blur[i] = sum;
+  }
+  return blur;
+};
+
+/**
+ * M₁⁻¹ M₂ and M₁; null where M₁ is too close to singular.
+ * @param heldNorms2 squared norms of the n rows held
+ */
+const additionOf = (
+  whole: Float64Array,
+  m: number,
+  n: number,
+  mixingBlur2: Float64Array,
+  heldNorms2: Float64Array,
+): { values: Float64Array; map: Float64Array; norms2: Float64Array } | null => {
+  const rest = n - m;
+  const map = new Float64Array(m * m);
+  const right = new Float64Array(m * rest);
+  for (let i = 0; i < m; i++) {
+    map.set(whole.subarray(i * n, i * n + m), i * m);
+    right.set(whole.subarray(i * n + m, (i + 1) * n), i * rest);
+  }
+  const values = solveLinear(map, right, m);
+  if (values === null) return null;
+  // As if rows were at right angles, which is what can be said of rounding errors.
+  const norms2 = blurOf(values, heldNorms2.subarray(m), m, rest).map((added, i) => heldNorms2[i]! + added);
+  const blur2 = blurOf(map, norms2, m, m);
+  return blur2.every((blur, i) => blur <= MOST_BLUR2 * mixingBlur2[i]!) ? { values, map, norms2 } : null;
+};
+
+/** out (size x columns) = A (size x size) · B (size x columns). */
+const multiplyInto = (out: Float64Array, a: Float64Array, b: Float64Array, size: number, columns: number): void => {
+  out.fill(0);
+  for (let i = 0; i < size; i++) {
+    for (let l = 0; l < size; l++) {
+      const factor = a[i * size + l]!;
+      for (let j = 0; j < columns; j++) {
+        out[i * columns + j] = out[i * columns + j]! + factor * b[l * columns + j]!;
+      }
+    }
+  }
+};
