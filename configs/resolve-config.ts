@@ -13,6 +13,7 @@ import { defaultThreads } from './thread-count.ts';
 
 /** What holds where neither a flag nor the file says otherwise; memory and threads are asked of the machine. */
 export const defaults = {
+  engine: 'incremental',
   rank: 32,
   block: 32,
   center: true,
@@ -56,6 +57,11 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
       issues.push(`rename: contradicts itself: ${showValue(from)} becomes ${showValue(earlier)} and ${showValue(to)}`);
     }
     targets.set(from, to);
+  }
+  if ((options.engine ?? defaults.engine) !== 'incremental' && options['snapshot-every'] !== undefined) {
+    issues.push(
+      `snapshot-every: only the engine incremental has something to show before a slot is done; found engine ${options.engine}`,
+    );
   }
   if ((options.sources ?? []).filter((source) => source === '-').length > 1) {
     issues.push('sources: standard input (-) can be read once, found it twice');
@@ -102,6 +108,7 @@ export const resolveConfig = (
     const config: RunConfig = {
       sources: options.sources ?? [],
       out: options.out ?? null,
+      engine: options.engine ?? defaults.engine,
       rank: options.rank ?? defaults.rank,
       block: options.block ?? defaults.block,
       base: options.base ?? null,

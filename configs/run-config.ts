@@ -4,6 +4,8 @@ export interface RunConfig {
   readonly sources: readonly string[];
   /** The run folder; null for `plan`. */
   readonly out: string | null;
+  /** How a slot's subspace is found; `auto` takes the cheapest that fits the memory. */
+  readonly engine: 'incremental' | 'exact' | 'auto';
   readonly rank: number;
   readonly block: number;
   readonly base: string | null;

@@ -38,6 +38,7 @@ const size = Schema.Union([Schema.Number, Schema.String])
 export const RunOptions = Schema.Struct({
   sources: Schema.optionalKey(list('a path', 'paths')),
   out: Schema.optionalKey(text('a path')),
+  engine: Schema.optionalKey(choice(['incremental', 'exact', 'auto'])),
   rank: Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   block: Schema.optionalKey(whole(1, 4096, 'a whole number from 1 to 4096')),
   base: Schema.optionalKey(text('a path')),

@@ -3,12 +3,10 @@
 import { join } from 'node:path';
 import { concat, defer, mergeMap, type Observable, of } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
-import { badWeightDetail } from '../sources/bad-weight.ts';
-import { displayName } from '../sources/display-name.ts';
-import { SourceMalformed } from '../sources/errors.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
+import { findFaults, hasFiniteNorms, leaveOut } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
 import { gramOfState, newRows, renewsAfter, rowsAfter, type StoredRows, settleRows } from './stored-rows.ts';
@@ -162,7 +160,7 @@ export class IncrementalEngine {
     const task = { ...this.#taskOf(engine, 0, block, staged, base), tiles: block.parts![part]! };
     const visit = await this.#options.tiles.visit(task, onto);
     if (hasFiniteNorms(visit, staged.models.length)) return { visit, faults: [] };
-    const faults = await this.#findFaults(engine, task, staged);
+    const faults = await findFaults(this.#options.tiles, engine.slot, task, staged);
     if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
     return { visit, faults };
   }
@@ -230,6 +228,7 @@ export class IncrementalEngine {
           slot: slot.name,
           features: slot.features,
           maxRows: rowsBeforeBlock(maxStateRows(spec, plan.models.length)) + block,
+          passingRows: null,
           spill,
         })),
       );
@@ -263,7 +262,7 @@ export class IncrementalEngine {
     engine.stored = settleRows(engine.stored);
     let faults: readonly ReadFault[] = [];
     if (!hasFiniteNorms(visit, kept.models.length)) {
-      faults = await this.#findFaults(engine, task, kept);
+      faults = await findFaults(this.#options.tiles, engine.slot, task, kept);
       if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
       kept = leaveOut(kept, new Set(faults.map(({ model }) => model)));
       if (kept.models.length === 0) return { update: null, faults };
@@ -308,35 +307,4 @@ export class IncrementalEngine {
     if (base !== null) return { from: 'base', staged: base.slots[index]!.rows[0]! };
     return { from: this.#options.center === false ? 'zero' : 'mean' };
   }
-
-  async #findFaults(engine: SlotEngine, task: VisitTask, staged: StagedSlot): Promise<readonly ReadFault[]> {
-    const bad = await this.#options.tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
-    const faults = bad.map(({ model: id, index: at, value }): ReadFault => {
-      const model = staged.models.find((candidate) => candidate.id === id)!;
-      const tensor = engine.slot.tensorIn(model);
-      const detail = badWeightDetail(at, value);
-      const path = model.header.files[tensor.file]!.path;
-      return {
-        model,
-        slot: engine.slot,
-        error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
-      };
-    });
-    if (faults.length > 0) return faults;
-    throw new Error(`slot ${engine.slot.name}: the Gram matrix is not finite although every weight is`);
-  }
 }
-
-/** Every model's ‖x‖² is finite exactly when its weights are, and the state's when it was. */
-const hasFiniteNorms = ({ gram, columns }: VisitResult, block: number): boolean =>
-  blockNorms2({ values: gram, columns, block }).every(Number.isFinite);
-
-const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {
-  const models = staged.models.filter((model) => !left.has(model));
-  const position = new Map(models.map((model, i) => [model.id, i]));
-  const rows = staged.rows.map((part) => ({
-    ...part,
-    positions: part.models.map((id) => position.get(id) ?? -1),
-  }));
-  return { slot: staged.slot, models, rows };
-};

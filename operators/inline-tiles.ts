@@ -14,6 +14,7 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
     visit: async (task, onto) => addVisits(store.visit(task), task, onto),
     scan: async (task) => firstOfEachModel(store.scan(task)),
     finish: async (task) => largestPeaks(store.finish(task), task.mix.m - 1),
+    project: async (task) => largestPeaks(store.project(task), task.mix.m - 1),
     fetch: async (task) => store.fetch(task),
     takeTimings: async () => store.takeTimings(),
     close: async () => store.clear(),

@@ -6,8 +6,12 @@ import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep } from './tile-tasks.ts';
 
+/** How subspaces are found. */
+export type EngineName = 'incremental' | 'exact';
+
 /** What is known of a slot's subspace after some block. */
 export interface SubspaceEstimate {
+  readonly engine: EngineName;
   readonly slot: PlannedSlot;
   readonly spec: SubspaceSpec;
   readonly state: SubspaceState;
@@ -69,7 +73,7 @@ const settleSigns = async (
 ): Promise<SubspaceEstimate> => {
   const rank = reportedRank(spec, state);
   const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, stored), spill, keep });
-  return { slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
+  return { engine: 'incremental', slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
 };
 
 /** The mean and the first k state rows, scaled to unit length, out of the rows that the tiles hold. */

@@ -12,6 +12,7 @@ import type {
   BadValue,
   FetchTask,
   FinishTask,
+  ProjectTask,
   ScanTask,
   SlotLayout,
   TileTimings,
@@ -33,6 +34,8 @@ export interface Tiles {
   scan(task: ScanTask): Promise<readonly BadValue[]>;
   /** Each direction's entry of largest magnitude over the whole slot; the first of equals. */
   finish(task: FinishTask): Promise<Float64Array>;
+  /** Makes directions of a slot, or of some of its tiles; tells their largest entries as `finish` does. */
+  project(task: ProjectTask): Promise<Float64Array>;
   fetch(task: FetchTask): Promise<void>;
   takeTimings(): Promise<TileTimings>;
   close(): Promise<void>;
@@ -125,6 +128,11 @@ export class TilePool implements Tiles {
 
   async finish(task: FinishTask): Promise<Float64Array> {
     const peaks = await this.#ask<readonly TilePeaks[]>(task.slot, { kind: 'finish', task });
+    return largestPeaks(peaks.flat(), task.mix.m - 1);
+  }
+
+  async project(task: ProjectTask): Promise<Float64Array> {
+    const peaks = await this.#ask<readonly TilePeaks[]>(task.slot, { kind: 'project', task });
     return largestPeaks(peaks.flat(), task.mix.m - 1);
   }
 

@@ -15,6 +15,7 @@ import type {
   FetchTask,
   FinishTask,
   Mix,
+  ProjectTask,
   ScanTask,
   SlotLayout,
   SpillStep,
@@ -25,12 +26,16 @@ import { CONSTANT_ROWS, rowsBeforeBlock } from './update-subspace.ts';
 
 const SHIFT = 1;
 const MEAN = 2;
+/** Rows of a strip of the Gram of all rows: few enough to leave most of the lower triangle out, enough for full speed. */
+const STRIP = 128;
 
 /** Features [start, stop) of a tile. */
 interface Panel {
   readonly start: number;
   readonly width: number;
   matrix: DeviceMatrix;
+  /** Where directions are kept, when the block does not stay; null where none are, or in files. */
+  readonly kept: DeviceMatrix | null;
 }
 
 interface HeldTile extends Tile {
@@ -42,8 +47,10 @@ interface HeldTile extends Tile {
 interface HeldSlot {
   readonly layout: SlotLayout;
   readonly tiles: readonly HeldTile[];
-  /** Where a spilled slot's panels are between visits, and the matrix in which each takes its turn. */
-  readonly spill: { readonly files: SpillFiles; matrix: DeviceMatrix } | null;
+  /** The matrix in which each panel takes its turn, where panels have none of their own between visits. */
+  shared: DeviceMatrix | null;
+  /** Where a spilled slot's panels are between visits. */
+  readonly files: SpillFiles | null;
   spare: DeviceMatrix;
 }
 
@@ -65,6 +72,8 @@ export class TileStore {
   #slots: (HeldSlot | null)[] = [];
   /** Through which rows come from the disk. */
   #buffer = new Float32Array(0);
+  /** A strip of a Gram matrix. */
+  #products = new Float64Array(0);
   #widenMs = 0;
   #gramMs = 0;
   #mixMs = 0;
@@ -80,20 +89,24 @@ export class TileStore {
       const tiles = tilesOf(layout.features).filter((tile) => owns(slot, tile.index));
       if (tiles.length === 0) return null;
       const widest = Math.min(layout.features, this.#device.info.panel);
-      const allocate = (width: number): DeviceMatrix =>
-        this.#device.reshape(this.#device.allocate(layout.maxRows, widest), width);
-      const shared = layout.spill === null ? null : allocate(widest);
+      const { maxRows, passingRows, spill } = layout;
+      const allocate = (rows: number, width: number): DeviceMatrix =>
+        this.#device.reshape(this.#device.allocate(rows, widest), width);
+      const shared = passingRows === null && spill === null ? null : allocate(passingRows ?? maxRows, widest);
+      const keeps = passingRows !== null && spill === null && maxRows > 0;
       const panelsOf = ({ width }: Tile): readonly Panel[] =>
         range(Math.ceil(width / widest)).map((i) => {
           const start = i * widest;
           const columns = Math.min(widest, width - start);
-          return { start, width: columns, matrix: shared ?? allocate(columns) };
+          const matrix = shared ?? allocate(maxRows, columns);
+          return { start, width: columns, matrix, kept: keeps ? allocate(maxRows, columns) : null };
         });
       return {
         layout,
         tiles: tiles.map((tile) => ({ ...tile, panels: panelsOf(tile), shiftSum: 0 })),
-        spill: shared === null ? null : { files: new SpillFiles(layout.spill!), matrix: shared },
-        spare: allocate(widest),
+        shared,
+        files: spill === null ? null : new SpillFiles(spill),
+        spare: allocate(Math.max(maxRows, 1), widest),
       };
     });
   }
@@ -101,10 +114,11 @@ export class TileStore {
   clear(): void {
     for (const slot of this.#slots) {
       if (slot === null) continue;
-      slot.spill?.files.close();
-      this.#device.free(slot.spare);
-      if (slot.spill !== null) this.#device.free(slot.spill.matrix);
-      else for (const tile of slot.tiles) for (const panel of tile.panels) this.#device.free(panel.matrix);
+      slot.files?.close();
+      const panels = slot.tiles.flatMap((tile) => tile.panels);
+      const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : [slot.shared];
+      const kept = panels.flatMap((panel) => panel.kept ?? []);
+      for (const matrix of [slot.spare, ...own, ...kept]) this.#device.free(matrix);
     }
     this.#slots = [];
   }
@@ -115,9 +129,7 @@ export class TileStore {
     const before = rowsBeforeBlock(task.stateRows);
     const all = before + task.block;
     const columns = task.full ? all : task.block;
-    const origins = task.shift?.from === 'base' ? 1 : task.block;
-    const average =
-      task.shift === null || task.shift.from === 'zero' ? null : new Float64Array(origins).fill(-1 / origins);
+    const average = averageOf(task);
     return tilesIn(slot, task.tiles).map((tile) => {
       const gram = new Float64Array(all * columns);
       const staged = placedIn(slot, tile, task.staged, before);
@@ -133,12 +145,45 @@ export class TileStore {
         }
         this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
         const widened = performance.now();
-        this.#device.gram(panel.matrix, 0, all, task.full ? 0 : before, columns, gram);
+        if (task.full) this.#gramOfAll(panel.matrix, all, gram);
+        else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
         this.#widenMs += widened - start;
         this.#gramMs += performance.now() - widened;
         this.#leave(slot, tile, panel, task.spill, all);
       }
+      if (task.full) mirror(gram, all);
       return { tile: tile.index, gram, shiftSum: tile.shiftSum };
+    });
+  }
+
+  /** Makes directions out of the weights alone, and tells each direction's largest entry. */
+  project(task: ProjectTask): readonly TilePeaks[] {
+    const slot = this.#slots[task.slot];
+    if (!slot) return [];
+    const { mix } = task;
+    const before = rowsBeforeBlock(0);
+    const average = averageOf(task);
+    return tilesIn(slot, task.tiles).map((tile) => {
+      const peaks = new Float64Array(mix.m - 1);
+      const staged = placedIn(slot, tile, task.staged, before);
+      const origin = task.shift.from === 'base' ? placedIn(slot, tile, [task.shift.staged], before) : staged;
+      for (const panel of tile.panels) {
+        this.#bring(slot, tile, panel, null);
+        if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
+        this.#settleShift(slot, panel, average !== null);
+        this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
+        const start = performance.now();
+        const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
+        this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
+        this.#mixMs += performance.now() - start;
+        widenPeaks(peaks, this.#device.read(target, MEAN + 1, peaks.length), panel.width);
+        if (panel.kept !== null) panel.matrix = panel.kept;
+        else {
+          slot.spare = target;
+          slot.files!.write(0, placeOf(slot, tile, panel), this.#device.read(target, 0, MEAN + mix.m));
+        }
+      }
+      return { tile: tile.index, peaks };
     });
   }
 
@@ -175,11 +220,7 @@ export class TileStore {
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
         this.#mix(slot, panel, task.mix);
-        const { width, matrix } = panel;
-        const directions = this.#device.read(matrix, MEAN + 1, peaks.length);
-        for (let j = 0; j < peaks.length; j++) {
-          peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
-        }
+        widenPeaks(peaks, this.#device.read(panel.matrix, MEAN + 1, peaks.length), panel.width);
         if (task.keep) this.#swap(slot, panel);
         else this.#leave(slot, tile, panel, task.spill, MEAN + task.mix.m);
       }
@@ -220,9 +261,8 @@ export class TileStore {
 
   /** Puts a spilled panel's rows on the device, in the two parts in which they came to be there. */
   #bring(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null): void {
-    if (step === null) return;
-    panel.matrix = this.#device.reshape(slot.spill!.matrix, panel.width);
-    if (step.from === null) return;
+    if (slot.shared !== null) panel.matrix = this.#device.reshape(slot.shared, panel.width);
+    if (step === null || step.from === null) return;
     const { generation, stateRows, block } = step.from;
     const { width } = panel;
     const before = rowsBeforeBlock(stateRows);
@@ -233,9 +273,9 @@ export class TileStore {
 
   /** Takes a spilled panel's first rows back to the disk. */
   #leave(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null, rows: number): void {
+    if (slot.shared !== null) slot.shared = panel.matrix;
     if (step === null) return;
-    slot.spill!.files.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
-    slot.spill!.matrix = panel.matrix;
+    slot.files!.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
   }
 
   /** The first rows of a panel, on the device or where it was left; valid until the next call. */
@@ -244,7 +284,7 @@ export class TileStore {
     const floats = rows * panel.width;
     if (this.#buffer.length < floats) this.#buffer = new Float32Array(floats);
     const values = this.#buffer.subarray(0, floats);
-    slot.spill!.files.read(generation, placeOf(slot, tile, panel), values);
+    slot.files!.read(generation, placeOf(slot, tile, panel), values);
     return values;
   }
 
@@ -266,7 +306,26 @@ export class TileStore {
     const { matrix } = panel;
     panel.matrix = this.#device.reshape(slot.spare, panel.width);
     slot.spare = matrix;
-    if (slot.spill !== null) slot.spill.matrix = panel.matrix;
+    if (slot.shared !== null) slot.shared = panel.matrix;
+  }
+
+  /** Adds the inner products of all rows with all: of the upper triangle in strips, the rest is left for `mirror`. */
+  #gramOfAll(matrix: DeviceMatrix, rows: number, out: Float64Array): void {
+    for (let from = 0; from < rows; from += STRIP) {
+      const height = Math.min(STRIP, rows - from);
+      const columns = rows - from;
+      const strip = this.#strip(height * columns);
+      this.#device.gram(matrix, from, height, from, columns, strip);
+      for (let i = 0; i < height; i++) {
+        const at = (from + i) * rows + from;
+        for (let j = i; j < columns; j++) out[at + j] = out[at + j]! + strip[i * columns + j]!;
+      }
+    }
+  }
+
+  #strip(length: number): Float64Array {
+    if (this.#products.length < length) this.#products = new Float64Array(length);
+    return this.#products.subarray(0, length).fill(0);
   }
 
   /** Makes the spare matrix's first row the weighted sum of some rows. */
@@ -312,6 +371,24 @@ const placedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], bef
   });
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+
+/** What makes the negated shift out of rows: minus their mean; null for a shift of zero. */
+const averageOf = ({ shift, block }: Pick<VisitTask, 'shift' | 'block'>): Float64Array | null => {
+  if (shift === null || shift.from === 'zero') return null;
+  const rows = shift.from === 'base' ? 1 : block;
+  return new Float64Array(rows).fill(-1 / rows);
+};
+
+/** Fills the lower triangle from the upper one. */
+const mirror = (gram: Float64Array, rows: number): void => {
+  for (let i = 0; i < rows; i++) for (let j = 0; j < i; j++) gram[i * rows + j] = gram[j * rows + i]!;
+};
+
+/** Looks for larger entries of each direction. */
+const widenPeaks = (peaks: Float64Array, directions: Float32Array, width: number): void => {
+  for (let j = 0; j < peaks.length; j++)
+    peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
+};
 
 /** Whichever is larger in magnitude: the peak so far, or the first largest of a row's entries. */
 const largerPeak = (peak: number, row: Float32Array): number => {

@@ -7,8 +7,13 @@ import type { Generation } from './spill-files.ts';
 export interface SlotLayout {
   readonly slot: string;
   readonly features: number;
-  /** Rows a tile may need: 3 + state rows + block. */
+  /** Rows that tiles keep between visits, at most: 3 + state rows + block where the block stays, 3 + k of directions alone. */
   readonly maxRows: number;
+  /**
+   * Rows of the one matrix in which each panel takes its turn, where a block does not stay: 3 + block. Null where tiles
+   * are visited in the rows they keep.
+   */
+  readonly passingRows: number | null;
   /** The two files that hold the rows of a slot too large for the memory; null where tiles keep them. */
   readonly spill: readonly [string, string] | null;
 }
@@ -50,6 +55,19 @@ export interface VisitTask {
   /** The tiles that are staged; null for all. */
   readonly tiles: TileRange | null;
   readonly spill: SpillStep | null;
+}
+
+/** Turns a slot's weights, all models at once, into directions that the tiles keep. */
+export interface ProjectTask {
+  readonly slot: number;
+  readonly block: number;
+  readonly staged: readonly StagedRows[];
+  readonly shift: NonNullable<VisitTask['shift']>;
+  /** Makes the mean (row 0) and the k unit directions out of [0; X]: (1 + k) x (1 + b). */
+  readonly mix: Mix;
+  readonly tiles: TileRange | null;
+  /** Leave the rows in the slot's spill files. */
+  readonly spilled: boolean;
 }
 
 export interface VisitResult {

@@ -4,7 +4,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
 import { SpillFailed } from './spill-files.ts';
 import { TileStore } from './tile-store.ts';
-import type { FetchTask, FinishTask, ScanTask, SlotLayout, VisitTask } from './tile-tasks.ts';
+import type { FetchTask, FinishTask, ProjectTask, ScanTask, SlotLayout, VisitTask } from './tile-tasks.ts';
 
 /** What every worker is told at birth. */
 export interface TileWorkerData {
@@ -16,6 +16,7 @@ export type TileRequest =
   | { readonly kind: 'visit'; readonly task: VisitTask }
   | { readonly kind: 'scan'; readonly task: ScanTask }
   | { readonly kind: 'finish'; readonly task: FinishTask }
+  | { readonly kind: 'project'; readonly task: ProjectTask }
   | { readonly kind: 'fetch'; readonly task: FetchTask }
   | { readonly kind: 'timings' };
 
@@ -35,6 +36,8 @@ const perform = (tiles: TileStore, request: TileRequest): unknown => {
       return tiles.scan(request.task);
     case 'finish':
       return tiles.finish(request.task);
+    case 'project':
+      return tiles.project(request.task);
     case 'fetch':
       return tiles.fetch(request.task);
     case 'timings':

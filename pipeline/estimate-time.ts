@@ -4,6 +4,7 @@
 import { availableParallelism } from 'node:os';
 import type { Device, DeviceMatrix } from '../operators/devices/device.ts';
 import { openDevice } from '../operators/devices/device-spec.ts';
+import { prefixesOf } from '../operators/exact-spectrum.ts';
 import { mayAdd } from '../operators/stored-rows.ts';
 import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/subspace-state.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock, updateSubspace } from '../operators/update-subspace.ts';
@@ -90,7 +91,10 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const computeSeconds = plan.groupFlops.reduce((sum, flops, i) => sum + (WAITING * flops) / flopRate / threads[i]!, 0);
   const readSeconds = plan.bytesToRead / reading.rate;
   const young = Math.min(updates, YOUNG_UPDATES);
-  const algebraSeconds = young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
+  const algebraSeconds =
+    plan.engine === 'exact'
+      ? slots.length * prefixSeconds(plan, algebra)
+      : young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
   const memorySeconds = peakMemory(plan) / touchRate;
   const files = config.basis ? slots.length * (config.center ? 2 : 1) : 0;
   const writeSeconds = plan.bytesToWrite / WRITE_RATE + files * FILE_SECONDS + TABLES_SECONDS;
@@ -236,8 +240,22 @@ const probeVisits = (plan: Plan, device: Device) => {
   return { flopRate: (visits * perFeature * width) / seconds, touchRate };
 };
 
+/** A slot's eigendecompositions, one a prefix of the stream; their cost grows with the cube. */
+const prefixSeconds = ({ models, config }: Plan, algebra: Algebra): number =>
+  prefixesOf(models.length, config.block).reduce(
+    (sum, prefix) => sum + algebra.warm * (prefix.models / algebra.size) ** 3,
+    0,
+  );
+
+interface Algebra {
+  readonly young: number;
+  readonly warm: number;
+  /** Rows of the small matrices. */
+  readonly size: number;
+}
+
 /** One slot's small algebra a block, when it is young and when it is compiled, in seconds. */
-const probeAlgebra = (plan: Plan): { readonly young: number; readonly warm: number } => {
+const probeAlgebra = (plan: Plan): Algebra => {
   const { spec, block: fullBlock, stateRows } = mainShape(plan);
   const shrink = Math.min(1, ALGEBRA_SIZE / (stateRows + fullBlock + 1));
   const r = Math.floor(stateRows * shrink);
@@ -272,5 +290,5 @@ const probeAlgebra = (plan: Plan): { readonly young: number; readonly warm: numb
   const start = performance.now();
   do later.push(once());
   while (later.length < 12 && performance.now() - start < 40);
-  return { young: Math.min(young, 0.02) * scale, warm: Math.min(...later) * scale };
+  return { young: Math.min(young, 0.02) * scale, warm: Math.min(...later) * scale, size: stateRows + fullBlock + 1 };
 };

@@ -1,6 +1,6 @@
 // What is odd about a finished slot, by rules that docs/run-folder.md states: models that do not differ, a model far from all
 // others, several dtypes, a scatter that storage alone would leave. Pure; nothing here touches weights. Cost: O(N log N) a slot.
-import type { Subspace } from '../operators/subspace.ts';
+import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { type SubspaceSpec, type SubspaceState, unshiftedMeanNorm2 } from '../operators/subspace-state.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { Dtype } from '../sources/model.ts';
@@ -91,7 +91,7 @@ export const giants = (norm2: Float64Array): readonly { readonly at: number; rea
 
 /** All that is odd about a slot. `modelOf` gives the planned model of an id. */
 export const slotFindings = (
-  subspace: Subspace,
+  subspace: SubspaceEstimate,
   models: SlotModels,
   modelOf: (id: number) => PlannedModel,
 ): readonly Finding[] => {

@@ -2,6 +2,7 @@
 // streaming all models, so every byte is read once and memory does not depend on the number of models.
 import { ConfigInvalid } from '../configs/errors.ts';
 import { rowStride } from '../operators/devices/blas-device.ts';
+import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatBytes } from '../sinks/human-format.ts';
@@ -11,6 +12,7 @@ import { TILE_WIDTH, tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes } from '../sources/weight-blocks.ts';
 
 export interface MemoryNeeds {
+  readonly engine: EngineName;
   readonly models: readonly PlannedModel[];
   readonly base: PlannedModel | null;
   readonly block: number;
@@ -53,11 +55,57 @@ const rowsOf = (needs: MemoryNeeds, { features }: PlannedSlot): number => {
   return rowsBeforeBlock(maxStateRows(spec, needs.models.length)) + Math.min(needs.block, needs.models.length);
 };
 
-/** Bytes of disk that a slot too large for the memory takes while its group runs: two generations of all its rows. */
-export const spillBytes = (needs: MemoryNeeds, { slots, tilesAtOnce }: SlotGroup): number =>
-  tilesAtOnce === undefined ? 0 : 2 * rowsOf(needs, slots[0]!) * slots[0]!.features * 4;
+/**
+ * Bytes of disk that a slot too large for the memory takes while its group runs: two generations of all its rows, or its
+ * directions.
+ */
+export const spillBytes = (needs: MemoryNeeds, { slots, tilesAtOnce }: SlotGroup): number => {
+  if (tilesAtOnce === undefined) return 0;
+  const [slot] = slots;
+  if (needs.engine === 'exact') return directionRows(needs, slot!) * slot!.features * 4;
+  return 2 * rowsOf(needs, slot!) * slot!.features * 4;
+};
 
-export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
+/** Rows that the engine `exact` keeps of a slot: [1; −shift; mean; directions], or none without a basis. */
+const directionRows = (needs: MemoryNeeds, { features }: PlannedSlot): number =>
+  needs.basis ? rowsBeforeBlock(Math.min(needs.rank, needs.models.length, features)) : 0;
+
+export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
+  needs.engine === 'exact' ? exactMemory(needs, group) : incrementalMemory(needs, group);
+
+/**
+ * All models of a part at once, staged twice; a panel a thread and slot in which they pass, and one to mix into; the Grams
+ * of a part's tiles on their way; a Gram a slot, and what one slot's algebra takes (the products, centred, their vectors
+ * and the solver's room).
+ */
+const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
+  const models = needs.models.length;
+  const passing = rowsBeforeBlock(models);
+  let state = 0;
+  let grams = 0;
+  let window = 0;
+  for (const slot of group.slots) {
+    const { features } = slot;
+    const kept = directionRows(needs, slot);
+    const tiles = tilesOf(features).slice(0, group.tilesAtOnce);
+    const widest = Math.min(features, needs.panel);
+    const panels = tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
+    const threads = Math.min(needs.threads, tiles.length);
+    const held = group.tilesAtOnce === undefined ? panels * kept : 2 * threads * kept;
+    state += (threads * (passing + kept + 1) + held) * rowStride(widest) * 4;
+    grams += (tiles.length + 1) * passing * passing * 8;
+    window = Math.max(window, windowBytes(needs, features));
+  }
+  const staging = blockBufferBytes({ models: needs.models, base: needs.base, groups: [group], block: models }, group);
+  const algebra = 6 * models * models * 8;
+  return { state, staging: 2 * staging, rest: grams + algebra + (needs.basis && window > staging ? window : 0) };
+};
+
+/** The window through which a slot's basis is written. */
+const windowBytes = (needs: MemoryNeeds, features: number): number =>
+  (1 + Math.min(needs.rank, needs.models.length)) * Math.min(features, windowTiles(needs.rank) * TILE_WIDTH) * 4;
+
+const incrementalMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   let state = 0;
   let grams = 0;
   let window = 0;
@@ -71,8 +119,7 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
     const held = group.tilesAtOnce === undefined ? panels + threads : SPILLED_PANELS * threads;
     state += held * rows * rowStride(widest) * 4;
     grams += tiles.length * rows * rows * 8;
-    const windowed = Math.min(features, windowTiles(needs.rank) * TILE_WIDTH);
-    window = Math.max(window, (1 + Math.min(needs.rank, needs.models.length)) * windowed * 4);
+    window = Math.max(window, windowBytes(needs, features));
   }
   const reading: ReadingPlan = { models: needs.models, base: needs.base, groups: [group], block: needs.block };
   const staging = blockBufferBytes(reading, group);
@@ -104,7 +151,7 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): r
     alone[i]! <= needs.memory ? alone[i]! : totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: 1 })),
   );
   const most = Math.max(...least);
-  if (most > needs.memory) throw tooLarge(slots[least.indexOf(most)]!, most, needs.memory);
+  if (most > needs.memory) throw tooLarge(slots[least.indexOf(most)]!, most, needs);
   const groups: SlotGroup[] = [];
   let current: PlannedSlot[] = [];
   let filled = 0;
@@ -126,12 +173,13 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): r
   return groups;
 };
 
-const tooLarge = (slot: PlannedSlot, needed: number, memory: number): ConfigInvalid => {
+const tooLarge = (slot: PlannedSlot, needed: number, { memory, engine }: MemoryNeeds): ConfigInvalid => {
   const mebibytes = Math.ceil(needed / 2 ** 20);
+  const smaller = engine === 'exact' ? '--engine incremental' : 'a smaller --rank or --block';
   return new ConfigInvalid({
     issues: [
       `memory: slot ${displayName(slot.name)} (${slot.rows} x ${slot.cols}) needs ${formatBytes(needed)} ` +
-        `(${mebibytes} MiB), found ${formatBytes(memory)}; give --memory ${mebibytes}MiB, a smaller --rank or --block, or leave the slot out with --exclude`,
+        `(${mebibytes} MiB), found ${formatBytes(memory)}; give --memory ${mebibytes}MiB, ${smaller}, or leave the slot out with --exclude`,
     ],
   });
 };

@@ -5,9 +5,7 @@ import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
-import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
-import { maxStateRows } from '../operators/subspace-state.ts';
-import { rowsBeforeBlock } from '../operators/update-subspace.ts';
+import type { EngineName } from '../operators/subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
@@ -15,8 +13,9 @@ import { HeaderWorkers } from '../sources/header-workers.ts';
 import type { ModelLocation } from '../sources/model.ts';
 import { type PlannedModel, type PlannedSlot, type ReadingPlan, weightBytes } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
+import { chooseEngine, flopsOf, passesOver } from './choose-engine.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
-import { type GroupMemory, groupMemory, groupSlots, type MemoryNeeds, spillBytes } from './memory-plan.ts';
+import { type GroupMemory, groupMemory, type MemoryNeeds, spillBytes } from './memory-plan.ts';
 import { shuffled } from './shuffle.ts';
 
 /** A model that will be folded, or the base. */
@@ -40,6 +39,9 @@ export interface SkippedModel {
 
 export interface Plan extends ReadingPlan {
   readonly config: RunConfig;
+  readonly engine: EngineName;
+  /** Why `--engine auto` took it; null where it was asked for. */
+  readonly engineReason: string | null;
   readonly models: readonly ModelInPlan[];
   readonly base: ModelInPlan | null;
   readonly skipped: readonly SkippedModel[];
@@ -47,7 +49,7 @@ export interface Plan extends ReadingPlan {
   readonly leftOut: readonly LeftOutSlot[];
   readonly groupMemory: readonly GroupMemory[];
   readonly device: FoundDevice;
-  /** Weight bytes that will be streamed. */
+  /** Weight bytes that will be streamed, in all passes. */
   readonly bytesToRead: number;
   /** Bytes of the basis and mean files, the bulk of what is written. */
   readonly bytesToWrite: number;
@@ -122,7 +124,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     if (models.length === 0) return yield* noModelsLeft(skipped);
 
     const { block, rank, center, threads, memory, basis } = config;
-    const needs: MemoryNeeds = {
+    const common = {
       models,
       base: baseModel,
       block,
@@ -133,13 +135,17 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       memory,
       basis,
     };
-    const groups = yield* Effect.try({ try: () => groupSlots(chosen.slots, needs), catch: (cause) => cause }).pipe(
-      Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
-    );
+    const { engine, groups, reason } = yield* Effect.try({
+      try: () => chooseEngine(config, chosen.slots, common),
+      catch: (cause) => cause,
+    }).pipe(Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))));
+    const needs: MemoryNeeds = { ...common, engine };
     const flopsOfAll = (some: readonly PlannedSlot[]): number =>
-      some.reduce((sum, slot) => sum + flopsOf(slot, models.length, config), 0);
+      some.reduce((sum, slot) => sum + flopsOf(engine, slot, models.length, config), 0);
     return {
       config,
+      engine,
+      engineReason: reason,
       models,
       base: baseModel,
       skipped: skipped.sort((a, b) => a.id - b.id),
@@ -149,7 +155,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       groupMemory: groups.map((group) => groupMemory(needs, group)),
       block,
       device,
-      bytesToRead: weightBytes(chosen.slots, models),
+      bytesToRead: weightBytes(chosen.slots, models) * passesOver(engine, config),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
       groupSpill: groups.map((group) => spillBytes(needs, group)),
       flops: flopsOfAll(chosen.slots),
@@ -219,21 +225,4 @@ const bytesWritten = ({ features }: PlannedSlot, models: number, { basis, rank, 
   if (!basis) return 0;
   const most = Math.min(rank, features, center ? models - 1 : models);
   return features * 4 * (most + (center ? 1 : 0));
-};
-
-/**
- * 2 D (rows x columns) for every Gram and every mixing, as `incrementalPca` does them when nothing is dropped as noise and
- * rows can be added wherever that is tried.
- */
-const flopsOf = ({ features }: PlannedSlot, models: number, { rank, block, center }: RunConfig): number => {
-  const rowsAfter = (n: number): number => maxStateRows({ features, rank, center, shiftIsOrigin: true }, n);
-  let products = 0;
-  for (let n = 0; n < models; n += block) {
-    const b = Math.min(block, models - n);
-    const r = rowsAfter(n);
-    const m = 1 + rowsAfter(n + b);
-    const adds = n > 0 && n + b < models && mayAdd(features, m) && !renewsAfter(n / block);
-    products += (rowsBeforeBlock(r) + b) * b + m * (1 + r + b - (adds ? m : 0));
-  }
-  return 2 * features * products;
 };

@@ -2,6 +2,7 @@
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
+import { passesOver } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import { bytesToSpill, type Plan, peakMemory } from './plan.ts';
 
@@ -25,10 +26,10 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     ),
     `slots      ${formatPlural(plan.slots.length, 'slot')}, ${formatCount(features)} weights a model`,
     ...list('left out', reasons(plan)),
-    `engine     incremental, mode models, rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}`,
+    `engine     ${plan.engine}, mode models, rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}${plan.engineReason === null ? '' : ` (auto: ${plan.engineReason})`}`,
     `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
     `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
-    `to read    ${formatBytes(plan.bytesToRead)}, ${passesOf(plan) === 1 ? 'each byte once' : 'and all files once before (--verify)'}`,
+    `to read    ${formatBytes(plan.bytesToRead)}, ${readingOf(plan)}`,
     `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}`,
     ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
@@ -49,8 +50,16 @@ const describeSpill = (plan: Plan): string => {
   return `${formatBytes(bytesToSpill(plan))} ${where}, for ${formatPlural(names.length, 'slot')} too large for the memory: ${shown}`;
 };
 
-/** Passes over the data: one, and one before where all is verified. */
-const passesOf = ({ config }: Plan): number => (config.verify ? 2 : 1);
+/** Passes over the data: what the engine takes, and one before where all is verified. */
+const passesOf = ({ config, engine }: Plan): number => passesOver(engine, config) + (config.verify ? 1 : 0);
+
+const readingOf = ({ config, engine }: Plan): string => {
+  const often =
+    passesOver(engine, config) === 1
+      ? 'each byte once'
+      : 'each byte twice, for the spectrum and for the basis (--no-basis)';
+  return config.verify ? `${often}, and all files once before (--verify)` : often;
+};
 
 const timeLines = (estimate: TimeEstimate): string[] => {
   const { seconds, readSeconds, readRate, computeSeconds, flopRate, verifySeconds, assumes } = estimate;
@@ -93,6 +102,7 @@ export const describeDevice = ({ device }: Plan): string => {
 /** All of the plan as plain data, see docs/plan.md. */
 export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): unknown => ({
   config: plan.config,
+  engine: { name: plan.engine, reason: plan.engineReason },
   models: plan.models.map(({ id, name, location, fingerprint, bytes }) => ({
     model_id: id,
     name,
@@ -117,7 +127,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     slots: group.slots.map(({ id }) => id),
     tiles_at_once: group.tilesAtOnce ?? null,
     memory: plan.groupMemory[i],
-    bytes_to_read: weightBytes(group.slots, plan.models),
+    bytes_to_read: weightBytes(group.slots, plan.models) * passesOver(plan.engine, plan.config),
     flops: plan.groupFlops[i],
   })),
   device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },

@@ -1,9 +1,11 @@
 // The run folder while a run writes it: everything goes under temporary names or into folders that no reader looks at
 // before run.json, which is written last and says that the rest is whole.
+
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunConfig } from '../configs/run-config.ts';
+import type { EngineName } from '../operators/subspace.ts';
 import { sinkFailure, writeJsonDurably } from '../sinks/durable-file.ts';
 import { openTable } from '../sinks/parquet-table.ts';
 import { SCHEMA_VERSION, tables } from '../sinks/tables.ts';
@@ -70,8 +72,11 @@ export const discardRunFolder = (out: string): void => {
 };
 
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
-const resultConfig = ({ rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig) => ({
-  engine: 'incremental',
+const resultConfig = (
+  engine: EngineName,
+  { rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig,
+) => ({
+  engine,
   mode: ['models'],
   rank,
   block,
@@ -170,7 +175,7 @@ export const writeTimings = (out: string, timings: readonly BlockTiming[]): void
 /** run.json, the last file of a run. */
 export const writeRunJson = (out: string, plan: Plan): void => {
   const { config, device } = plan;
-  const decisive = resultConfig(config);
+  const decisive = resultConfig(plan.engine, config);
   const fingerprints = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map((model) => model.fingerprint);
   const runId = sha256({ decisive, fingerprints }).slice(0, 16);
   writeJsonDurably(join(out, 'run.json'), {

@@ -8,6 +8,7 @@ import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
+import { exactPca } from '../operators/exact-pca.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import { TilePool } from '../operators/tile-pool.ts';
@@ -18,6 +19,7 @@ import { weightBytes } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
 import { writeBasis } from './basis-writer.ts';
+import { passesOver } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
 import { bytesToSpill, type ModelInPlan, makePlan, type Plan } from './plan.ts';
@@ -35,6 +37,7 @@ import {
   writeTimings,
 } from './run-folder.ts';
 import { type Alike, alikeInPages, alikeInSlot, duplicatesOf, sameModelFindings } from './same-models.ts';
+import { exactHistory, type SlotHistory, spooledHistory } from './slot-history.ts';
 import { evrAtCuts, namedEvr } from './slot-results.ts';
 import { SlotTables } from './slot-tables.ts';
 import { writeSnapshot } from './snapshot.ts';
@@ -141,7 +144,7 @@ const verified = (plan: Plan) =>
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
-    const bytesToRead = plan.bytesToRead - weightBytes(plan.slots, bad);
+    const bytesToRead = plan.bytesToRead - weightBytes(plan.slots, bad) * passesOver(plan.engine, plan.config);
     return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
   });
 
@@ -216,7 +219,27 @@ class Execution {
     for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
     await this.#tiles.ready();
     this.#started = this.#blockStarted = performance.now();
-    const results = weightBlocks(this.#plan).pipe(
+    const results = this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
+    await lastValueFrom(results.pipe(ignoreElements()), { defaultValue: undefined });
+    this.#closeSpool();
+  }
+
+  #exact(): Observable<BlockUpdate> {
+    const { config } = this.#plan;
+    return exactPca<never>(this.#plan, {
+      rank: config.rank,
+      center: config.center,
+      basis: config.basis,
+      onBadSource: config.onBadSource,
+      tiles: this.#tiles,
+      scratch: this.#scratch,
+      finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
+    }).pipe(tap((update) => this.#recordBlock(update)));
+  }
+
+  #incremental(): Observable<BlockUpdate> {
+    const { config } = this.#plan;
+    return weightBlocks(this.#plan).pipe(
       map((block) => {
         this.#stopIfAsked(block.index);
         return block;
@@ -228,13 +251,10 @@ class Execution {
         tiles: this.#tiles,
         scratch: this.#scratch,
         ...this.#snapshots(),
-        finish: (subspace) => this.#finishSlot(subspace),
+        finish: (subspace) => this.#finishSlot(subspace, subspace, () => spooledHistory(this.#spool!, subspace)),
       }),
       tap((update) => this.#recordBlock(update)),
-      ignoreElements(),
     );
-    await lastValueFrom(results, { defaultValue: undefined });
-    this.#closeSpool();
   }
 
   /** Gives the tables their names, run.json last. */
@@ -340,19 +360,19 @@ class Execution {
   }
 
   /** A slot's files and rows, while its state is still on the device. */
-  #finishSlot(subspace: Subspace): Observable<never> {
+  #finishSlot(estimate: SubspaceEstimate, subspace: Subspace | null, history: () => SlotHistory): Observable<never> {
     return defer(async () => {
       const start = performance.now();
-      const { slot } = subspace;
-      if (this.#plan.config.basis) {
+      const { slot } = estimate;
+      if (this.#plan.config.basis && subspace !== null) {
         const bytes = await writeBasis(this.#out, subspace);
         this.#writingSinceBlock += performance.now() - start;
         for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
       }
-      const { summary, models } = this.#tables.append(subspace, this.#spool!, this.#skippedOf(slot.id));
+      const { summary, models } = this.#tables.append(estimate, history(), this.#skippedOf(slot.id));
       this.#summaries.push(summary);
-      for (const found of slotFindings(subspace, models, this.#modelOf)) this.#warnings.add(found);
-      this.#alike = alikeInSlot(this.#alike, subspace, models);
+      for (const found of slotFindings(estimate, models, this.#modelOf)) this.#warnings.add(found);
+      this.#alike = alikeInSlot(this.#alike, estimate, models);
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
   }

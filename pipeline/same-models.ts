@@ -2,7 +2,7 @@
 // slots finish, from what is known without another read: models whose pages agree in every tensor are candidates, and each
 // slot parts those whose norms, mean entries, distances or coordinates differ by more than rounding.
 // Cost: O(N) memory; sorting and comparing neighbours, O(C log C) a slot and key for C candidates, mostly none.
-import type { Subspace } from '../operators/subspace.ts';
+import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { ROUNDING } from '../operators/subspace-state.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { PlannedModel } from '../sources/reading-plan.ts';
@@ -33,7 +33,7 @@ export const alikeInPages = (models: readonly (PlannedModel & { readonly pages: 
   groupBy(models, ({ pages }) => pages).map((group) => group.map(({ id }) => id).sort((a, b) => a - b));
 
 /** Those that a slot does not tell apart either; a model that is not in the slot leaves. */
-export const alikeInSlot = (alike: Alike, subspace: Subspace, models: SlotModels): Alike => {
+export const alikeInSlot = (alike: Alike, subspace: SubspaceEstimate, models: SlotModels): Alike => {
   if (alike.length === 0) return alike;
   const { state, spec } = subspace;
   const at = new Map(Array.from(models.modelIds, (id, i) => [id, i]));

@@ -85,14 +85,15 @@ export interface SpectrumRow {
   readonly high: number;
 }
 
-/** The reported eigenvalues with an interval that encloses the true ones. */
+/** The reported eigenvalues (all of them where they are known) with an interval that encloses the true ones. */
 export const spectrumOf = (subspace: SubspaceEstimate): readonly SpectrumRow[] => {
-  const { state, rank } = subspace;
+  const { state, rank, engine } = subspace;
+  const known = engine === 'exact' ? state.eigenvalues.length : rank;
   const rounding = roundingTerm(state);
   const slack = eigenvalueSlack(state);
   const frozen = isFrozen(subspace);
   let sum = 0;
-  return Array.from(state.eigenvalues.subarray(0, rank), (eigenvalue) => {
+  return Array.from(state.eigenvalues.subarray(0, known), (eigenvalue) => {
     sum += eigenvalue;
     return {
       eigenvalue,

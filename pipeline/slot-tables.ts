@@ -5,8 +5,9 @@ import { unshiftedMeanNorm2 } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch } from '../sinks/tables.ts';
-import { type FinalCoefficients, finalCoefficients } from './final-coefficients.ts';
+import type { FinalCoefficients } from './final-coefficients.ts';
 import type { Plan } from './plan.ts';
+import type { SlotHistory } from './slot-history.ts';
 import {
   capturedShare,
   evrAtCuts,
@@ -21,7 +22,7 @@ import {
   summarise,
 } from './slot-results.ts';
 import type { SlotSummary } from './telemetry.ts';
-import { SCORE_WIDTH, type SpooledUpdate, type UpdateSpool } from './update-spool.ts';
+import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 
 const MODE = 'models';
 
@@ -68,14 +69,11 @@ export class SlotTables {
   /** @param skipped models that are not in this slot, with the reason */
   append(
     subspace: SubspaceEstimate,
-    spool: UpdateSpool,
+    { updates, final }: SlotHistory,
     skipped: ReadonlyMap<number, string>,
   ): { readonly summary: SlotSummary; readonly models: SlotModels } {
-    const { id } = subspace.slot;
-    const updates = Array.from({ length: spool.count(id) }, (_, i) => spool.read(id, i));
     const summary = summarise(subspace, updates);
     this.#appendSpectrum(subspace, summary);
-    const final = finalCoefficients(spool, id, subspace.signs);
     this.#appendModels(subspace, final, updates);
     for (const update of updates) this.#appendBlock(subspace, update);
     this.#appendModelSlots(subspace, updates, skipped);
@@ -97,7 +95,7 @@ export class SlotTables {
     this.#subspaces.append({
       slot_id: slot.id,
       mode: MODE,
-      engine: 'incremental',
+      engine: subspace.engine,
       n_models: state.models,
       n_samples: state.models,
       features: slot.features,
@@ -113,7 +111,7 @@ export class SlotTables {
       n_effective: null,
       components_90: summary.components_90,
       exactness: summary.exactness,
-      passes: 1,
+      passes: subspace.engine === 'exact' && this.#plan.config.basis ? 2 : 1,
       seed: null,
     });
     const kind = isExact(subspace) ? 'exact' : 'truncation';

@@ -8,6 +8,7 @@ import { sinkFailure, TEMPORARY_PREFIX, writeJsonDurably } from '../sinks/durabl
 import { SCHEMA_VERSION } from '../sinks/tables.ts';
 import type { Plan } from './plan.ts';
 import { writeModels, writeSlots } from './run-folder.ts';
+import { spooledHistory } from './slot-history.ts';
 import { SlotTables } from './slot-tables.ts';
 import type { UpdateSpool } from './update-spool.ts';
 
@@ -35,7 +36,8 @@ export const writeSnapshot = (
     mkdirSync(temporary, { recursive: true });
     const tables = new SlotTables(temporary, seen);
     try {
-      for (const estimate of estimates) tables.append(estimate, spool, skippedOf(estimate.slot.id));
+      for (const estimate of estimates)
+        tables.append(estimate, spooledHistory(spool, estimate), skippedOf(estimate.slot.id));
     } catch (error) {
       tables.abort();
       throw error;

@@ -4,7 +4,7 @@
 // disk does, by about 8 (b ℓ + ℓ²) bytes a block and slot.
 import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import type { SlotUpdate } from '../operators/incremental-pca.ts';
-import { cutsOf } from '../operators/update-subspace.ts';
+import { cutsOf, type ModelUpdate, type SubspaceUpdate } from '../operators/update-subspace.ts';
 import { sinkFailure } from '../sinks/durable-file.ts';
 
 /** One block of one slot, as it was written. */
@@ -31,6 +31,21 @@ export interface SpooledUpdate {
 export const SCORE_WIDTH = 5;
 const HEADER = 8;
 
+/** Drift as a record has it. */
+export const driftValues = (drift: SubspaceUpdate['drift'], rank: number): Float64Array =>
+  Float64Array.from(
+    cutsOf(rank).flatMap((_, i) => {
+      const at = drift[i];
+      return at ? [at.max, at.mean, at.overlap] : [Number.NaN, Number.NaN, Number.NaN];
+    }),
+  );
+
+/** Scores as a record has them. */
+export const scoreValues = (models: readonly ModelUpdate[]): Float64Array =>
+  Float64Array.from(
+    models.flatMap((m) => [m.centred2 ?? Number.NaN, m.captured2 ?? Number.NaN, m.rawNorm2, m.meanEntry, m.distance2]),
+  );
+
 export class UpdateSpool {
   readonly #path: string;
   readonly #fd: number;
@@ -50,16 +65,12 @@ export class UpdateSpool {
   append(block: number, rank: number, { slot, models, update }: SlotUpdate): void {
     const { state, oldRows, newRows, carry } = update;
     const header = [block, models.length, state.models, oldRows, newRows, state.total, state.lost, carry.constant];
-    const nan = Number.NaN;
     const parts: ArrayLike<number>[] = [
       header,
       models.map((model) => model.id),
       state.eigenvalues,
-      cutsOf(rank).flatMap((_, i) => {
-        const drift = update.drift[i];
-        return drift ? [drift.max, drift.mean, drift.overlap] : [nan, nan, nan];
-      }),
-      update.models.flatMap((m) => [m.centred2 ?? nan, m.captured2 ?? nan, m.rawNorm2, m.meanEntry, m.distance2]),
+      driftValues(update.drift, rank),
+      scoreValues(update.models),
       update.coordinates,
       carry.rotation,
       carry.offset,

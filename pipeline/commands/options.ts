@@ -35,6 +35,7 @@ export const sources = Argument.String('SOURCES').pipe(
 export const options = {
   sources,
   out: text('out', 'RUN', 'Folder to write the run to: new or empty, and apart from the sources'),
+  engine: text('engine', 'NAME', `How subspaces are found: incremental, exact or auto (default ${defaults.engine})`),
   rank: text('rank', 'K', `Components to keep of each slot, at most (default ${defaults.rank})`),
   block: text('block', 'B', `Models folded at a time, 1 to 4096 (default ${defaults.block})`),
   base: text('base', 'MODEL', 'Model that sets the origin; it is not folded'),
@@ -75,6 +76,7 @@ type Given<Value> = Option.Option<Value>;
 export interface Flags {
   readonly sources: readonly string[];
   readonly out: Given<string>;
+  readonly engine: Given<string>;
   readonly rank: Given<string>;
   readonly block: Given<string>;
   readonly base: Given<string>;
@@ -112,6 +114,7 @@ export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
   const given: Record<string, unknown> = {
     sources: listed(flags.sources),
     out: Option.getOrUndefined(flags.out),
+    engine: Option.getOrUndefined(flags.engine),
     rank: number(flags.rank),
     block: number(flags.block),
     base: Option.getOrUndefined(flags.base),

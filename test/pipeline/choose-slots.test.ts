@@ -288,6 +288,7 @@ describe('groupSlots', () => {
   const zoo = models(...Array.from({ length: 20 }, () => tensors));
   const { slots } = choose(zoo);
   const needs = (memory: number) => ({
+    engine: 'incremental' as const,
     models: zoo,
     base: null,
     block: 4,

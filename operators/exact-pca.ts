@@ -1,0 +1,366 @@
+// The engine `exact` in mode models: the Gram matrix of all models, slot by slot. Tiles come outermost: some tiles of all
+// models are read, multiplied and forgotten, so every byte is read once and memory does not depend on the size of a slot.
+// The spectrum and those of the stream's prefixes follow from the Gram alone (exact-spectrum.ts). Directions are sums of
+// the models' weights, which are read once more for them.
+// Cost a weight: N² flops for the Gram, 2 N (1 + k) for the directions. Memory: (3 + N) floats a weight of a tile.
+import { join } from 'node:path';
+import { concat, defer, EMPTY, from, mergeMap, type Observable, type ObservableInput, of } from 'rxjs';
+import { sinkFailure } from '../sinks/durable-file.ts';
+import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
+import { weightBytes } from '../sources/reading-plan.ts';
+import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import { tilesOf } from '../sources/tile.ts';
+import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
+import { concatMapAhead } from './concat-map-ahead.ts';
+import { type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
+import { findFaults, hasFiniteNorms, leaveOut } from './find-faults.ts';
+import type { BlockUpdate } from './incremental-pca.ts';
+import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
+import type { Subspace, SubspaceEstimate } from './subspace.ts';
+import type { SubspaceSpec } from './subspace-state.ts';
+import type { Tiles } from './tile-pool.ts';
+import type { SlotLayout, VisitResult, VisitTask } from './tile-tasks.ts';
+import { rowsBeforeBlock } from './update-subspace.ts';
+
+/** Parts alive at once: one in use, one being read. */
+const PARTS_ALIVE = 2;
+
+export interface ExactPcaOptions<R> {
+  /** Directions made, k; the spectrum is whole whatever it is. */
+  readonly rank: number;
+  readonly tiles: Tiles;
+  /** Subtract the mean over models (PCA). Default true. */
+  readonly center?: boolean;
+  /** Make the directions too, in a second pass over the weights. Default true. */
+  readonly basis?: boolean;
+  /** Where slots too large for the memory keep their directions; needed when the plan has any and `basis` is not false. */
+  readonly scratch?: string;
+  /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
+  readonly onBadSource?: 'error' | 'skip';
+  /** Where the weights come from. Default: the plan's files. */
+  readonly blocks?: (plan: ReadingPlan) => Observable<WeightBlock>;
+  /** Uses a slot's results while its directions can be read; what it emits goes downstream. Default: emits the results. */
+  readonly finish?: (slot: ExactSlot) => ObservableInput<R>;
+}
+
+/** All that the engine knows of a slot. */
+export interface ExactSlot {
+  readonly kind: 'exact';
+  /** The models that are in, in order. */
+  readonly models: readonly PlannedModel[];
+  readonly estimate: SubspaceEstimate;
+  readonly spectrum: ExactSpectrum;
+  /** The directions; null where none were asked for. */
+  readonly subspace: Subspace | null;
+}
+
+/** A slot of the running group. */
+interface SlotWork {
+  readonly slot: PlannedSlot;
+  readonly spec: SubspaceSpec;
+  /** Models that cannot be in. */
+  readonly left: Set<PlannedModel>;
+  models: readonly PlannedModel[];
+  visit: VisitResult | undefined;
+  spectrum: ExactSpectrum | null;
+  peaks: Float64Array | null;
+}
+
+interface TimedRead {
+  readonly read: ReadBlock;
+  readonly buffer: SharedArrayBuffer;
+  readonly seconds: number;
+  readonly ready: number;
+}
+
+/**
+ * Streams a plan, group after group: an update a part of the weights read (its `slots` are empty), and what `finish` makes
+ * of each slot. `plan.block` says after how many models the stream is looked at.
+ */
+export const exactPca = <R = ExactSlot>(plan: ReadingPlan, options: ExactPcaOptions<R>): Observable<BlockUpdate | R> =>
+  defer(() => {
+    const buffers: SharedArrayBuffer[] = [];
+    const wide = { ...plan, block: plan.models.length };
+    const bytes = Math.max(...plan.groups.map((group) => blockBufferBytes(wide, group)));
+    const acquire = (): SharedArrayBuffer => buffers.pop() ?? new SharedArrayBuffer(bytes);
+    const release = (buffer: SharedArrayBuffer): void => void buffers.push(buffer);
+    const groups = plan.groups.map((group) =>
+      new ExactGroup(plan, group, options as ExactPcaOptions<unknown>, acquire, release).stream(),
+    );
+    return concat(...groups) as Observable<BlockUpdate | R>;
+  });
+
+class ExactGroup {
+  readonly #plan: ReadingPlan;
+  readonly #group: SlotGroup;
+  readonly #options: ExactPcaOptions<unknown>;
+  readonly #acquire: () => SharedArrayBuffer;
+  readonly #release: (buffer: SharedArrayBuffer) => void;
+  readonly #slots: readonly SlotWork[];
+  /** Faults that the running pass has found. */
+  #faults: ReadFault[] = [];
+  #parts = 0;
+  #restingSince = performance.now();
+
+  constructor(
+    plan: ReadingPlan,
+    group: SlotGroup,
+    options: ExactPcaOptions<unknown>,
+    acquire: () => SharedArrayBuffer,
+    release: (buffer: SharedArrayBuffer) => void,
+  ) {
+    this.#plan = plan;
+    this.#group = group;
+    this.#options = options;
+    this.#acquire = acquire;
+    this.#release = release;
+    const center = options.center ?? true;
+    this.#slots = group.slots.map((slot) => ({
+      slot,
+      spec: {
+        features: slot.features,
+        rank: options.rank,
+        center,
+        shiftIsOrigin: plan.base !== null || !center,
+      },
+      left: new Set<PlannedModel>(),
+      models: [],
+      visit: undefined,
+      spectrum: null,
+      peaks: null,
+    }));
+  }
+
+  stream(): Observable<unknown> {
+    const basis = this.#options.basis ?? true;
+    return concat(
+      this.#gramPass(),
+      defer(() => {
+        for (const work of this.#slots) this.#solve(work);
+        return EMPTY;
+      }),
+      basis ? this.#basisPass() : EMPTY,
+      defer(() => {
+        const use = this.#options.finish ?? ((slot: ExactSlot) => of(slot));
+        const scratch = this.#acquire();
+        const done = this.#slots.flatMap((work, i) =>
+          work.models.length === 0 ? [] : [defer(() => use(this.#resultOf(work, i, scratch)))],
+        );
+        return concat(
+          ...done,
+          defer(() => {
+            this.#release(scratch);
+            return EMPTY;
+          }),
+        );
+      }),
+    );
+  }
+
+  /** Reads all weights once. Where that shows models that cannot be in, once more without them. */
+  #gramPass(): Observable<unknown> {
+    const pass = defer(() => {
+      this.#faults = [];
+      for (const work of this.#slots) work.visit = undefined;
+      const layouts = this.#slots.map(({ slot }) => this.#layoutOf(slot, 0, null));
+      return from(this.#options.tiles.open(layouts)).pipe(
+        mergeMap(() => this.#parts$((block, timed) => this.#foldPart(block, timed))),
+      );
+    });
+    const again: Observable<unknown> = defer(() => (this.#faults.length === 0 ? EMPTY : this.#gramPass()));
+    return concat(pass, again);
+  }
+
+  #basisPass(): Observable<unknown> {
+    return defer(() => {
+      const spill = this.#group.tilesAtOnce === undefined ? null : this.#spillPath();
+      const layouts = this.#slots.map(({ slot, spectrum }) =>
+        this.#layoutOf(slot, rowsBeforeBlock(spectrum?.rank ?? 0), spill),
+      );
+      return from(this.#openSpilled(layouts, spill)).pipe(
+        mergeMap(() => this.#parts$((block, timed) => this.#projectPart(block, timed, spill !== null))),
+      );
+    });
+  }
+
+  #parts$(use: (block: WeightBlock, timed: TimedRead) => Promise<readonly ReadFault[]>): Observable<BlockUpdate> {
+    const wide = { ...this.#plan, groups: [this.#group], block: this.#plan.models.length };
+    return (this.#options.blocks ?? weightBlocks)(wide).pipe(
+      concatMapAhead<WeightBlock, SharedArrayBuffer, TimedRead, BlockUpdate>({
+        ahead: PARTS_ALIVE,
+        acquire: this.#acquire,
+        release: this.#release,
+        read: async (block, buffer) => {
+          const start = performance.now();
+          const read = await block.read(buffer);
+          const ready = performance.now();
+          return { read, buffer, ready, seconds: (ready - start) / 1e3 };
+        },
+        use: (block, timed) => from(this.#usePart(block, timed, use)),
+      }),
+    );
+  }
+
+  async #usePart(
+    block: WeightBlock,
+    timed: TimedRead,
+    use: (block: WeightBlock, timed: TimedRead) => Promise<readonly ReadFault[]>,
+  ): Promise<BlockUpdate> {
+    const waitSeconds = Math.max(timed.ready - this.#restingSince, 0) / 1e3;
+    const skipped = await use(block, timed);
+    const parts = block.parts?.length ?? 1;
+    const update: BlockUpdate = {
+      kind: 'block',
+      group: this.#group,
+      index: this.#parts++,
+      blocks: parts * ((this.#options.basis ?? true) ? 2 : 1),
+      modelsSeen: this.#plan.models.length,
+      slots: [],
+      skipped,
+      bytes: this.#bytesOf(block),
+      readSeconds: timed.seconds,
+      waitSeconds,
+      tileSeconds: await this.#options.tiles.takeTimings(),
+    };
+    this.#restingSince = performance.now();
+    return update;
+  }
+
+  #bytesOf({ parts, part, models }: WeightBlock): number {
+    const all = weightBytes(this.#group.slots, models);
+    if (parts === null) return all;
+    const tiles = tilesOf(this.#group.slots[0]!.features);
+    const { from: first, to } = parts[part]!;
+    const features = tiles.slice(first, to).reduce((sum, { width }) => sum + width, 0);
+    return (all * features) / this.#group.slots[0]!.features;
+  }
+
+  /** Adds a part to the Grams; returns models that turned out not to belong in them. */
+  async #foldPart(block: WeightBlock, { read }: TimedRead): Promise<readonly ReadFault[]> {
+    const found = [...this.#newFaults(read.faults)];
+    const folded = await Promise.all(
+      this.#slots.map(async (work, i) => {
+        const staged = leaveOut(read.slots[i]!, work.left);
+        work.models = staged.models;
+        if (staged.models.length === 0) return [];
+        const task = this.#taskOf(block, i, staged, read.base);
+        const visit = await this.#options.tiles.visit(task, found.length === 0 ? work.visit : undefined);
+        work.visit = visit;
+        if (hasFiniteNorms(visit, staged.models.length)) return [];
+        return findFaults(this.#options.tiles, work.slot, task, staged);
+      }),
+    );
+    found.push(...this.#newFaults(folded.flat()));
+    if (found.length > 0 && this.#options.onBadSource !== 'skip') throw found[0]!.error;
+    for (const { slot, model } of found) this.#slots.find((work) => work.slot === slot)!.left.add(model);
+    this.#faults.push(...found);
+    // What comes after a fault is only looked through: the pass is done again.
+    if (this.#faults.length > 0) for (const work of this.#slots) work.visit = undefined;
+    return found;
+  }
+
+  #newFaults(faults: readonly ReadFault[]): readonly ReadFault[] {
+    return faults.filter(({ slot, model }) => !this.#slots.find((work) => work.slot === slot)!.left.has(model));
+  }
+
+  #solve(work: SlotWork): void {
+    if (work.models.length === 0 || work.visit === undefined) return;
+    const gram = { values: work.visit.gram, models: work.models.length, shiftSum: work.visit.shiftSum };
+    work.spectrum = exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles.solve);
+    work.visit = undefined;
+  }
+
+  async #projectPart(block: WeightBlock, { read }: TimedRead, spilled: boolean): Promise<readonly ReadFault[]> {
+    const fault = this.#newFaults(read.faults)[0];
+    if (fault !== undefined) throw fault.error;
+    await Promise.all(
+      this.#slots.map(async (work, i) => {
+        if (work.spectrum === null) return;
+        const staged = leaveOut(read.slots[i]!, work.left);
+        const { slot, block: models, staged: rows, shift, tiles } = this.#taskOf(block, i, staged, read.base);
+        const { mix: values, rank } = work.spectrum;
+        const mix = { kind: 'replace', values, m: 1 + rank, n: 1 + models } as const;
+        const peaks = await this.#options.tiles.project({
+          slot,
+          block: models,
+          staged: rows,
+          shift: shift!,
+          mix,
+          tiles,
+          spilled,
+        });
+        const known = work.peaks;
+        work.peaks =
+          known === null ? peaks : peaks.map((peak, j) => (Math.abs(peak) > Math.abs(known[j]!) ? peak : known[j]!));
+      }),
+    );
+    return [];
+  }
+
+  #resultOf(work: SlotWork, index: number, scratch: SharedArrayBuffer): ExactSlot {
+    const { slot, spec, models, peaks } = work;
+    const spectrum = work.spectrum!;
+    const { state, rank } = spectrum;
+    const signs = Float64Array.from({ length: rank }, (_, j) => ((peaks?.[j] ?? 1) < 0 ? -1 : 1));
+    const estimate: SubspaceEstimate = { engine: 'exact', slot, spec, state, rank, signs };
+    if (peaks === null && (this.#options.basis ?? true) === false)
+      return { kind: 'exact', models, estimate, spectrum, subspace: null };
+    const generation = this.#group.tilesAtOnce === undefined ? null : 0;
+    const { tiles } = this.#options;
+    const subspace: Subspace = {
+      ...estimate,
+      kind: 'subspace',
+      tiles: tilesOf(slot.features),
+      readTiles: (first, to, out) => tiles.fetch({ slot: index, from: first, to, signs, out, generation }),
+      scratch,
+    };
+    return { kind: 'exact', models, estimate, spectrum, subspace };
+  }
+
+  #taskOf(
+    block: WeightBlock,
+    index: number,
+    staged: StagedSlot,
+    base: StagedBlock | null,
+  ): VisitTask & { shift: object } {
+    const shift =
+      base !== null
+        ? ({ from: 'base', staged: base.slots[index]!.rows[0]! } as const)
+        : ({ from: this.#options.center === false ? 'zero' : 'mean' } as const);
+    return {
+      slot: index,
+      mix: null,
+      stateRows: 0,
+      block: staged.models.length,
+      staged: staged.rows,
+      shift,
+      full: true,
+      tiles: block.parts?.[block.part] ?? null,
+      spill: null,
+    };
+  }
+
+  #layoutOf({ name, features }: PlannedSlot, maxRows: number, spill: SlotLayout['spill']): SlotLayout {
+    return { slot: name, features, maxRows, passingRows: rowsBeforeBlock(this.#plan.models.length), spill };
+  }
+
+  #spillPath(): readonly [string, string] {
+    const { scratch } = this.#options;
+    const name = this.#group.slots[0]!.name;
+    if (scratch === undefined) throw new Error(`slot ${name} needs a scratch folder, and none was given`);
+    const path = (generation: number): string =>
+      join(scratch, `group-${String(this.#group.index).padStart(4, '0')}.${generation}.spill`);
+    return [path(0), path(1)];
+  }
+
+  async #openSpilled(layouts: readonly SlotLayout[], spill: readonly [string, string] | null): Promise<void> {
+    try {
+      if (spill !== null) createSpillFiles(spill);
+      await this.#options.tiles.open(layouts);
+    } catch (cause) {
+      throw cause instanceof SpillFailed ? sinkFailure(cause.path, 'spilling tiles', cause) : cause;
+    } finally {
+      if (spill !== null) forgetSpillFiles(spill);
+    }
+  }
+}

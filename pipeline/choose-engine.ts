@@ -1,0 +1,97 @@
+// Which engine a plan runs, and why: asked for, or for `auto` the cheaper one of those that fit the memory.
+import { ConfigInvalid } from '../configs/errors.ts';
+import type { RunConfig } from '../configs/run-config.ts';
+import { prefixesOf } from '../operators/exact-spectrum.ts';
+import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
+import type { EngineName } from '../operators/subspace.ts';
+import { maxStateRows } from '../operators/subspace-state.ts';
+import { rowsBeforeBlock } from '../operators/update-subspace.ts';
+import { formatDuration } from '../sinks/human-format.ts';
+import { type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
+import { groupSlots, type MemoryNeeds } from './memory-plan.ts';
+
+export interface ChosenEngine {
+  readonly engine: EngineName;
+  readonly groups: readonly SlotGroup[];
+  /** Why it was taken; null where it was asked for. */
+  readonly reason: string | null;
+}
+
+/** What a machine of today does, to compare engines by: bytes a second, and operations a second and thread. */
+const NOMINAL = { bytes: 1.5e9, flops: 50e9, algebra: 2e9 };
+
+/**
+ * @param needs of a run, but for the engine
+ * @throws ConfigInvalid when the engine asked for, or with `auto` either, does not fit the memory
+ */
+export const chooseEngine = (
+  config: RunConfig,
+  slots: readonly PlannedSlot[],
+  needs: Omit<MemoryNeeds, 'engine'>,
+): ChosenEngine => {
+  const groupsOf = (engine: EngineName): readonly SlotGroup[] => groupSlots(slots, { ...needs, engine });
+  if (config.engine !== 'auto') return { engine: config.engine, groups: groupsOf(config.engine), reason: null };
+  let exact: readonly SlotGroup[];
+  try {
+    exact = groupsOf('exact');
+  } catch (cause) {
+    if (!(cause instanceof ConfigInvalid)) throw cause;
+    return { engine: 'incremental', groups: groupsOf('incremental'), reason: 'exact does not fit the memory' };
+  }
+  const [slow, fast] = (['incremental', 'exact'] as const).map((engine) => secondsOf(engine, config, slots, needs));
+  const compared = `about ${formatDuration(fast!)} against ${formatDuration(slow!)}`;
+  if (fast! <= slow!) return { engine: 'exact', groups: exact, reason: `fits the memory and costs less, ${compared}` };
+  const reason = `costs less than exact, ${formatDuration(slow!)} against ${formatDuration(fast!)}`;
+  return { engine: 'incremental', groups: groupsOf('incremental'), reason };
+};
+
+/** Seconds on a nominal machine: the longer of reading and multiplying, and the small algebra. */
+const secondsOf = (
+  engine: EngineName,
+  config: RunConfig,
+  slots: readonly PlannedSlot[],
+  { models, threads }: Omit<MemoryNeeds, 'engine'>,
+): number => {
+  const bytes = weightBytes(slots, models) * passesOver(engine, config);
+  const flops = slots.reduce((sum, slot) => sum + flopsOf(engine, slot, models.length, config), 0);
+  const algebra = slots.length * algebraOf(engine, models.length, config);
+  return Math.max(bytes / NOMINAL.bytes, flops / NOMINAL.flops / threads) + algebra / NOMINAL.algebra;
+};
+
+/** Times that a run reads every weight, --verify left aside. */
+export const passesOver = (engine: EngineName, { basis }: RunConfig): number => (engine === 'exact' && basis ? 2 : 1);
+
+/** Operations of a slot's small algebra, some 10 n³ an eigendecomposition of n x n. */
+const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfig): number => {
+  if (engine === 'exact') return prefixesOf(models, block).reduce((sum, prefix) => sum + 10 * prefix.models ** 3, 0);
+  const size = Math.min(2 * rank, models) + Math.min(block, models);
+  return Math.ceil(models / block) * 10 * size ** 3;
+};
+
+/** Operations of a slot's large products. */
+export const flopsOf = (engine: EngineName, slot: PlannedSlot, models: number, config: RunConfig): number =>
+  engine === 'exact' ? exactFlops(slot, models, config) : incrementalFlops(slot, models, config);
+
+/** D (rows x rows) for the upper triangle of the Gram; 2 D (rows x directions) for the basis. */
+const exactFlops = ({ features }: PlannedSlot, models: number, { rank, basis, center }: RunConfig): number => {
+  const rows = rowsBeforeBlock(0) + models;
+  const directions = Math.min(rank, features, center ? models - 1 : models);
+  return features * (rows * rows + (basis ? 2 * (1 + directions) * (1 + models) : 0));
+};
+
+/**
+ * 2 D (rows x columns) for every Gram and every mixing, as `incrementalPca` does them when nothing is dropped as noise and
+ * rows can be added wherever that is tried.
+ */
+const incrementalFlops = ({ features }: PlannedSlot, models: number, { rank, block, center }: RunConfig): number => {
+  const rowsAfter = (n: number): number => maxStateRows({ features, rank, center, shiftIsOrigin: true }, n);
+  let products = 0;
+  for (let n = 0; n < models; n += block) {
+    const b = Math.min(block, models - n);
+    const r = rowsAfter(n);
+    const m = 1 + rowsAfter(n + b);
+    const adds = n > 0 && n + b < models && mayAdd(features, m) && !renewsAfter(n / block);
+    products += (rowsBeforeBlock(r) + b) * b + m * (1 + r + b - (adds ? m : 0));
+  }
+  return 2 * features * products;
+};
