@@ -1,10 +1,12 @@
 // Streams for the tests of engines, held in memory: models with known weights in a plan that needs no files, and the
 // engine run over them on this thread. The float64 truth is computed here, by other means than the engine's.
-import { from, lastValueFrom, toArray } from 'rxjs';
+import { from, lastValueFrom, type Observable, tap, toArray } from 'rxjs';
+import { exactPca } from '../../operators/exact-pca.ts';
 import { type BlockUpdate, incrementalPca } from '../../operators/incremental-pca.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
-import type { Subspace } from '../../operators/subspace.ts';
+import type { EngineName, Subspace } from '../../operators/subspace.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
+import type { ModelUpdate } from '../../operators/update-subspace.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan } from '../../sources/reading-plan.ts';
 import type { StagedBlock } from '../../sources/staged-block.ts';
 import { tilesOf } from '../../sources/tile.ts';
@@ -21,7 +23,8 @@ export const normals = (seed: number): (() => number) => {
 };
 
 export interface Folded {
-  readonly updates: readonly BlockUpdate[];
+  /** Every model as it looked when it arrived. */
+  readonly scores: readonly ModelUpdate[];
   readonly subspace: Subspace;
   readonly mean: Float32Array;
   /** k x D. */
@@ -29,6 +32,8 @@ export interface Folded {
 }
 
 export interface FoldOptions {
+  /** Default: incremental. */
+  readonly engine?: EngineName;
   readonly rank: number;
   readonly block: number;
   readonly center?: boolean;
@@ -72,50 +77,59 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
     };
     return { slots: [{ slot, models: members, rows: [staged] }], faults: [] };
   };
-  const blocks: WeightBlock[] = [];
-  const count = Math.ceil(rows.length / options.block);
-  for (let index = 0; index < count; index++) {
-    const at = index * options.block;
-    const members = models.slice(at, at + options.block);
-    blocks.push({
-      plan,
-      group,
-      index,
-      blocks: count,
-      models: members,
-      parts: null,
-      part: 0,
-      read: async () => ({
-        ...stage(members, rows.slice(at, at + options.block)),
-        base: index === 0 && base !== null ? stage([base], [options.base!]) : null,
-      }),
+  const blocksOf = (reading: ReadingPlan): WeightBlock[] => {
+    const count = Math.ceil(rows.length / reading.block);
+    return Array.from({ length: count }, (_, index) => {
+      const at = index * reading.block;
+      const members = models.slice(at, at + reading.block);
+      return {
+        plan: reading,
+        group,
+        index,
+        blocks: count,
+        models: members,
+        parts: null,
+        part: 0,
+        read: async () => ({
+          ...stage(members, rows.slice(at, at + reading.block)),
+          base: index === 0 && base !== null ? stage([base], [options.base!]) : null,
+        }),
+      };
     });
-  }
+  };
   const out: { mean: Float32Array; basis: Float32Array[] } = { mean: new Float32Array(features), basis: [] };
-  const events = await lastValueFrom(
-    from(blocks).pipe(
-      incrementalPca<Subspace>({
-        rank: options.rank,
-        tiles,
-        ...(options.center === undefined ? {} : { center: options.center }),
-        finish: async function* (subspace) {
-          const buffer = new SharedArrayBuffer((1 + subspace.rank) * features * 4);
-          await subspace.readTiles(0, subspace.tiles.length, buffer);
-          out.basis = Array.from({ length: subspace.rank }, () => new Float32Array(features));
-          for (const { start, width } of subspace.tiles) {
-            const at = start * (1 + subspace.rank);
-            const row = (j: number) => new Float32Array(buffer, (at + j * width) * 4, width);
-            out.mean.set(row(0), start);
-            for (let j = 0; j < subspace.rank; j++) out.basis[j]!.set(row(1 + j), start);
-          }
-          yield subspace;
-        },
-      }),
-      toArray(),
-    ),
-  );
-  const subspace = events.find((event): event is Subspace => event.kind === 'subspace')!;
-  return { updates: events.filter((event): event is BlockUpdate => event.kind === 'block'), subspace, ...out };
+  const keep = async (subspace: Subspace): Promise<Subspace> => {
+    const buffer = new SharedArrayBuffer((1 + subspace.rank) * features * 4);
+    await subspace.readTiles(0, subspace.tiles.length, buffer);
+    out.basis = Array.from({ length: subspace.rank }, () => new Float32Array(features));
+    for (const { start, width } of subspace.tiles) {
+      const at = start * (1 + subspace.rank);
+      const row = (j: number) => new Float32Array(buffer, (at + j * width) * 4, width);
+      out.mean.set(row(0), start);
+      for (let j = 0; j < subspace.rank; j++) out.basis[j]!.set(row(1 + j), start);
+    }
+    return subspace;
+  };
+  const common = { rank: options.rank, tiles, ...(options.center === undefined ? {} : { center: options.center }) };
+  const scores: ModelUpdate[] = [];
+  const stream: Observable<BlockUpdate | Subspace> =
+    options.engine === 'exact'
+      ? exactPca<Subspace>(plan, {
+          ...common,
+          blocks: (reading) => from(blocksOf(reading)),
+          finish: (slot) => {
+            scores.push(...slot.spectrum.prefixes.flatMap(({ arrived }) => arrived));
+            return from(keep(slot.subspace!));
+          },
+        })
+      : from(blocksOf(plan)).pipe(
+          incrementalPca<Subspace>({ ...common, finish: (subspace) => from(keep(subspace)) }),
+          tap((event) => {
+            if (event.kind === 'block') scores.push(...event.slots.flatMap(({ update }) => update.models));
+          }),
+        );
+  const events = await lastValueFrom(stream.pipe(toArray()));
+  return { scores, subspace: events.find((event): event is Subspace => event.kind === 'subspace')!, ...out };
 };
 
 /** Float64 truth of centred (or not) scatter: eigenvalues of the N x N Gram, the total, the mean. */

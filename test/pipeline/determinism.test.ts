@@ -74,12 +74,13 @@ async function smallestMemory(source: string, ...options: string[]): Promise<str
 
 describe.each(devices)('on $name', ({ name: device }) => {
   it.each([
-    ['really trained models', () => 'examples/zoo/full'],
-    ['slots of several tiles', () => tiled],
-  ])(
-    'threads and memory change no byte: %s',
-    async (_, source) => {
-      const on = ['--device', device];
+    ['really trained models', 'incremental', () => 'examples/zoo/full'],
+    ['slots of several tiles', 'incremental', () => tiled],
+    ['slots of several tiles', 'exact', () => tiled],
+  ] as const)(
+    'threads and memory change no byte: %s, engine %s',
+    async (_, engine, source) => {
+      const on = ['--device', device, '--engine', engine];
       const reference = await runWith(source(), ...on, '--threads', '1', '--memory', '4GiB');
       expect(reference.groups).toBe(1);
       expect(Object.keys(reference.files)).toContain('coefficients.parquet');
