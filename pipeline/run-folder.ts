@@ -172,6 +172,13 @@ export const writeTimings = (out: string, timings: readonly BlockTiming[]): void
   table.close();
 };
 
+/** What is subtracted from every model, for accuracy alone. */
+const shiftOf = ({ base, config, engine }: Plan): string => {
+  if (base !== null) return 'base';
+  if (!config.center) return 'zero';
+  return engine === 'exact' ? 'mean' : 'first-block-mean';
+};
+
 /** run.json, the last file of a run. */
 export const writeRunJson = (out: string, plan: Plan): void => {
   const { config, device } = plan;
@@ -183,7 +190,7 @@ export const writeRunJson = (out: string, plan: Plan): void => {
     run_id: runId,
     status: 'finished',
     lineage: [{ run_id: runId, operation: 'run', manifest: null }],
-    config: { ...config, engine: 'incremental', mode: ['models'] },
+    config: { ...config, engine: plan.engine, mode: ['models'] },
     config_hash: sha256(decisive),
     device: {
       name: device.info.name,
@@ -195,7 +202,7 @@ export const writeRunJson = (out: string, plan: Plan): void => {
     tile_width: TILE_WIDTH,
     chunk_width: device.info.chunk,
     groups: plan.groups.map(({ slots }) => slots.map(({ id }) => id)),
-    shift: plan.base === null ? (config.center ? 'first-block-mean' : 'zero') : 'base',
+    shift: shiftOf(plan),
     order: plan.models.map(({ id }) => id),
     sources: config.sources,
   });

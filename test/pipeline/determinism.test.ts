@@ -72,27 +72,29 @@ async function smallestMemory(source: string, ...options: string[]): Promise<str
   throw new Error('no memory is enough');
 }
 
+const cases: readonly (readonly [what: string, engine: string, source: string])[] = [
+  ['really trained models', 'incremental', 'examples/zoo/full'],
+  ['slots of several tiles', 'incremental', tiled],
+  ['slots of several tiles', 'exact', tiled],
+];
+
 describe.each(devices)('on $name', ({ name: device }) => {
-  it.each([
-    ['really trained models', 'incremental', () => 'examples/zoo/full'],
-    ['slots of several tiles', 'incremental', () => tiled],
-    ['slots of several tiles', 'exact', () => tiled],
-  ] as const)(
+  it.each(cases)(
     'threads and memory change no byte: %s, engine %s',
     async (_, engine, source) => {
       const on = ['--device', device, '--engine', engine];
-      const reference = await runWith(source(), ...on, '--threads', '1', '--memory', '4GiB');
+      const reference = await runWith(source, ...on, '--threads', '1', '--memory', '4GiB');
       expect(reference.groups).toBe(1);
       expect(Object.keys(reference.files)).toContain('coefficients.parquet');
       expect(Object.keys(reference.files).filter((file) => /^(basis|mean)\//.test(file)).length).toBeGreaterThan(2);
 
       for (const threads of ['2', '4']) {
-        const other = await runWith(source(), ...on, '--threads', threads, '--memory', '4GiB');
+        const other = await runWith(source, ...on, '--threads', threads, '--memory', '4GiB');
         expect(other.files, `${threads} threads`).toEqual(reference.files);
       }
       for (const threads of ['1', '2', '4']) {
-        const memory = await smallestMemory(source(), ...on, '--threads', threads);
-        const other = await runWith(source(), ...on, '--threads', threads, '--memory', memory);
+        const memory = await smallestMemory(source, ...on, '--threads', threads);
+        const other = await runWith(source, ...on, '--threads', threads, '--memory', memory);
         expect(other.groups).toBeGreaterThan(1);
         expect(other.files, `${memory}, ${threads} threads`).toEqual(reference.files);
       }
