@@ -22,6 +22,12 @@ import type {
 import type { TileRequest } from './tile-worker.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
 
+/**
+ * Room for young objects in a worker's heap. It would be 48 MiB, most of it garbage: a worker's weights are outside the
+ * heap, and what it makes of them are a few small objects a tile.
+ */
+const YOUNG_MEBIBYTES = 4;
+
 /** What an engine sees of the tiles. */
 export interface Tiles {
   readonly info: DeviceInfo;
@@ -53,7 +59,10 @@ class TileWorker {
   #dead: Error | null = null;
 
   constructor(found: FoundDevice) {
-    this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), { workerData: { device: found.spec } });
+    this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), {
+      workerData: { device: found.spec },
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MEBIBYTES },
+    });
     this.#worker.on('message', ({ id, result, error, stack, spill }) => {
       const pending = this.#pending.get(id)!;
       this.#pending.delete(id);
