@@ -44,8 +44,8 @@ export const windowTiles = (rank: number): number =>
  * after it find it warm. A larger group gains nothing but fewer opens of the same files.
  */
 const GROUP_BYTES = 2 ** 29;
-/** Tiles that a slot too large for the memory is read in at a time, at most: 4 MiB a model, enough for any disk. */
-const MOST_TILES_AT_ONCE = 64;
+/** Tiles that a slot too large for the memory is read in at a time, at most: 32 MiB a model, more than any disk needs. */
+const MOST_TILES_AT_ONCE = 512;
 /** Panels a thread holds of a spilled slot: two that mixing swaps, and one on the way from or to the disk. */
 const SPILLED_PANELS = 3;
 
@@ -134,7 +134,8 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
   let fitting = 0;
   const most = Math.min(MOST_TILES_AT_ONCE, tilesOf(slot.features).length);
   for (let tiles = 1; tiles <= most; tiles *= 2) {
-    if (totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: tiles })) <= needs.memory) fitting = tiles;
+    const total = totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: tiles }));
+    if (total <= (tiles === 1 ? needs.memory : Math.min(needs.memory, GROUP_BYTES))) fitting = tiles;
   }
   return fitting;
 };
