@@ -7,12 +7,18 @@ import { windowTiles } from './memory-plan.ts';
 /** Where a slot's files stand in the run folder. */
 export const slotFile = (slotId: number): string => `slot-${String(slotId).padStart(5, '0')}`;
 
+export interface WrittenBasis {
+  /** By file. */
+  readonly bytes: ReadonlyMap<string, number>;
+  /** Settles when the files have their names: the disk is waited for on another thread. */
+  readonly durable: Promise<void>;
+}
+
 /**
  * Writes `basis/slot-….models.parquet` (pc_0 … pc_{k-1}, one row a weight in storage order, each column of unit length)
- * and, where there is a mean, `mean/slot-….parquet`. Durable when it returns.
- * @returns bytes written, by file
+ * and, where there is a mean, `mean/slot-….parquet`. The subspace may be given up when it returns.
  */
-export const writeBasis = async (folder: string, subspace: Subspace): Promise<ReadonlyMap<string, number>> => {
+export const writeBasis = async (folder: string, subspace: Subspace): Promise<WrittenBasis> => {
   const { slot, tiles, rank, spec } = subspace;
   const metadata = { slot: slot.name, slot_id: String(slot.id), rows: String(slot.rows), cols: String(slot.cols) };
   const name = slotFile(slot.id);
@@ -40,8 +46,6 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Re
       basis?.appendRowGroup(rows.map((tile) => tile.slice(1)));
       mean?.appendRowGroup(rows.map((tile) => tile.slice(0, 1)));
     }
-    basis?.close();
-    mean?.close();
   } catch (error) {
     basis?.abort();
     mean?.abort();
@@ -50,7 +54,17 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Re
   const written = new Map<string, number>();
   if (basis !== null) written.set(`basis/${name}.models.parquet`, slot.features * 4 * rank);
   if (mean !== null) written.set(`mean/${name}.parquet`, slot.features * 4);
-  return written;
+  const durable = async (): Promise<void> => {
+    try {
+      await basis?.closeLater();
+      await mean?.closeLater();
+    } catch (error) {
+      basis?.abort();
+      mean?.abort();
+      throw error;
+    }
+  };
+  return { bytes: written, durable: durable() };
 };
 
 /** Memory for the widest window: the subspace's scratch where it is large enough. */

@@ -113,7 +113,7 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
         );
         const execution = yield* Effect.acquireRelease(
           attempt(() => new Execution(out, scratch, plan, tiles, telemetry, events, control)),
-          (execution) => Effect.sync(() => execution.abandon()),
+          (execution) => Effect.promise(() => execution.abandon()),
         );
         yield* attempt(() => execution.stream());
         yield* attempt(() => execution.finish(contents));
@@ -172,6 +172,8 @@ class Execution {
   #bytesRead = 0;
   /** Milliseconds of finishing slots: files and table rows. */
   #writing = 0;
+  /** Settles when the basis and mean files written so far are durable. */
+  #durable: Promise<void> = Promise.resolve();
   /** Milliseconds of writing basis and mean files since the last block. */
   #writingSinceBlock = 0;
 
@@ -261,6 +263,7 @@ class Execution {
   async finish(contents: ReadonlyMap<number, string>): Promise<void> {
     const { config, models, bytesToRead, flops } = this.#plan;
     const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
+    await this.#durable;
     const duplicates = duplicatesOf(models, contents);
     for (const found of sameModelFindings(duplicates, this.#alike, this.#modelOf)) this.#warnings.add(found);
     this.#tables.close();
@@ -288,7 +291,8 @@ class Execution {
   }
 
   /** Leaves nothing half-written; what is finished has its name already. */
-  abandon(): void {
+  async abandon(): Promise<void> {
+    await this.#durable.catch(() => {});
     this.#tables.abort();
     this.#warnings.abort();
     this.#closeSpool();
@@ -364,17 +368,26 @@ class Execution {
     return defer(async () => {
       const start = performance.now();
       const { slot } = estimate;
-      if (this.#plan.config.basis && subspace !== null) {
-        const bytes = await writeBasis(this.#out, subspace);
-        this.#writingSinceBlock += performance.now() - start;
-        for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
-      }
       const { summary, models } = this.#tables.append(estimate, history(), this.#skippedOf(slot.id));
       this.#summaries.push(summary);
       for (const found of slotFindings(estimate, models, this.#modelOf)) this.#warnings.add(found);
       this.#alike = alikeInSlot(this.#alike, estimate, models);
+      if (this.#plan.config.basis && subspace !== null) await this.#writeBasis(subspace);
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
+  }
+
+  /** The disk may take its time while the next group is folded, but never for more than one slot's files. */
+  async #writeBasis(subspace: Subspace): Promise<void> {
+    await this.#durable;
+    const start = performance.now();
+    const { bytes, durable } = await writeBasis(this.#out, subspace);
+    this.#durable = durable.then(() => {
+      this.#writingSinceBlock += performance.now() - start;
+      for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
+    });
+    // Whoever waits for it is told; until then nobody does.
+    this.#durable.catch(() => {});
   }
 
   #skippedOf(slotId: number): ReadonlyMap<number, string> {

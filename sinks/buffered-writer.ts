@@ -57,6 +57,12 @@ export class BufferedWriter extends ByteWriter {
     this.#file.commit();
   }
 
+  /** As `finish`, but the disk is waited for on another thread. */
+  async finishLater(): Promise<void> {
+    this.flush();
+    await this.#file.commitLater();
+  }
+
   override getBuffer(): ArrayBuffer {
     throw new Error('what was written is on the disk, not in the buffer');
   }

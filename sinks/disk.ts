@@ -1,7 +1,8 @@
 // The few file operations everything durable goes through, so that a test can stand in for the disk:
-// write short, fail at any step, or record the order of operations. All synchronous: what a run leaves is
-// written between blocks, and a promise per page would cost more than the page.
+// write short, fail at any step, or record the order of operations. All synchronous but one: what a run
+// leaves is written between blocks, and a promise per page would cost more than the page.
 import fs from 'node:fs';
+import { promisify } from 'node:util';
 
 export interface Disk {
   /** Creates `path` for writing; fails where it exists. Returns a descriptor. */
@@ -11,6 +12,8 @@ export interface Disk {
   /** Appends the pieces in order; may write less than all of them. Returns the bytes written. */
   write(fd: number, pieces: readonly Uint8Array[]): number;
   sync(fd: number): void;
+  /** The same on another thread: a large file takes as long as the disk does. */
+  syncLater(fd: number): Promise<void>;
   size(fd: number): number;
   truncate(fd: number, length: number): void;
   close(fd: number): void;
@@ -25,6 +28,7 @@ export const nodeDisk: Disk = {
   openAppend: (path) => fs.openSync(path, 'a'),
   write: (fd, pieces) => (pieces.length === 1 ? fs.writeSync(fd, pieces[0]!) : fs.writevSync(fd, pieces)),
   sync: (fd) => fs.fsyncSync(fd),
+  syncLater: promisify(fs.fsync),
   size: (fd) => fs.fstatSync(fd).size,
   truncate: (fd, length) => fs.ftruncateSync(fd, length),
   close: (fd) => fs.closeSync(fd),

@@ -94,6 +94,19 @@ export class DurableFile {
     });
   }
 
+  /** As `commit`, but the disk is waited for on another thread. Rejects with what `commit` throws. */
+  async commitLater(): Promise<void> {
+    const fd = this.#open();
+    try {
+      await this.#disk.syncLater(fd);
+    } catch (cause) {
+      this.#attempt(`syncing its ${formatBytes(this.#written)}`, () => {
+        throw cause;
+      });
+    }
+    this.commit();
+  }
+
   /** Removes what was written; does nothing after `commit`. */
   abort(): void {
     if (this.#fd === null) return;

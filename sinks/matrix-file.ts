@@ -35,6 +35,8 @@ export interface MatrixFile {
   appendRowGroup(parts: readonly (readonly Float32Array[])[]): void;
   /** Makes the file durable under its name. Throws `SinkFailed`. */
   close(): void;
+  /** As `close`, but the disk is waited for on another thread. Rejects with `SinkFailed`. */
+  closeLater(): Promise<void>;
   /** Leaves nothing. */
   abort(): void;
 }
@@ -80,6 +82,16 @@ class ParquetMatrixFile implements MatrixFile {
   }
 
   close(): void {
+    this.#writeFooter();
+    this.#writer.finish();
+  }
+
+  async closeLater(): Promise<void> {
+    this.#writeFooter();
+    await this.#writer.finishLater();
+  }
+
+  #writeFooter(): void {
     const metadata: FileMetaData = {
       version: 1,
       created_by: 'weightspan',
@@ -94,7 +106,6 @@ class ParquetMatrixFile implements MatrixFile {
     };
     writeMetadata(this.#writer, metadata);
     this.#writer.appendUint32(MAGIC);
-    this.#writer.finish();
   }
 
   abort(): void {

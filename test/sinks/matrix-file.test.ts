@@ -113,4 +113,25 @@ describe('openMatrixFile', () => {
     file.abort();
     expect(folder.list()).toEqual([]);
   });
+
+  it('closed later, is the same file, and has its name when the promise is kept', async () => {
+    const [now, later] = ['now', 'later'].map((name) => openMatrixFile(folder.join(name), { columns }));
+    for (const file of [now!, later!]) file.appendRowGroup([tile(0, 9)]);
+    now!.close();
+    const closing = later!.closeLater();
+    expect(folder.list()).toEqual(['.tmp-later', 'now']);
+    await closing;
+    expect(folder.list()).toEqual(['later', 'now']);
+    expect(fs.readFileSync(later!.path)).toEqual(fs.readFileSync(now!.path));
+  });
+
+  it.each(['syncLater', 'sync', 'rename'] as const)(
+    'closed later on a disk whose %s fails, says so and leaves nothing',
+    async (operation) => {
+      const file = openMatrixFile(folder.join('m.parquet'), { columns, disk: failingDisk(operation, 'EIO') });
+      file.appendRowGroup([tile(0, 9)]);
+      await expect(file.closeLater()).rejects.toMatchObject({ _tag: 'SinkFailed', reason: 'io' });
+      expect(folder.list()).toEqual([]);
+    },
+  );
 });
