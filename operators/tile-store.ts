@@ -26,8 +26,6 @@ import { CONSTANT_ROWS, rowsBeforeBlock } from './update-subspace.ts';
 
 const SHIFT = 1;
 const MEAN = 2;
-/** Rows of a strip of the Gram of all rows: few enough to leave most of the lower triangle out, enough for full speed. */
-const STRIP = 128;
 
 /** Features [start, stop) of a tile. */
 interface Panel {
@@ -72,8 +70,6 @@ export class TileStore {
   #slots: (HeldSlot | null)[] = [];
   /** Through which rows come from the disk. */
   #buffer = new Float32Array(0);
-  /** A strip of a Gram matrix. */
-  #products = new Float64Array(0);
   #widenMs = 0;
   #gramMs = 0;
   #mixMs = 0;
@@ -145,7 +141,7 @@ export class TileStore {
         }
         this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
         const widened = performance.now();
-        if (task.full) this.#gramOfAll(panel.matrix, all, gram);
+        if (task.full) this.#device.gramOfAll(panel.matrix, all, gram);
         else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
         this.#widenMs += widened - start;
         this.#gramMs += performance.now() - widened;
@@ -307,25 +303,6 @@ export class TileStore {
     panel.matrix = this.#device.reshape(slot.spare, panel.width);
     slot.spare = matrix;
     if (slot.shared !== null) slot.shared = panel.matrix;
-  }
-
-  /** Adds the inner products of all rows with all: of the upper triangle in strips, the rest is left for `mirror`. */
-  #gramOfAll(matrix: DeviceMatrix, rows: number, out: Float64Array): void {
-    for (let from = 0; from < rows; from += STRIP) {
-      const height = Math.min(STRIP, rows - from);
-      const columns = rows - from;
-      const strip = this.#strip(height * columns);
-      this.#device.gram(matrix, from, height, from, columns, strip);
-      for (let i = 0; i < height; i++) {
-        const at = (from + i) * rows + from;
-        for (let j = i; j < columns; j++) out[at + j] = out[at + j]! + strip[i * columns + j]!;
-      }
-    }
-  }
-
-  #strip(length: number): Float64Array {
-    if (this.#products.length < length) this.#products = new Float64Array(length);
-    return this.#products.subarray(0, length).fill(0);
   }
 
   /** Makes the spare matrix's first row the weighted sum of some rows. */

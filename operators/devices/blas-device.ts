@@ -82,6 +82,13 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       blas.multiplyTransposed(aRows, bRows, width, a, stride, b, stride, scratch, bRows);
       for (let i = 0; i < cells; i++) out[i] = out[i]! + scratch[i]!;
     },
+    gramOfAll: ({ data, stride, width }, rows, out) => {
+      if (scratch.length < rows * rows) scratch = new Float32Array(rows * rows);
+      blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
+      for (let i = 0; i < rows; i++) {
+        for (let j = i * rows + i; j < (i + 1) * rows; j++) out[j] = out[j]! + scratch[j]!;
+      }
+    },
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
       out.data.set(data.subarray(0, at * stride));
       const a = data.subarray(aStart * stride);

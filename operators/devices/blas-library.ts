@@ -8,6 +8,7 @@ import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 const ROW_MAJOR = 101;
 const NO_TRANSPOSE = 111;
 const TRANSPOSE = 112;
+const UPPER = 121;
 
 /** How a library names its symbols, and how wide its integers are. */
 export interface BlasAbi {
@@ -28,6 +29,15 @@ export interface BlasLibrary {
   readonly multiply: SgemmCall;
   /** C += A · B, likewise. */
   readonly multiplyOnto: SgemmCall;
+  /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ. */
+  readonly multiplyByOwnTranspose: (
+    n: number,
+    k: number,
+    a: Float32Array,
+    lda: number,
+    c: Float32Array,
+    ldc: number,
+  ) => void;
   /** y += x, length n. */
   readonly add: (n: number, x: Float32Array, y: Float32Array) => void;
   /** Null where the library has no LAPACK. */
@@ -82,7 +92,11 @@ export const loadBlas = (path: string): BlasLibrary => {
     const saxpy = bind(
       `void ${name('cblas_saxpy')}(${int} n, float a, const float *x, ${int} ix, float *y, ${int} iy)`,
     );
-    if (sgemm === null || saxpy === null) continue;
+    const ssyrk = bind(
+      `void ${name('cblas_ssyrk')}(int order, int uplo, int trans, ${int} n, ${int} k, float alpha, ` +
+        `const float *a, ${int} lda, float beta, float *c, ${int} ldc)`,
+    );
+    if (sgemm === null || saxpy === null || ssyrk === null) continue;
     const text = (symbol: string): string | null => bind(`const char *${name(symbol)}()`)?.() as string | null;
     const config = text('openblas_get_config');
     return {
@@ -96,6 +110,8 @@ export const loadBlas = (path: string): BlasLibrary => {
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
       multiplyOnto: (m, n, k, a, lda, b, ldb, c, ldc) =>
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 1, c, ldc),
+      multiplyByOwnTranspose: (n, k, a, lda, c, ldc) =>
+        void ssyrk(ROW_MAJOR, UPPER, NO_TRANSPOSE, n, k, 1, a, lda, 0, c, ldc),
       add: (n, x, y) => void saxpy(n, 1, x, 1, y, 1),
       solve: bindEigenSolver(bind, scheme),
     };

@@ -54,6 +54,11 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    */
   gram(matrix: M, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void;
   /**
+   * out += A Aᵀ over rows [0, rows), summed likewise; the lower triangle may be left out.
+   * @param out rows x rows, row-major
+   */
+  gramOfAll(matrix: M, rows: number, out: Float64Array): void;
+  /**
    * Rows [at, at + m) of `out` = P A, with A rows [aStart, aStart + n) of `matrix`; rows [0, at) of `matrix` are
    * carried over to `out` unchanged. `out` must be another matrix of the same width.
    * @param p m x n, row-major

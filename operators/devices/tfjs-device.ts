@@ -149,6 +149,10 @@ class TfjsDevice implements Device<TfjsMatrix> {
     }
   }
 
+  gramOfAll(matrix: TfjsMatrix, rows: number, out: Float64Array): void {
+    this.gram(matrix, 0, rows, 0, rows, out);
+  }
+
   combine(
     p: Float64Array,
     m: number,

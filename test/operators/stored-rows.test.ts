@@ -31,7 +31,7 @@ const counting = (device: Device): { device: Device; counts: { added: number; re
   const counts = { added: 0, replaced: 0 };
   const watched: Device = {
     ...Object.fromEntries(
-      (['allocate', 'free', 'reshape', 'write', 'read', 'widen', 'gram'] as const).map((name) => [
+      (['allocate', 'free', 'reshape', 'write', 'read', 'widen', 'gram', 'gramOfAll'] as const).map((name) => [
         name,
         (...args: unknown[]) => (device[name] as (...all: unknown[]) => unknown)(...args),
       ]),
@@ -93,6 +93,26 @@ describe.each(devices)('on $name', ({ open, openDevice }) => {
     } finally {
       await tiles.close();
     }
+  });
+
+  it('multiplies all rows with all as it does some with some', async () => {
+    const device = await openDevice();
+    const normal = normals(11);
+    const [rows, width] = [37, 700];
+    const matrix: DeviceMatrix = device.allocate(rows + 2, width);
+    device.write(
+      matrix,
+      0,
+      Float32Array.from({ length: rows * width }, () => normal()),
+    );
+    const [all, some] = [new Float64Array(rows * rows).fill(1), new Float64Array(rows * rows).fill(1)];
+    device.gramOfAll(matrix, rows, all);
+    device.gram(matrix, 0, rows, 0, rows, some);
+    // Sums of 700 products of size 1 in float32, in another order.
+    for (let i = 0; i < rows; i++) {
+      for (let j = i; j < rows; j++) expect(Math.abs(all[i * rows + j]! - some[i * rows + j]!)).toBeLessThan(1e-3);
+    }
+    device.free(matrix);
   });
 
   it('adds rows that follow onto rows, and leaves others alone', async () => {
