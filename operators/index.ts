@@ -1,7 +1,8 @@
-// weightspan/operators: the engine as an RxJS operator, the devices it runs on, and the algebra behind it.
+// weightspan/operators: the engines as RxJS streams, the devices it runs on, and the algebra behind it.
 export type { DeviceInfo } from './devices/device.ts';
 export type { DeviceChoice } from './devices/device-spec.ts';
 export { DeviceUnavailable, NumericalFailure } from './errors.ts';
+export { type ExactPcaOptions, type ExactSlot, exactPca } from './exact-pca.ts';
 export { type BlockUpdate, type IncrementalPcaOptions, incrementalPca, type SlotUpdate } from './incremental-pca.ts';
 export { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
 export type { Subspace } from './subspace.ts';

@@ -6,6 +6,9 @@ import { describe, expect, it } from 'vitest';
 import type { Device, DeviceMatrix } from '../../operators/devices/device.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
+import { mayAdd, newRows, rowsAfter } from '../../operators/stored-rows.ts';
+import { emptySubspace } from '../../operators/subspace-state.ts';
+import type { SubspaceUpdate } from '../../operators/update-subspace.ts';
 import { devices } from './devices.ts';
 import { exactSpectrum, fold, normals } from './planted.ts';
 
@@ -136,5 +139,49 @@ describe.each(devices)('on $name', ({ open, openDevice }) => {
     device.accumulate(new Float64Array(0), 2, matrix, 2, 0);
     expect([...device.read(matrix, 0, 4)]).toEqual([...got.subarray(0, 4 * width)]);
     device.free(matrix);
+  });
+});
+
+describe('rowsAfter', () => {
+  // A mean, two state rows, a block of two; the new state has a mean and two rows, whose parts in the old rows differ by
+  // `apart` alone.
+  const spec = { features: 2 ** 20, rank: 1, center: true, shiftIsOrigin: false };
+  const state = { ...emptySubspace, models: 8, eigenvalues: Float64Array.of(1, 1), meanNorm2: 1e-3 };
+  const rowsOf = (apart: number, renew = false) => {
+    const mix = Float64Array.of(0.8, 0, 0, 0.1, 0.1, 0, 0.5, 0.5, 0.7, 0, 0, 0.5, 0.5 - apart, -0.7, 0);
+    const update = { mix, oldRows: 2, newRows: 2, state } as unknown as SubspaceUpdate;
+    return rowsAfter(spec, newRows, state, update, Float64Array.of(1, 1), renew);
+  };
+
+  it('adds where the rows that stay tell the state rows apart, and says what they stand for', () => {
+    const { map, due } = rowsOf(0.6);
+    const { kind, values, m, n } = due!.mix;
+    expect([kind, m, n]).toEqual(['add', 3, 5]);
+    // R (1 | B) is the mixing itself.
+    const { values: whole } = due!.whole;
+    for (let i = 0; i < m; i++) {
+      for (let j = 0; j < m; j++) expect(map![i * m + j]).toBe(whole[i * n + j]);
+      for (let j = 0; j < n - m; j++) {
+        let sum = 0;
+        for (let l = 0; l < m; l++) sum += map![i * m + l]! * values[l * (n - m) + j]!;
+        expect(sum).toBeCloseTo(whole[i * n + m + j]!, 12);
+      }
+    }
+  });
+
+  it.each([
+    // The rows held would be 1.4e4 times as long as what their differences stand for, and their rounding with them.
+    ['where they hardly do', 1e-4, false],
+    ['where they do not', 0, false],
+    ['where it is asked to', 0.6, true],
+  ])('mixes in full %s', (_, apart, renew) => {
+    const { map, due } = rowsOf(apart, renew);
+    expect(map).toBeNull();
+    expect(due!.mix).toMatchObject({ kind: 'replace', m: 3, n: 5 });
+  });
+
+  it('leaves small slots to full mixing', () => {
+    expect(mayAdd(256 * 65, 65)).toBe(true);
+    expect(mayAdd(256 * 65 - 1, 65)).toBe(false);
   });
 });
