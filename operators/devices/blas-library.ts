@@ -3,6 +3,7 @@
 // arguments alive).
 import koffi from 'koffi';
 import { DeviceUnavailable, NumericalFailure } from '../errors.ts';
+import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 
 const ROW_MAJOR = 101;
@@ -27,6 +28,8 @@ export interface BlasLibrary {
   readonly multiplyTransposed: SgemmCall;
   /** C (m x n, ldc) = A (m x k, lda) · B (k x n, ldb). */
   readonly multiply: SgemmCall;
+  /** C (m x n, ldc) = Aᵀ · B, A (k x m, lda), B (k x n, ldb). */
+  readonly multiplyLeftTransposed: SgemmCall;
   /** C += A · B, likewise. */
   readonly multiplyOnto: SgemmCall;
   /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ. */
@@ -38,6 +41,7 @@ export interface BlasLibrary {
     c: Float32Array,
     ldc: number,
   ) => void;
+  readonly multiplyDouble: DoubleProduct;
   /** y += x, length n. */
   readonly add: (n: number, x: Float32Array, y: Float32Array) => void;
   /** Null where the library has no LAPACK. */
@@ -96,7 +100,11 @@ export const loadBlas = (path: string): BlasLibrary => {
       `void ${name('cblas_ssyrk')}(int order, int uplo, int trans, ${int} n, ${int} k, float alpha, ` +
         `const float *a, ${int} lda, float beta, float *c, ${int} ldc)`,
     );
-    if (sgemm === null || saxpy === null || ssyrk === null) continue;
+    const dgemm = bind(
+      `void ${name('cblas_dgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, double alpha, ` +
+        `const double *a, ${int} lda, const double *b, ${int} ldb, double beta, double *c, ${int} ldc)`,
+    );
+    if (sgemm === null || saxpy === null || ssyrk === null || dgemm === null) continue;
     const text = (symbol: string): string | null => bind(`const char *${name(symbol)}()`)?.() as string | null;
     const config = text('openblas_get_config');
     return {
@@ -108,10 +116,16 @@ export const loadBlas = (path: string): BlasLibrary => {
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
       multiply: (m, n, k, a, lda, b, ldb, c, ldc) =>
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
+      multiplyLeftTransposed: (m, n, k, a, lda, b, ldb, c, ldc) =>
+        void sgemm(ROW_MAJOR, TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
       multiplyOnto: (m, n, k, a, lda, b, ldb, c, ldc) =>
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 1, c, ldc),
       multiplyByOwnTranspose: (n, k, a, lda, c, ldc) =>
         void ssyrk(ROW_MAJOR, UPPER, NO_TRANSPOSE, n, k, 1, a, lda, 0, c, ldc),
+      multiplyDouble: (transpose, { m, n, k }, a, lda, b, ldb, c, ldc) => {
+        const [ta, tb] = [transpose.a, transpose.b].map((yes) => (yes ? TRANSPOSE : NO_TRANSPOSE));
+        dgemm(ROW_MAJOR, ta, tb, m, n, k, 1, a, lda, b, ldb, 1, c, ldc);
+      },
       add: (n, x, y) => void saxpy(n, 1, x, 1, y, 1),
       solve: bindEigenSolver(bind, scheme),
     };

@@ -1,0 +1,33 @@
+// Products of float64 matrices, for solvers whose matrices are too large for plain loops alone: dgemm where a BLAS was found,
+// loops otherwise. Row-major, with a stride from row to row.
+
+/** C (m x n, ldc) += op(A) (m x k) · op(B) (k x n); a transposed operand is stored the other way round. */
+export type DoubleProduct = (
+  transpose: { readonly a: boolean; readonly b: boolean },
+  size: { readonly m: number; readonly n: number; readonly k: number },
+  a: Float64Array,
+  lda: number,
+  b: Float64Array,
+  ldb: number,
+  c: Float64Array,
+  ldc: number,
+) => void;
+
+/** Loops, in an order that reads B and C along their rows wherever B is not transposed. */
+export const jsDoubleProduct: DoubleProduct = (transpose, { m, n, k }, a, lda, b, ldb, c, ldc) => {
+  const at = (i: number, l: number): number => (transpose.a ? a[l * lda + i]! : a[i * lda + l]!);
+  for (let i = 0; i < m; i++) {
+    if (transpose.b) {
+      for (let j = 0; j < n; j++) {
+        let sum = 0;
+        for (let l = 0; l < k; l++) sum += at(i, l) * b[j * ldb + l]!;
+        c[i * ldc + j] = c[i * ldc + j]! + sum;
+      }
+      continue;
+    }
+    for (let l = 0; l < k; l++) {
+      const factor = at(i, l);
+      for (let j = 0; j < n; j++) c[i * ldc + j] = c[i * ldc + j]! + factor * b[l * ldb + j]!;
+    }
+  }
+};
