@@ -21,19 +21,23 @@ export const findFaults = async (
   staged: StagedSlot,
 ): Promise<readonly ReadFault[]> => {
   const bad = await tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
-  const faults = bad.map(({ model: id, index: at, value }): ReadFault => {
-    const model = staged.models.find((candidate) => candidate.id === id)!;
-    const tensor = slot.tensorIn(model);
-    const detail = badWeightDetail(at, value);
-    const path = model.header.files[tensor.file]!.path;
-    return {
-      model,
-      slot,
-      error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
-    };
-  });
+  const faults = bad.map(({ model: id, index, value }) =>
+    faultOf(slot, staged.models.find((candidate) => candidate.id === id)!, index, value),
+  );
   if (faults.length > 0) return faults;
   throw new Error(`slot ${slot.name}: the Gram matrix is not finite although every weight is`);
+};
+
+/** @param index of the bad weight in the flattened slot */
+export const faultOf = (slot: PlannedSlot, model: PlannedModel, index: number, value: number): ReadFault => {
+  const tensor = slot.tensorIn(model);
+  const detail = badWeightDetail(index, value);
+  const path = model.header.files[tensor.file]!.path;
+  return {
+    model,
+    slot,
+    error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
+  };
 };
 
 export const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {

@@ -1,6 +1,7 @@
 // Tiles held by the calling thread: for tests of engines and devices, and for callers that bring their own threads.
 import type { Device } from './devices/device.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
+import { performScatterTask } from './scatter-work.ts';
 import { addVisits, firstOfEachModel, largestPeaks, type Tiles } from './tile-pool.ts';
 import { TileStore } from './tile-store.ts';
 
@@ -15,6 +16,8 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
     scan: async (task) => firstOfEachModel(store.scan(task)),
     finish: async (task) => largestPeaks(store.finish(task), task.mix.m - 1),
     project: async (task) => largestPeaks(store.project(task), task.mix.m - 1),
+    scatter: async (task) => performScatterTask(device, task) as never,
+    multiplyDouble: device.multiplyDouble,
     fetch: async (task) => store.fetch(task),
     takeTimings: async () => store.takeTimings(),
     close: async () => store.clear(),

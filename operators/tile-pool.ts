@@ -6,7 +6,9 @@ import { sinkFailure } from '../sinks/durable-file.ts';
 import { tilesOf } from '../sources/tile.ts';
 import type { DeviceInfo } from './devices/device.ts';
 import { type DeviceChoice, type FoundDevice, findDevice } from './devices/device-spec.ts';
+import type { DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
+import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
 import type { TilePeaks, TileVisit } from './tile-store.ts';
 import type {
   BadValue,
@@ -43,6 +45,9 @@ export interface Tiles {
   /** Makes directions of a slot, or of some of its tiles; tells their largest entries as `finish` does. */
   project(task: ProjectTask): Promise<Float64Array>;
   fetch(task: FetchTask): Promise<void>;
+  /** Does a task of the modes rows and cols on whichever thread is free. */
+  scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]>;
+  readonly multiplyDouble: DoubleProduct;
   takeTimings(): Promise<TileTimings>;
   close(): Promise<void>;
 }
@@ -98,7 +103,11 @@ class TileWorker {
 export class TilePool implements Tiles {
   readonly info: DeviceInfo;
   readonly solve: EigenSolver;
+  readonly multiplyDouble: DoubleProduct;
   readonly threads: number;
+  /** Tasks that wait for a thread, and threads that wait for a task. */
+  readonly #waiting: ((worker: TileWorker) => void)[] = [];
+  readonly #idle: TileWorker[];
   readonly #workers: readonly TileWorker[];
   /** Which workers hold tiles of a slot. */
   #holders: TileWorker[][] = [];
@@ -106,8 +115,10 @@ export class TilePool implements Tiles {
   constructor(found: FoundDevice, threads: number) {
     this.info = found.info;
     this.solve = found.solve;
+    this.multiplyDouble = found.multiplyDouble;
     this.threads = threads;
     this.#workers = Array.from({ length: threads }, () => new TileWorker(found));
+    this.#idle = [...this.#workers];
   }
 
   /** Resolves when every worker has its device: the first work then starts at once. */
@@ -147,6 +158,17 @@ export class TilePool implements Tiles {
 
   async fetch(task: FetchTask): Promise<void> {
     await this.#ask(task.slot, { kind: 'fetch', task });
+  }
+
+  async scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]> {
+    const worker = this.#idle.pop() ?? (await new Promise<TileWorker>((resolve) => void this.#waiting.push(resolve)));
+    try {
+      return await worker.send<ScatterAnswers[T['kind']]>({ kind: 'scatter', task });
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#idle.push(worker);
+      else next(worker);
+    }
   }
 
   async takeTimings(): Promise<TileTimings> {

@@ -4,11 +4,9 @@
 // place, the Gram. Mixing writes into a spare matrix, which then takes the panel's place.
 
 import { firstBadWeight } from '../sources/bad-weight.ts';
-import { bytesPerElement } from '../sources/dtype.ts';
-import type { StagedRows } from '../sources/staged-block.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
-import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
 import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
+import { placeRows } from './placed-rows.ts';
 import { type Generation, SpillFiles } from './spill-files.ts';
 import type {
   BadValue,
@@ -128,8 +126,9 @@ export class TileStore {
     const average = averageOf(task);
     return tilesIn(slot, task.tiles).map((tile) => {
       const gram = new Float64Array(all * columns);
-      const staged = placedIn(slot, tile, task.staged, before);
-      const origin = task.shift?.from === 'base' ? placedIn(slot, tile, [task.shift.staged], before) : staged;
+      const staged = placeRows(slot.layout.slot, tile, task.staged, before);
+      const origin =
+        task.shift?.from === 'base' ? placeRows(slot.layout.slot, tile, [task.shift.staged], before) : staged;
       if (task.shift !== null) tile.shiftSum = 0;
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
@@ -161,8 +160,9 @@ export class TileStore {
     const average = averageOf(task);
     return tilesIn(slot, task.tiles).map((tile) => {
       const peaks = new Float64Array(mix.m - 1);
-      const staged = placedIn(slot, tile, task.staged, before);
-      const origin = task.shift.from === 'base' ? placedIn(slot, tile, [task.shift.staged], before) : staged;
+      const staged = placeRows(slot.layout.slot, tile, task.staged, before);
+      const origin =
+        task.shift.from === 'base' ? placeRows(slot.layout.slot, tile, [task.shift.staged], before) : staged;
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, null);
         if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
@@ -189,7 +189,7 @@ export class TileStore {
     if (!slot) return [];
     const found: BadValue[] = [];
     for (const tile of tilesIn(slot, task.tiles)) {
-      const placed = placedIn(slot, tile, task.staged, 0);
+      const placed = placeRows(slot.layout.slot, tile, task.staged, 0);
       for (const panel of tile.panels) {
         const spare = this.#device.reshape(slot.spare, panel.width);
         for (const { batch, rows } of placed) {
@@ -335,17 +335,6 @@ const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTil
 /** Where a panel's rows begin in a spill file, in bytes. */
 const placeOf = ({ layout }: HeldSlot, tile: HeldTile, panel: Panel): number =>
   (tile.start + panel.start) * layout.maxRows * 4;
-
-/** A tile's part of staged rows, and the rows they go to. */
-const placedIn = (slot: HeldSlot, tile: Tile, staged: readonly StagedRows[], before: number): readonly PlacedRows[] =>
-  staged.map(({ dtype, models, positions, buffer, offset, start }) => {
-    const size = bytesPerElement(dtype) * models.length;
-    const bytes = new Uint8Array(buffer, offset + (tile.start - start) * size, tile.width * size);
-    const extent = { slot: slot.layout.slot, dtype, start: tile.start, stop: tile.start + tile.width };
-    const rows = range(models.length).filter((i) => positions[i]! >= 0);
-    const batch = weightRows(makeWeightBatch({ ...extent, models, bytes }));
-    return { batch, rows, at: rows.map((i) => before + positions[i]!) };
-  });
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 

@@ -2,6 +2,8 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
+import type { ScatterTask } from './scatter-tasks.ts';
+import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
 import { TileStore } from './tile-store.ts';
 import type { FetchTask, FinishTask, ProjectTask, ScanTask, SlotLayout, VisitTask } from './tile-tasks.ts';
@@ -18,13 +20,14 @@ export type TileRequest =
   | { readonly kind: 'finish'; readonly task: FinishTask }
   | { readonly kind: 'project'; readonly task: ProjectTask }
   | { readonly kind: 'fetch'; readonly task: FetchTask }
+  | { readonly kind: 'scatter'; readonly task: ScatterTask }
   | { readonly kind: 'timings' };
 
 const port = parentPort!;
 const { device: spec } = workerData as TileWorkerData;
-const store = openDevice(spec).then((device) => new TileStore(device));
+const opened = openDevice(spec).then((device) => ({ device, tiles: new TileStore(device) }));
 
-const perform = (tiles: TileStore, request: TileRequest): unknown => {
+const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest): unknown => {
   switch (request.kind) {
     case 'open': {
       const owned = request.owned.map((list) => new Set(list));
@@ -40,6 +43,8 @@ const perform = (tiles: TileStore, request: TileRequest): unknown => {
       return tiles.project(request.task);
     case 'fetch':
       return tiles.fetch(request.task);
+    case 'scatter':
+      return performScatterTask(device, request.task);
     case 'timings':
       return tiles.takeTimings();
   }
@@ -47,7 +52,7 @@ const perform = (tiles: TileStore, request: TileRequest): unknown => {
 
 port.on('message', async ({ id, request }: { id: number; request: TileRequest }) => {
   try {
-    port.postMessage({ id, result: perform(await store, request) });
+    port.postMessage({ id, result: perform(await opened, request) });
   } catch (error) {
     const { message, stack } = error as Error;
     const spill = error instanceof SpillFailed ? { path: error.path, code: error.code } : undefined;

@@ -2,7 +2,7 @@
 // worker threads too, so it imports nothing.
 
 /** Largest magnitude a weight may have: its square and sums of squares stay finite in float32. */
-const LARGEST_WEIGHT = 1e17;
+export const LARGEST_WEIGHT = 1e17;
 
 /** Index of the first weight that cannot be folded, or −1. */
 export const firstBadWeight = (weights: Float32Array): number =>

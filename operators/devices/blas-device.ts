@@ -99,5 +99,43 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       const a = data.subarray((at + m) * stride);
       blas.multiplyOnto(m, width, n, Float32Array.from(p), n, a, stride, data.subarray(at * stride), stride);
     },
+    addScatter: ({ values, stand, side, count }, from, to, out) => {
+      const rows = to - from;
+      const cells = rows * to;
+      if (scratch.length < cells) scratch = new Float32Array(cells);
+      for (let at = 0; at < count; at += BLAS_CHUNK) {
+        const chunk = Math.min(BLAS_CHUNK, count - at);
+        if (stand === 'rows') {
+          const x = values.subarray(at * side);
+          blas.multiplyLeftTransposed(rows, to, chunk, x.subarray(from), side, x, side, scratch, to);
+        } else {
+          const x = values.subarray(at);
+          blas.multiplyTransposed(rows, to, chunk, x.subarray(from * count), count, x, count, scratch, to);
+        }
+        for (let i = 0; i < cells; i++) out[i] = out[i]! + scratch[i]!;
+      }
+    },
+    addEnergies: ({ values, stand, side, count }, from, to, directions, energies) => {
+      const k = energies.length;
+      for (let at = from; at < to; at += BLAS_CHUNK) {
+        const chunk = Math.min(BLAS_CHUNK, to - at);
+        if (scratch.length < k * chunk) scratch = new Float32Array(k * chunk);
+        // k x chunk either way.
+        if (stand === 'rows')
+          blas.multiplyTransposed(k, chunk, side, directions, side, values.subarray(at * side), side, scratch, chunk);
+        else blas.multiply(k, chunk, side, directions, side, values.subarray(at), count, scratch, chunk);
+        addSquares(scratch, k, chunk, energies);
+      }
+    },
+    multiplyDouble: blas.multiplyDouble,
   };
+};
+
+/** energies[j] += Σ of the squares of row j of `inner` (k x count). */
+export const addSquares = (inner: ArrayLike<number>, k: number, count: number, energies: Float64Array): void => {
+  for (let j = 0; j < k; j++) {
+    let sum = 0;
+    for (let i = j * count; i < (j + 1) * count; i++) sum += inner[i]! * inner[i]!;
+    energies[j] = energies[j]! + sum;
+  }
 };

@@ -1,6 +1,7 @@
 // Which device to open, as plain data that travels to workers, and the opening of it on the calling thread.
 
 import { DeviceUnavailable } from '../errors.ts';
+import { type DoubleProduct, jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { blasDevice } from './blas-device.ts';
@@ -18,6 +19,7 @@ export interface FoundDevice {
   readonly spec: DeviceSpec;
   readonly info: DeviceInfo;
   readonly solve: EigenSolver;
+  readonly multiplyDouble: DoubleProduct;
   readonly warnings: readonly string[];
 }
 
@@ -40,6 +42,7 @@ export const findDevice = async (choice: DeviceChoice): Promise<FoundDevice> => 
       spec: { name: 'blas', path: blas.abi.path },
       info: blasDevice(blas).info,
       solve: blas.solve ?? jsEigenSolver,
+      multiplyDouble: blas.multiplyDouble,
       warnings: pinned === null ? [] : [pinned],
     };
   }
@@ -51,5 +54,11 @@ export const findDevice = async (choice: DeviceChoice): Promise<FoundDevice> => 
     });
   }
   const { tfjsInfo } = await import('./tfjs-device.ts');
-  return { spec: { name: 'tfjs' }, info: await tfjsInfo(), solve: jsEigenSolver, warnings: [] };
+  return {
+    spec: { name: 'tfjs' },
+    info: await tfjsInfo(),
+    solve: jsEigenSolver,
+    multiplyDouble: jsDoubleProduct,
+    warnings: [],
+  };
 };

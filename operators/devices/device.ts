@@ -1,6 +1,7 @@
 // What an engine needs of whoever multiplies matrices: a few kernels on float32 matrices with many columns (features)
 // and few rows. Nothing else of an engine knows a device. A matrix is opaque: BLAS keeps rows, tfjs keeps features first.
 import type { WeightRows } from '../../sources/weight-batch.ts';
+import type { DoubleProduct } from '../linalg/dense-products.ts';
 
 /** Who multiplies, precisely enough to say when two runs can have the same bits. */
 export interface DeviceInfo {
@@ -28,6 +29,15 @@ export interface PlacedRows {
   readonly batch: WeightRows;
   readonly rows: readonly number[];
   readonly at: readonly number[];
+}
+
+/** Samples of a mode other than `models`: vectors of `side` float32 numbers, one a row of `values`, or one a column. */
+export interface Samples {
+  /** rows: count x side; columns: side x count; row-major. */
+  readonly values: Float32Array;
+  readonly stand: 'rows' | 'columns';
+  readonly side: number;
+  readonly count: number;
 }
 
 export interface Device<M extends DeviceMatrix = DeviceMatrix> {
@@ -69,4 +79,17 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    * @param p m x n, row-major
    */
   accumulate(p: Float64Array, m: number, matrix: M, at: number, n: number): void;
+  /**
+   * Rows [from, to) of a scatter matrix, up to column `to`, += Σ x xᵀ over samples: float32 inside chunks of samples,
+   * float64 across them, always in the same order.
+   * @param out (to − from) x to, row-major
+   */
+  addScatter(samples: Samples, from: number, to: number, out: Float64Array): void;
+  /**
+   * energies[j] += Σ ⟨x, v_j⟩² over samples [from, to).
+   * @param directions k x side, row-major
+   */
+  addEnergies(samples: Samples, from: number, to: number, directions: Float32Array, energies: Float64Array): void;
+  /** Float64 products on this thread. */
+  readonly multiplyDouble: DoubleProduct;
 }

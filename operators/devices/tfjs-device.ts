@@ -10,7 +10,9 @@ import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
 import { widenRow } from '../../sources/weight-batch.ts';
 import { DeviceUnavailable } from '../errors.ts';
-import type { Device, DeviceInfo, DeviceMatrix, PlacedRows } from './device.ts';
+import { jsDoubleProduct } from '../linalg/dense-products.ts';
+import { addSquares } from './blas-device.ts';
+import type { Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 
 /** Features one float32 accumulator takes. */
 export const TFJS_CHUNK = 1024;
@@ -188,6 +190,49 @@ class TfjsDevice implements Device<TfjsMatrix> {
     this.#place(matrix, { start: 0, rows: end, columns, lines: null });
   }
 
+  addScatter({ values, stand, side, count }: Samples, from: number, to: number, out: Float64Array): void {
+    const chunks = chunksOf(0, count);
+    for (const [start, length] of chunks) {
+      const product = tf.tidy(() => {
+        // Samples first or last: one of the two operands is turned over, since a transposed matMul is a scalar loop here.
+        if (stand === 'rows') {
+          const x = tf.tensor2d(values.subarray(start * side, (start + length) * side), [length, side]);
+          const left = tf.slice2d(x, [0, from], [length, to - from]);
+          return tf.matMul(tf.transpose(left), tf.slice2d(x, [0, 0], [length, to]));
+        }
+        const x = tf.tensor2d(columnsOf(values, count, to, start, length), [to, length]);
+        return tf.matMul(tf.slice2d(x, [from, 0], [to - from, length]), tf.transpose(x));
+      });
+      const cells = product.dataSync();
+      for (let i = 0; i < cells.length; i++) out[i] = out[i]! + cells[i]!;
+      product.dispose();
+    }
+  }
+
+  addEnergies(
+    { values, stand, side, count }: Samples,
+    from: number,
+    to: number,
+    directions: Float32Array,
+    energies: Float64Array,
+  ): void {
+    const k = energies.length;
+    for (const [start, length] of chunksOf(from, to)) {
+      const inner = tf.tidy(() => {
+        const v = tf.tensor2d(directions, [k, side]);
+        if (stand === 'rows') {
+          const x = tf.tensor2d(values.subarray(start * side, (start + length) * side), [length, side]);
+          return tf.matMul(v, tf.transpose(x));
+        }
+        return tf.matMul(v, tf.tensor2d(columnsOf(values, count, side, start, length), [side, length]));
+      });
+      addSquares(inner.dataSync(), k, length, energies);
+      inner.dispose();
+    }
+  }
+
+  readonly multiplyDouble = jsDoubleProduct;
+
   /** Σ over bands of band · weights, features x `columns`; a band without weights, the first one, is taken as it is. */
   #sumOfProducts(
     matrix: TfjsMatrix,
@@ -301,6 +346,20 @@ const additionWeights = (p: Float64Array, end: number, n: number, band: Band, at
     else if (added < n) for (let j = at; j < end; j++) weights[i * end + j] = p[(j - at) * n + added]!;
   }
   return weights;
+};
+
+/** [start, length] of the chunks of a range. */
+const chunksOf = (from: number, to: number): readonly (readonly [number, number])[] =>
+  Array.from({ length: Math.ceil((to - from) / TFJS_CHUNK) }, (_, i) => {
+    const start = from + i * TFJS_CHUNK;
+    return [start, Math.min(TFJS_CHUNK, to - start)];
+  });
+
+/** Columns [start, start + length) of the first `rows` rows of a row-major matrix. */
+const columnsOf = (values: Float32Array, stride: number, rows: number, start: number, length: number): Float32Array => {
+  const out = new Float32Array(rows * length);
+  for (let i = 0; i < rows; i++) out.set(values.subarray(i * stride + start, i * stride + start + length), i * length);
+  return out;
 };
 
 const addTo = (row: Float32Array, other: Float32Array): void => {

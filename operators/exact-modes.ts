@@ -1,0 +1,171 @@
+// The engine `exact` in the modes rows and cols as a stream: blocks of whole models are added to the slots' scatter
+// matrices (mode-scatter.ts), the eigenpairs found, and each model's energy along them measured in a second pass.
+import { concat, defer, EMPTY, from, mergeMap, type Observable, type ObservableInput, of } from 'rxjs';
+import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
+import { weightBytes } from '../sources/reading-plan.ts';
+import type { ReadFault } from '../sources/staged-block.ts';
+import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
+import { concatMapAhead } from './concat-map-ahead.ts';
+import type { BlockUpdate } from './incremental-pca.ts';
+import { ModeScatter, type ModeSpectrum, modelsAtOnce, type ScatterModels, type SlotEnergies } from './mode-scatter.ts';
+import type { SideMode } from './scatter-tasks.ts';
+import type { Tiles } from './tile-pool.ts';
+
+/** Blocks alive at once: one in use, one being read. */
+const BLOCKS_ALIVE = 2;
+
+export interface ExactModesOptions<R> {
+  readonly modes: readonly SideMode[];
+  /** Directions made of each mode, k. */
+  readonly rank: number;
+  readonly tiles: Tiles;
+  /** Centre every position over the models. Default true. */
+  readonly center?: boolean;
+  /** Measure every model along the directions, in a second pass over the weights. Default true. */
+  readonly energies?: boolean;
+  /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
+  readonly onBadSource?: 'error' | 'skip';
+  /** Where the weights come from. Default: the plan's files. */
+  readonly blocks?: (plan: ReadingPlan) => Observable<WeightBlock>;
+  /** Uses a slot's results; what it emits goes downstream. Default: emits the results. */
+  readonly finish?: (slot: ModesOfSlot) => ObservableInput<R>;
+}
+
+/** All that is known of a slot in these modes. */
+export interface ModesOfSlot extends ScatterModels {
+  readonly kind: 'modes';
+  readonly slot: PlannedSlot;
+  readonly spectra: readonly ModeSpectrum[];
+  /** Null where they were not asked for. */
+  readonly energies: SlotEnergies | null;
+  /** features float32, absolute; null uncentred. */
+  readonly mean: Float32Array | null;
+}
+
+interface TimedRead {
+  readonly read: ReadBlock;
+  readonly seconds: number;
+  readonly ready: number;
+}
+
+/** Models read at a time in a group: whole ones, so many that each slot is sampled as if it were alone. */
+export const modelsReadAtOnce = ({ slots }: Pick<SlotGroup, 'slots'>, block: number): number =>
+  slots.reduce((all, { features }) => leastCommonMultiple(all, modelsAtOnce(features, block)), 1);
+
+/** Streams a plan's groups one after another: an update a block, and what `finish` makes of each slot. */
+export const exactModes = <R = ModesOfSlot>(
+  plan: ReadingPlan,
+  options: ExactModesOptions<R>,
+): Observable<BlockUpdate | R> =>
+  defer(() => concat(...plan.groups.map((group) => groupStream(plan, group, options)))) as Observable<BlockUpdate | R>;
+
+const groupStream = <R>(
+  plan: ReadingPlan,
+  group: SlotGroup,
+  options: ExactModesOptions<R>,
+): Observable<BlockUpdate | R | ModesOfSlot> =>
+  defer(() => {
+    const { tiles, modes, rank, center = true, energies = true, onBadSource = 'error' } = options;
+    const scatter = new ModeScatter(group.slots, { modes, rank, block: plan.block, center, tiles, onBadSource });
+    const passes = new GroupPasses(plan, group, energies ? 2 : 1, options);
+    const spectra: (readonly ModeSpectrum[])[] = [];
+    const solving = defer(async () => {
+      for (const i of group.slots.keys()) spectra.push(await scatter.solve(i));
+    }).pipe(mergeMap(() => EMPTY));
+    const finish = options.finish ?? ((slot: ModesOfSlot) => of(slot));
+    const results = group.slots.map((slot, i) =>
+      defer(() => {
+        const known = scatter.modelsOf(i);
+        if (known.models.length === 0) return EMPTY;
+        return finish({
+          kind: 'modes',
+          ...known,
+          slot,
+          spectra: spectra[i]!,
+          energies: energies ? scatter.energiesOf(i) : null,
+          mean: scatter.meanOf(i),
+        });
+      }),
+    );
+    return concat(
+      passes.stream((read) => scatter.fold(read, read.base)),
+      solving,
+      energies ? passes.stream((read) => scatter.measure(read).then(() => [])) : EMPTY,
+      ...results,
+    );
+  });
+
+/** The group's weights, read as often as asked. */
+class GroupPasses {
+  readonly #plan: ReadingPlan;
+  readonly #group: SlotGroup;
+  readonly #passes: number;
+  readonly #options: Pick<ExactModesOptions<unknown>, 'tiles' | 'blocks'>;
+  readonly #buffers: SharedArrayBuffer[] = [];
+  #index = 0;
+  #restingSince = performance.now();
+
+  constructor(
+    plan: ReadingPlan,
+    group: SlotGroup,
+    passes: number,
+    options: Pick<ExactModesOptions<unknown>, 'tiles' | 'blocks'>,
+  ) {
+    this.#plan = { ...plan, groups: [group], block: modelsReadAtOnce(group, plan.block) };
+    this.#group = group;
+    this.#passes = passes;
+    this.#options = options;
+  }
+
+  stream(use: (read: ReadBlock) => Promise<readonly ReadFault[]>): Observable<BlockUpdate> {
+    const bytes = blockBufferBytes(this.#plan, this.#group);
+    let seen = 0;
+    return (this.#options.blocks ?? weightBlocks)(this.#plan).pipe(
+      concatMapAhead<WeightBlock, SharedArrayBuffer, TimedRead, BlockUpdate>({
+        ahead: BLOCKS_ALIVE,
+        acquire: () => this.#buffers.pop() ?? new SharedArrayBuffer(bytes),
+        release: (buffer) => void this.#buffers.push(buffer),
+        read: async (block, buffer) => {
+          const start = performance.now();
+          const read = await block.read(buffer);
+          const ready = performance.now();
+          return { read, ready, seconds: (ready - start) / 1e3 };
+        },
+        use: (block, timed) => {
+          seen += block.models.length;
+          return from(this.#use(block.models, block.blocks, seen, timed, use));
+        },
+      }),
+    );
+  }
+
+  async #use(
+    models: readonly PlannedModel[],
+    blocks: number,
+    seen: number,
+    { read, seconds, ready }: TimedRead,
+    use: (read: ReadBlock) => Promise<readonly ReadFault[]>,
+  ): Promise<BlockUpdate> {
+    const waitSeconds = Math.max(ready - this.#restingSince, 0) / 1e3;
+    const skipped = await use(read);
+    const update: BlockUpdate = {
+      kind: 'block',
+      group: this.#group,
+      index: this.#index++,
+      blocks: blocks * this.#passes,
+      modelsSeen: seen,
+      slots: [],
+      skipped,
+      bytes: weightBytes(this.#group.slots, models),
+      readSeconds: seconds,
+      waitSeconds,
+      tileSeconds: await this.#options.tiles.takeTimings(),
+    };
+    this.#restingSince = performance.now();
+    return update;
+  }
+}
+
+const leastCommonMultiple = (a: number, b: number): number => (a * b) / greatestCommonDivisor(a, b);
+
+const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));

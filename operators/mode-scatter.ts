@@ -1,0 +1,431 @@
+// The scatter matrices of a group of slots in the modes rows and cols, exact and additive: blocks of models go in, one after
+// the other, and eigenpairs come out. Every row position (and column position) is centred over the models, as in the
+// zero-centred HOSVD of arXiv 2512.05117, algorithm 1.
+// Centring needs no second pass and no correction: model n + 1 contributes sqrt(n / (n + 1)) (W − mean of the n before),
+// whose products add up to the scatter about the mean of all (Welford 1962). What is multiplied is as small as the spread
+// of the models, whatever their mean is; the mean itself is float64.
+// Cost a weight and model: `side` flops a mode. Memory: 8 bytes a weight of the slot for the mean, 4 bytes a weight of the
+// models sampled at a time, 4 side (side + 256) bytes a mode.
+import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
+import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import { type TileRange, tilesOf } from '../sources/tile.ts';
+import { faultOf, leaveOut } from './find-faults.ts';
+import { packedLength, packedTrace, stripsOf, unpacked } from './linalg/packed-strips.ts';
+import { topEigenpairs } from './linalg/top-eigenpairs.ts';
+import type { EnergyPiece, SideMode, StagedTiles } from './scatter-tasks.ts';
+import { RANK_THRESHOLD, ROUNDING } from './subspace-state.ts';
+import type { Tiles } from './tile-pool.ts';
+
+/** Weights sampled at a time, of one slot: whole models, at least one. */
+const SAMPLED_WEIGHTS = 2 ** 24;
+/** Tiles that a task samples: enough to be worth a message. */
+const TILES_A_TASK = 16;
+/** Weights that an energy task multiplies, about. */
+const ENERGY_WEIGHTS = 2 ** 20;
+/** Up to this side the whole spectrum is found; above it the largest eigenvalues alone. */
+export const WHOLE_SPECTRUM_SIDE = 512;
+/** Shares into which the strips of a large matrix are dealt: sums do not depend on how many threads take them. */
+const LANES = 16;
+
+/** The other side: what a mode's scatter matrix is as wide as. */
+export const sideOf = (mode: SideMode, { rows, cols }: Pick<PlannedSlot, 'rows' | 'cols'>): number =>
+  mode === 'rows' ? cols : rows;
+
+/** Samples that one model gives a mode. */
+const samplesOf = (mode: SideMode, { rows, cols }: PlannedSlot): number => (mode === 'rows' ? rows : cols);
+
+/** Models sampled at a time: a divisor of the block, so that it is the same wherever blocks are cut. */
+export const modelsAtOnce = (features: number, block: number): number => {
+  let most = 1;
+  for (let b = 1; b <= block; b++) if (block % b === 0 && b * features <= SAMPLED_WEIGHTS) most = b;
+  return most;
+};
+
+export interface ScatterOptions {
+  readonly modes: readonly SideMode[];
+  /** Directions made, k. */
+  readonly rank: number;
+  /** Models a block. */
+  readonly block: number;
+  readonly center: boolean;
+  readonly tiles: Tiles;
+  readonly onBadSource: 'error' | 'skip';
+}
+
+/** What is known of a slot in one mode. */
+export interface ModeSpectrum {
+  readonly mode: SideMode;
+  readonly side: number;
+  /** N x rows, or N x cols. */
+  readonly samples: number;
+  /** k: directions above the noise of the products. */
+  readonly rank: number;
+  /** All of them up to `WHOLE_SPECTRUM_SIDE`, else the first k. */
+  readonly eigenvalues: Float64Array;
+  /** ‖S v − λ v‖ of each; null where the whole spectrum was found. */
+  readonly residuals: Float64Array | null;
+  /** How far the rounding of products can have moved an eigenvalue. */
+  readonly rounding: number;
+  readonly total: number;
+  /** k x side, unit rows, each one's largest entry positive. */
+  readonly directions: Float32Array;
+}
+
+/** A slot's models as they went in. */
+export interface ScatterModels {
+  readonly models: readonly PlannedModel[];
+  /** ‖W − origin‖². */
+  readonly rawNorm2: Float64Array;
+  readonly meanEntry: Float64Array;
+}
+
+/** What each model of a slot has along the directions of a mode. */
+export interface ModeEnergies {
+  readonly mode: SideMode;
+  /** N x k, in the order of the slot's models. */
+  readonly energies: Float64Array;
+}
+
+export interface SlotEnergies {
+  /** ‖W − mean‖². */
+  readonly norm2: Float64Array;
+  readonly modes: readonly ModeEnergies[];
+}
+
+interface Scatter {
+  readonly mode: SideMode;
+  readonly side: number;
+  readonly packed: SharedArrayBuffer;
+}
+
+interface Directions {
+  readonly mode: SideMode;
+  readonly rank: number;
+  readonly values: SharedArrayBuffer;
+}
+
+interface SlotScatter {
+  readonly slot: PlannedSlot;
+  readonly atOnce: number;
+  readonly ranges: readonly TileRange[];
+  readonly scatters: readonly Scatter[];
+  readonly samples: SharedArrayBuffer;
+  /** Null uncentred. */
+  readonly mean: SharedArrayBuffer | null;
+  origin: SharedArrayBuffer | null;
+  readonly left: Set<PlannedModel>;
+  readonly models: PlannedModel[];
+  readonly rawNorm2: number[];
+  readonly meanEntry: number[];
+  directions: readonly Directions[];
+  readonly norm2: number[];
+  readonly energies: Map<SideMode, number[]>;
+}
+
+export class ModeScatter {
+  readonly #options: ScatterOptions;
+  readonly #slots: readonly SlotScatter[];
+
+  constructor(slots: readonly PlannedSlot[], options: ScatterOptions) {
+    this.#options = options;
+    this.#slots = slots.map((slot): SlotScatter => {
+      const atOnce = modelsAtOnce(slot.features, options.block);
+      const tiles = tilesOf(slot.features).length;
+      return {
+        slot,
+        atOnce,
+        ranges: Array.from({ length: Math.ceil(tiles / TILES_A_TASK) }, (_, i) => ({
+          from: i * TILES_A_TASK,
+          to: Math.min((i + 1) * TILES_A_TASK, tiles),
+        })),
+        scatters: options.modes.map((mode) => {
+          const side = sideOf(mode, slot);
+          return { mode, side, packed: new SharedArrayBuffer(packedLength(side) * 8) };
+        }),
+        samples: new SharedArrayBuffer(atOnce * slot.features * 4),
+        mean: options.center ? new SharedArrayBuffer(slot.features * 8) : null,
+        origin: null,
+        left: new Set(),
+        models: [],
+        rawNorm2: [],
+        meanEntry: [],
+        directions: [],
+        norm2: [],
+        energies: new Map(options.modes.map((mode) => [mode, []])),
+      };
+    });
+  }
+
+  /**
+   * Takes a block of models in, whole slots; returns the models that cannot be in.
+   * Rejects with SourceMalformed or SourceUnavailable where a model cannot be in and `onBadSource` says so.
+   */
+  async fold(read: StagedBlock, base: StagedBlock | null): Promise<readonly ReadFault[]> {
+    const lost = read.faults.filter((fault) => this.#leave(fault));
+    if (lost.length > 0 && this.#options.onBadSource === 'error') throw lost[0]!.error;
+    const faults = await Promise.all(
+      this.#slots.map((work, i) => this.#foldSlot(work, read.slots[i]!, base?.slots[i] ?? null)),
+    );
+    return [...lost, ...faults.flat()];
+  }
+
+  async #foldSlot(work: SlotScatter, read: StagedSlot, base: StagedSlot | null): Promise<readonly ReadFault[]> {
+    if (base !== null) await this.#settleOrigin(work, base);
+    const { survey, faults, staged } = await this.#surveyed(work, leaveOut(read, work.left));
+    const n = staged.models.length;
+    for (let from = 0; from < n; from += work.atOnce) {
+      const to = Math.min(from + work.atOnce, n);
+      await this.#sample(work, staged, from, to, 'running');
+      await this.#addSamples(work, to - from);
+      for (let i = from; i < to; i++) {
+        work.models.push(staged.models[i]!);
+        work.rawNorm2.push(survey.norms2[i]!);
+        work.meanEntry.push(survey.sums[i]! / work.slot.features);
+      }
+    }
+    return faults;
+  }
+
+  async #settleOrigin(work: SlotScatter, base: StagedSlot): Promise<void> {
+    const origin = new SharedArrayBuffer(work.slot.features * 4);
+    await this.#overTiles(work, base, (part) => this.#options.tiles.scatter({ kind: 'origin', ...part, origin }));
+    work.origin = origin;
+  }
+
+  /** The models that can be in, and what is known of their weights. */
+  async #surveyed(work: SlotScatter, read: StagedSlot) {
+    const { origin, slot } = work;
+    const parts = await this.#overTiles(work, read, (part) =>
+      this.#options.tiles.scatter({ kind: 'survey', ...part, origin }),
+    );
+    const bad = new Map<number, { index: number; value: number }>();
+    for (const part of parts) {
+      for (const { position, ...found } of part.bad) if (!bad.has(position)) bad.set(position, found);
+    }
+    const faults = [...bad]
+      .sort(([a], [b]) => a - b)
+      .map(([position, { index, value }]) => faultOf(slot, read.models[position]!, index, value));
+    if (faults.length > 0 && this.#options.onBadSource === 'error') throw faults[0]!.error;
+    const kept = [...read.models.keys()].filter((position) => !bad.has(position));
+    const sum = (what: 'norms2' | 'sums'): Float64Array =>
+      Float64Array.from(kept, (position) => parts.reduce((all, part) => all + part[what][position]!, 0));
+    for (const fault of faults) this.#leave(fault);
+    return { survey: { norms2: sum('norms2'), sums: sum('sums') }, faults, staged: leaveOut(read, work.left) };
+  }
+
+  /** True when that is news. */
+  #leave({ slot, model }: ReadFault): boolean {
+    const { left } = this.#slots.find((work) => work.slot === slot)!;
+    if (left.has(model)) return false;
+    left.add(model);
+    return true;
+  }
+
+  async #sample(
+    work: SlotScatter,
+    staged: StagedSlot,
+    from: number,
+    to: number,
+    about: 'running' | 'fixed',
+  ): Promise<Float64Array> {
+    const { mean, origin, samples, models } = work;
+    const parts = await this.#overTiles(work, staged, (part) =>
+      this.#options.tiles.scatter({
+        kind: 'sample',
+        ...part,
+        from,
+        to,
+        about,
+        seen: models.length,
+        mean,
+        origin,
+        samples,
+      }),
+    );
+    return Float64Array.from({ length: to - from }, (_, i) => parts.reduce((sum, part) => sum + part[i]!, 0));
+  }
+
+  async #addSamples({ slot, scatters, samples }: SlotScatter, models: number): Promise<void> {
+    const { rows, cols } = slot;
+    const common = { kind: 'fold', rows, cols, models, samples } as const;
+    await Promise.all(
+      scatters.flatMap(({ mode, side, packed }) =>
+        // The last strip is the longest: it goes first.
+        [...stripsOf(side)]
+          .reverse()
+          .map((strip) => this.#options.tiles.scatter({ ...common, mode, strip, scatter: packed })),
+      ),
+    );
+  }
+
+  #overTiles<R>(
+    { slot, ranges }: SlotScatter,
+    staged: StagedSlot,
+    ask: (part: StagedTiles) => Promise<R>,
+  ): Promise<R[]> {
+    const { name, features } = slot;
+    const models = staged.models.length;
+    if (models === 0) return Promise.resolve([]);
+    return Promise.all(ranges.map((tiles) => ask({ slot: name, features, staged: staged.rows, models, tiles })));
+  }
+
+  /** Models of a slot, in the order in which they went in. */
+  modelsOf(index: number): ScatterModels {
+    const { models, rawNorm2, meanEntry } = this.#slots[index]!;
+    return { models, rawNorm2: Float64Array.from(rawNorm2), meanEntry: Float64Array.from(meanEntry) };
+  }
+
+  /** Eigenpairs of a slot, a mode each; with no models, none. */
+  async solve(index: number): Promise<readonly ModeSpectrum[]> {
+    const work = this.#slots[index]!;
+    if (work.models.length === 0) return [];
+    const found: ModeSpectrum[] = [];
+    for (const scatter of work.scatters) found.push(await this.#spectrumOf(work, scatter));
+    work.directions = found.map(({ mode, rank, directions }) => {
+      const values = new SharedArrayBuffer(directions.byteLength);
+      new Float32Array(values).set(directions);
+      return { mode, rank, values };
+    });
+    return found;
+  }
+
+  /** The mean over models, absolute, features float32; null uncentred. */
+  meanOf(index: number): Float32Array | null {
+    const { mean } = this.#slots[index]!;
+    return mean === null ? null : Float32Array.from(new Float64Array(mean));
+  }
+
+  async #spectrumOf({ slot, models }: SlotScatter, { mode, side, packed }: Scatter): Promise<ModeSpectrum> {
+    const { rank, center, tiles } = this.#options;
+    const values = new Float64Array(packed);
+    const each = samplesOf(mode, slot);
+    const most = Math.min(side, (center ? models.length - 1 : models.length) * each);
+    const total = packedTrace(values, side);
+    const solved =
+      side <= WHOLE_SPECTRUM_SIDE
+        ? { ...tiles.solve(unpacked(values, side), side), residuals: null }
+        : await topEigenpairs({
+            side,
+            wanted: Math.min(rank, most),
+            multiply: (x, p) => this.#multiply(side, packed, x, p),
+            product: tiles.multiplyDouble,
+            solve: tiles.solve,
+          });
+    const eigenvalues = solved.values.slice(0, most).map((value) => Math.max(value, 0));
+    const first = eigenvalues[0] ?? 0;
+    let kept = 0;
+    while (kept < Math.min(rank, eigenvalues.length) && eigenvalues[kept]! > RANK_THRESHOLD * first) kept++;
+    const directions = Float32Array.from(solved.vectors.subarray(0, kept * side));
+    for (let j = 0; j < kept; j++) makeLargestPositive(directions.subarray(j * side, (j + 1) * side));
+    return {
+      mode,
+      side,
+      samples: models.length * each,
+      rank: kept,
+      eigenvalues,
+      residuals: solved.residuals,
+      rounding: ROUNDING * first,
+      total,
+      directions,
+    };
+  }
+
+  async #multiply(side: number, scatter: SharedArrayBuffer, rows: Float64Array, p: number): Promise<Float64Array> {
+    const x = new SharedArrayBuffer(p * side * 8);
+    new Float64Array(x).set(rows);
+    const lanes = Array.from({ length: LANES }, (_, lane) =>
+      stripsOf(side).filter(({ index }) => laneOf(index) === lane),
+    ).filter((strips) => strips.length > 0);
+    const parts = await Promise.all(
+      lanes.map(async (strips) => {
+        const y = new SharedArrayBuffer(p * side * 8);
+        await this.#options.tiles.scatter({ kind: 'multiply', side, strips, scatter, p, x, y });
+        return new Float64Array(y);
+      }),
+    );
+    const sum = new Float64Array(p * side);
+    for (const part of parts) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + part[i]!;
+    return sum;
+  }
+
+  /** Measures a block of models, read once more, along the directions that `solve` found. */
+  async measure(read: StagedBlock): Promise<void> {
+    const lost = read.faults.find(
+      ({ slot, model }) => !this.#slots.find((work) => work.slot === slot)!.left.has(model),
+    );
+    if (lost !== undefined) throw lost.error;
+    await Promise.all(this.#slots.map((work, i) => this.#measureSlot(work, leaveOut(read.slots[i]!, work.left))));
+  }
+
+  async #measureSlot(work: SlotScatter, staged: StagedSlot): Promise<void> {
+    const n = staged.models.length;
+    for (let from = 0; from < n; from += work.atOnce) {
+      const to = Math.min(from + work.atOnce, n);
+      work.norm2.push(...(await this.#sample(work, staged, from, to, 'fixed')));
+      for (const directions of work.directions) {
+        work.energies.get(directions.mode)!.push(...(await this.#energiesOf(work, directions, to - from)));
+      }
+    }
+  }
+
+  async #energiesOf(
+    { slot, samples }: SlotScatter,
+    { mode, rank, values }: Directions,
+    models: number,
+  ): Promise<Float64Array> {
+    const { rows, cols, features } = slot;
+    const sums = new Float64Array(models * rank);
+    if (rank === 0) return sums;
+    const count = samplesOf(mode, slot);
+    const step = Math.max(1, Math.min(count, Math.floor(ENERGY_WEIGHTS / sideOf(mode, slot))));
+    const pieces: EnergyPiece[] = [];
+    for (let model = 0; model < models; model++) {
+      for (let from = 0; from < count; from += step) pieces.push({ model, from, to: Math.min(from + step, count) });
+    }
+    const together = Math.max(1, Math.floor(ENERGY_WEIGHTS / Math.min(features, ENERGY_WEIGHTS)));
+    const tasks: EnergyPiece[][] = [];
+    for (let at = 0; at < pieces.length; at += together) tasks.push(pieces.slice(at, at + together));
+    const answers = await Promise.all(
+      tasks.map((some) =>
+        this.#options.tiles.scatter({
+          kind: 'energy',
+          mode,
+          rows,
+          cols,
+          models,
+          samples,
+          pieces: some,
+          rank,
+          directions: values,
+        }),
+      ),
+    );
+    tasks.forEach((some, t) => {
+      some.forEach(({ model }, i) => {
+        for (let j = 0; j < rank; j++) sums[model * rank + j] = sums[model * rank + j]! + answers[t]![i * rank + j]!;
+      });
+    });
+    return sums;
+  }
+
+  /** What `measure` found, once all blocks were given. */
+  energiesOf(index: number): SlotEnergies {
+    const { norm2, energies } = this.#slots[index]!;
+    return {
+      norm2: Float64Array.from(norm2),
+      modes: [...energies].map(([mode, values]) => ({ mode, energies: Float64Array.from(values) })),
+    };
+  }
+}
+
+/** Long strips and short ones to every lane. */
+const laneOf = (strip: number): number => {
+  const turn = strip % (2 * LANES);
+  return turn < LANES ? turn : 2 * LANES - 1 - turn;
+};
+
+const makeLargestPositive = (row: Float32Array): void => {
+  let largest = 0;
+  for (const value of row) if (Math.abs(value) > Math.abs(largest)) largest = value;
+  if (largest < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
+};

@@ -1,0 +1,116 @@
+// What threads do for the modes rows and cols, as plain data that can be posted. All matrices stand in shared memory; a
+// task writes a part of them that no other task of its step touches, so any thread may do any task, and results do not
+// depend on which one did.
+import type { StagedRows } from '../sources/staged-block.ts';
+import type { TileRange } from '../sources/tile.ts';
+import type { Strip } from './linalg/packed-strips.ts';
+
+/** Modes in which a model's rows or columns are the samples. */
+export type SideMode = 'rows' | 'cols';
+
+/** Some tiles of a slot's staged weights. */
+export interface StagedTiles {
+  readonly slot: string;
+  readonly features: number;
+  readonly staged: readonly StagedRows[];
+  /** Models staged. */
+  readonly models: number;
+  readonly tiles: TileRange;
+}
+
+/** Looks at weights before anything is made of them. */
+export interface SurveyTask extends StagedTiles {
+  readonly kind: 'survey';
+  /** features float32, subtracted before squaring; null: 0. */
+  readonly origin: SharedArrayBuffer | null;
+}
+
+export interface Survey {
+  /** Σ (x − origin)² of each model over these tiles. */
+  readonly norms2: Float64Array;
+  /** Σ x. */
+  readonly sums: Float64Array;
+  /** The first weight of each model that cannot be folded, by position. */
+  readonly bad: readonly { readonly position: number; readonly index: number; readonly value: number }[];
+}
+
+/** Widens a base, the only model staged. */
+export interface OriginTask extends StagedTiles {
+  readonly kind: 'origin';
+  readonly origin: SharedArrayBuffer;
+}
+
+/** Makes samples out of the weights of models [from, to). */
+export interface SampleTask extends StagedTiles {
+  readonly kind: 'sample';
+  readonly from: number;
+  readonly to: number;
+  /**
+   * `running`: sqrt(n / (n + 1)) (x − mean of the n before), and the mean takes x in: their products add up to the scatter
+   * about the final mean (Welford 1962; Helmert's contrasts). `fixed`: x − mean.
+   */
+  readonly about: 'running' | 'fixed';
+  /** Models in the mean, n, before the first of these. */
+  readonly seen: number;
+  /** features float64; null: about the origin. */
+  readonly mean: SharedArrayBuffer | null;
+  readonly origin: SharedArrayBuffer | null;
+  /** (to − from) x features float32. */
+  readonly samples: SharedArrayBuffer;
+}
+
+/** Where samples of a mode stand: models of rows x cols, one after the other. */
+export interface SideSamples {
+  readonly mode: SideMode;
+  readonly rows: number;
+  readonly cols: number;
+  readonly models: number;
+  readonly samples: SharedArrayBuffer;
+}
+
+/** Adds samples to one strip of a scatter matrix. */
+export interface FoldTask extends SideSamples {
+  readonly kind: 'fold';
+  readonly strip: Strip;
+  readonly scatter: SharedArrayBuffer;
+}
+
+/** Y (p x side) = X (p x side) · the part of the scatter matrix that some strips hold. */
+export interface MultiplyTask {
+  readonly kind: 'multiply';
+  readonly side: number;
+  readonly strips: readonly Strip[];
+  readonly scatter: SharedArrayBuffer;
+  readonly p: number;
+  readonly x: SharedArrayBuffer;
+  readonly y: SharedArrayBuffer;
+}
+
+/** Each model's energy along directions, Σ ⟨sample, v_j⟩². */
+export interface EnergyTask extends SideSamples {
+  readonly kind: 'energy';
+  readonly pieces: readonly EnergyPiece[];
+  readonly rank: number;
+  /** rank x side float32. */
+  readonly directions: SharedArrayBuffer;
+}
+
+/** Samples [from, to) of one model. */
+export interface EnergyPiece {
+  readonly model: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+export type ScatterTask = SurveyTask | OriginTask | SampleTask | FoldTask | MultiplyTask | EnergyTask;
+
+export interface ScatterAnswers {
+  readonly survey: Survey;
+  readonly origin: null;
+  /** Σ sample² of each model, over these tiles. */
+  readonly sample: Float64Array;
+  readonly fold: null;
+  readonly multiply: null;
+  /** pieces x rank. */
+  readonly energy: Float64Array;
+}
