@@ -7,13 +7,14 @@ import { defaultMemory } from './free-memory.ts';
 import { loadConfig } from './load-config.ts';
 import { parseMemorySize } from './memory-size.ts';
 import type { RunConfig } from './run-config.ts';
-import type { RunOptions } from './schema.ts';
+import { modeNames, type RunOptions } from './schema.ts';
 import { showValue } from './show-value.ts';
 import { defaultThreads } from './thread-count.ts';
 
 /** What holds where neither a flag nor the file says otherwise; memory and threads are asked of the machine. */
 export const defaults = {
   engine: 'incremental',
+  mode: ['models'],
   rank: 32,
   block: 32,
   center: true,
@@ -22,6 +23,7 @@ export const defaults = {
   verify: false,
   device: 'auto',
   basis: true,
+  energies: true,
 } as const satisfies Partial<RunConfig>;
 
 /** A run's configuration, and how its progress is to be shown. */
@@ -61,6 +63,11 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
   if ((options.engine ?? defaults.engine) !== 'incremental' && options['snapshot-every'] !== undefined) {
     issues.push(
       `snapshot-every: only the engine incremental has something to show before a slot is done; found engine ${options.engine}`,
+    );
+  }
+  if (options.mode !== undefined && !options.mode.includes('models') && options['snapshot-every'] !== undefined) {
+    issues.push(
+      `snapshot-every: only mode models has something to show before a slot is done; found mode ${options.mode}`,
     );
   }
   if ((options.sources ?? []).filter((source) => source === '-').length > 1) {
@@ -109,6 +116,7 @@ export const resolveConfig = (
       sources: options.sources ?? [],
       out: options.out ?? null,
       engine: options.engine ?? defaults.engine,
+      mode: modeNames.filter((mode) => (options.mode ?? defaults.mode).includes(mode)),
       rank: options.rank ?? defaults.rank,
       block: options.block ?? defaults.block,
       base: options.base ?? null,
@@ -124,6 +132,7 @@ export const resolveConfig = (
       threads: options.threads ?? defaultThreads(),
       device: options.device ?? defaults.device,
       basis: options.basis ?? defaults.basis,
+      energies: options.energies ?? defaults.energies,
       snapshotEvery: options['snapshot-every'] ?? null,
       scratch: options.scratch ?? null,
     };

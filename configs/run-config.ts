@@ -1,4 +1,5 @@
 // The resolved configuration of a run: what flags, a config file and the defaults add up to.
+import type { ModeName } from './schema.ts';
 
 export interface RunConfig {
   readonly sources: readonly string[];
@@ -6,6 +7,8 @@ export interface RunConfig {
   readonly out: string | null;
   /** How a slot's subspace is found; `auto` takes the cheapest that fits the memory. */
   readonly engine: 'incremental' | 'exact' | 'auto';
+  /** In the order of `modeNames`, each once. */
+  readonly mode: readonly ModeName[];
   readonly rank: number;
   readonly block: number;
   readonly base: string | null;
@@ -23,6 +26,8 @@ export interface RunConfig {
   readonly threads: number;
   readonly device: 'auto' | 'blas' | 'tfjs';
   readonly basis: boolean;
+  /** Measure each model along the directions of the modes rows and cols, in a second pass. */
+  readonly energies: boolean;
   /** Blocks between two snapshots of the tables; null makes none. */
   readonly snapshotEvery: number | null;
   /** Folder for the rows of slots too large for the memory; null: inside the run folder. */

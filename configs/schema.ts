@@ -34,11 +34,21 @@ const size = Schema.Union([Schema.Number, Schema.String])
     }),
   );
 
+/** What is analysed of a slot: whole models as samples, or their rows, or their columns. */
+export const modeNames = ['models', 'rows', 'cols'] as const;
+
+export type ModeName = (typeof modeNames)[number];
+
 /** The options of a run, all of them optional, as a config file or the flags give them. */
 export const RunOptions = Schema.Struct({
   sources: Schema.optionalKey(list('a path', 'paths')),
   out: Schema.optionalKey(text('a path')),
   engine: Schema.optionalKey(choice(['incremental', 'exact', 'auto'])),
+  mode: Schema.optionalKey(
+    Schema.Array(choice(modeNames))
+      .annotate({ expected: 'a list of models, rows and cols' })
+      .check(Schema.makeFilter((modes: readonly string[]) => modes.length > 0, { expected: 'at least one mode' })),
+  ),
   rank: Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   block: Schema.optionalKey(whole(1, 4096, 'a whole number from 1 to 4096')),
   base: Schema.optionalKey(text('a path')),
@@ -56,6 +66,7 @@ export const RunOptions = Schema.Struct({
   'snapshot-every': Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   scratch: Schema.optionalKey(text('a path')),
   basis: Schema.optionalKey(flag),
+  energies: Schema.optionalKey(flag),
   json: Schema.optionalKey(flag),
   quiet: Schema.optionalKey(flag),
 });

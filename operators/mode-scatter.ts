@@ -25,7 +25,7 @@ const ENERGY_WEIGHTS = 2 ** 20;
 /** Up to this side the whole spectrum is found; above it the largest eigenvalues alone. */
 export const WHOLE_SPECTRUM_SIDE = 512;
 /** Shares into which the strips of a large matrix are dealt: sums do not depend on how many threads take them. */
-const LANES = 16;
+export const LANES = 16;
 
 /** The other side: what a mode's scatter matrix is as wide as. */
 export const sideOf = (mode: SideMode, { rows, cols }: Pick<PlannedSlot, 'rows' | 'cols'>): number =>

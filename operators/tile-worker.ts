@@ -6,7 +6,7 @@ import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
 import { TileStore } from './tile-store.ts';
-import type { FetchTask, FinishTask, ProjectTask, ScanTask, SlotLayout, VisitTask } from './tile-tasks.ts';
+import type { FetchTask, FinishTask, ProjectTask, ScanTask, SlotLayout, TileTimings, VisitTask } from './tile-tasks.ts';
 
 /** What every worker is told at birth. */
 export interface TileWorkerData {
@@ -27,6 +27,16 @@ const port = parentPort!;
 const { device: spec } = workerData as TileWorkerData;
 const opened = openDevice(spec).then((device) => ({ device, tiles: new TileStore(device) }));
 
+/** Under which name a task's time is told. */
+const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
+  survey: 'widen',
+  origin: 'widen',
+  sample: 'widen',
+  fold: 'gram',
+  energy: 'gram',
+  multiply: 'mix',
+};
+
 const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest): unknown => {
   switch (request.kind) {
     case 'open': {
@@ -44,7 +54,7 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
     case 'fetch':
       return tiles.fetch(request.task);
     case 'scatter':
-      return performScatterTask(device, request.task);
+      return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
     case 'timings':
       return tiles.takeTimings();
   }

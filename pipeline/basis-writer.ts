@@ -1,5 +1,6 @@
 // Writes a slot's basis and mean files from the device's rows, a window of tiles at a time, through memory that the last
 // block of weights has left.
+import type { ModesOfSlot } from '../operators/exact-modes.ts';
 import type { Subspace } from '../operators/subspace.ts';
 import { openMatrixFile } from '../sinks/matrix-file.ts';
 import { windowTiles } from './memory-plan.ts';
@@ -65,6 +66,50 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Wr
     }
   };
   return { bytes: written, durable: durable() };
+};
+
+/**
+ * Writes `basis/slot-….rows.parquet` or `….cols.parquet` for each mode (pc_0 … pc_{k-1}, one row a feature), and the mean
+ * where no other mode does. Small files: they are durable when it returns.
+ */
+export const writeModeBases = (
+  folder: string,
+  { slot, spectra, mean }: ModesOfSlot,
+  withMean: boolean,
+): ReadonlyMap<string, number> => {
+  const metadata = { slot: slot.name, slot_id: String(slot.id), rows: String(slot.rows), cols: String(slot.cols) };
+  const name = slotFile(slot.id);
+  const written = new Map<string, number>();
+  const write = (
+    path: string,
+    columns: readonly string[],
+    mode: string | null,
+    values: readonly Float32Array[],
+  ): void => {
+    const file = openMatrixFile(`${folder}/${path}`, {
+      columns,
+      metadata: mode === null ? metadata : { ...metadata, mode },
+    });
+    try {
+      file.appendRowGroup([values]);
+      file.close();
+    } catch (error) {
+      file.abort();
+      throw error;
+    }
+    written.set(
+      path,
+      values.reduce((sum, { byteLength }) => sum + byteLength, 0),
+    );
+  };
+  for (const { mode, side, rank, directions } of spectra) {
+    if (rank === 0) continue;
+    const columns = Array.from({ length: rank }, (_, j) => `pc_${j}`);
+    const values = columns.map((_, j) => directions.subarray(j * side, (j + 1) * side));
+    write(`basis/${name}.${mode}.parquet`, columns, mode, values);
+  }
+  if (withMean && mean !== null) write(`mean/${name}.parquet`, ['mean'], null, [mean]);
+  return written;
 };
 
 /** Memory for the widest window: the subspace's scratch where it is large enough. */

@@ -2,6 +2,9 @@
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
+import { packedLength } from '../operators/linalg/packed-strips.ts';
+import { sideOf } from '../operators/mode-scatter.ts';
+import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
 import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
@@ -58,7 +61,27 @@ const secondsOf = (
   return Math.max(bytes / NOMINAL.bytes, flops / NOMINAL.flops / threads) + algebra / NOMINAL.algebra;
 };
 
+/** Modes other than `models`. */
+export const sideModesOf = ({ mode }: RunConfig): readonly SideMode[] =>
+  mode.filter((name): name is SideMode => name !== 'models');
+
+/** Times that the modes rows and cols read every weight. */
+export const sidePasses = (config: RunConfig): number =>
+  sideModesOf(config).length === 0 ? 0 : config.energies ? 2 : 1;
+
 /** Times that a run reads every weight, --verify left aside. */
+export const passesInAll = (engine: EngineName, config: RunConfig): number =>
+  (config.mode.includes('models') ? passesOver(engine, config) : 0) + sidePasses(config);
+
+/** Operations of a slot's products in the modes rows and cols: half of each scatter matrix, and the energies. */
+export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: number, config: RunConfig): number =>
+  sideModesOf(config).reduce((sum, mode) => {
+    const side = sideOf(mode, { rows, cols });
+    const strips = (2 * packedLength(side)) / side;
+    return sum + models * features * (strips + (config.energies ? 2 * Math.min(config.rank, side) : 0));
+  }, 0);
+
+/** Times that mode models reads every weight. */
 export const passesOver = (engine: EngineName, { basis }: RunConfig): number => (engine === 'exact' && basis ? 2 : 1);
 
 /** Operations of a slot's small algebra, some 10 n³ an eigendecomposition of n x n. */

@@ -2,6 +2,11 @@
 // streaming all models, so every byte is read once and memory does not depend on the number of models.
 import { ConfigInvalid } from '../configs/errors.ts';
 import { rowStride } from '../operators/devices/blas-device.ts';
+import { modelsReadAtOnce } from '../operators/exact-modes.ts';
+import { packedLength, STRIP_ROWS } from '../operators/linalg/packed-strips.ts';
+import { KRYLOV_BLOCK, krylovRows } from '../operators/linalg/top-eigenpairs.ts';
+import { LANES, modelsAtOnce, sideOf, WHOLE_SPECTRUM_SIDE } from '../operators/mode-scatter.ts';
+import type { SideMode } from '../operators/scatter-tasks.ts';
 import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
@@ -127,7 +132,80 @@ const incrementalMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
   return { state, staging: 2 * staging, rest: grams + (needs.basis && window > staging ? window : 0) };
 };
 
+/** What the modes rows and cols need beside what `MemoryNeeds` says. */
+export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis'> {
+  readonly modes: readonly SideMode[];
+}
+
+/**
+ * The mean in float64, the origin where there is a base, the samples of a few models and the strips of each mode; two
+ * blocks as stored; and the room of the solver and of each thread's products.
+ */
+export const sideMemory = (needs: SideNeeds, group: SlotGroup): GroupMemory => {
+  let state = 0;
+  let solver = 0;
+  let widest = 0;
+  for (const slot of group.slots) {
+    const { features } = slot;
+    state += features * ((needs.center ? 8 : 0) + (needs.base === null ? 0 : 4));
+    state += modelsAtOnce(features, needs.block) * features * 4;
+    for (const mode of needs.modes) {
+      const side = sideOf(mode, slot);
+      state += packedLength(side) * 8;
+      solver = Math.max(solver, solverBytes(side, needs.rank));
+      widest = Math.max(widest, side);
+    }
+  }
+  const block = modelsReadAtOnce(group, needs.block);
+  const staging = blockBufferBytes({ models: needs.models, base: needs.base, groups: [group], block }, group);
+  return { state, staging: 2 * staging, rest: solver + needs.threads * STRIP_ROWS * widest * 4 };
+};
+
+/**
+ * The whole matrix, its vectors and LAPACK's room (three times as much); or a Krylov space with its image, what is mixed
+ * from them, and a product's shares.
+ */
+const solverBytes = (side: number, rank: number): number => {
+  if (side <= WHOLE_SPECTRUM_SIDE) return 6 * side * side * 8;
+  const wanted = Math.min(rank, side);
+  return (2 * krylovRows(side, wanted) + 3 * wanted + (2 * LANES + 4) * KRYLOV_BLOCK) * side * 8;
+};
+
 const totalOf = ({ state, staging, rest }: GroupMemory): number => state + staging + rest;
+
+/**
+ * Puts consecutive slots together for the modes rows and cols.
+ * @param first index of the first group
+ * @throws ConfigInvalid when a slot does not fit alone, with what it needs
+ */
+export const groupSides = (slots: readonly PlannedSlot[], needs: SideNeeds, first: number): readonly SlotGroup[] => {
+  const groups: SlotGroup[] = [];
+  let current: PlannedSlot[] = [];
+  for (const slot of slots) {
+    const alone = totalOf(sideMemory(needs, { index: 0, slots: [slot] }));
+    if (alone > needs.memory) throw sidesTooLarge(slot, alone, needs);
+    const together = totalOf(sideMemory(needs, { index: 0, slots: [...current, slot] }));
+    if (current.length > 0 && together > Math.min(needs.memory, GROUP_BYTES)) {
+      groups.push({ index: first + groups.length, slots: current });
+      current = [];
+    }
+    current.push(slot);
+  }
+  if (current.length > 0) groups.push({ index: first + groups.length, slots: current });
+  return groups;
+};
+
+const sidesTooLarge = (slot: PlannedSlot, needed: number, { memory, modes }: SideNeeds): ConfigInvalid => {
+  const mebibytes = Math.ceil(needed / 2 ** 20);
+  const sides = modes.map((mode) => `${mode} (side ${sideOf(mode, slot)})`).join(' and ');
+  return new ConfigInvalid({
+    issues: [
+      `memory: slot ${displayName(slot.name)} (${slot.rows} x ${slot.cols}) needs ${formatBytes(needed)} ` +
+        `(${mebibytes} MiB) in mode ${sides}, found ${formatBytes(memory)}; give --memory ${mebibytes}MiB, ` +
+        'another --mode, or leave the slot out with --exclude',
+    ],
+  });
+};
 
 /** The most tiles of a slot that fit the memory at a time; 0 when not even one does. */
 const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {

@@ -3,19 +3,35 @@
 import { Effect } from 'effect';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
+import type { ModeName } from '../configs/schema.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
+import { sideOf } from '../operators/mode-scatter.ts';
 import type { EngineName } from '../operators/subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
 import type { ModelLocation } from '../sources/model.ts';
-import { type PlannedModel, type PlannedSlot, type ReadingPlan, weightBytes } from '../sources/reading-plan.ts';
+import {
+  type PlannedModel,
+  type PlannedSlot,
+  type ReadingPlan,
+  type SlotGroup,
+  weightBytes,
+} from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
-import { chooseEngine, flopsOf, passesOver } from './choose-engine.ts';
+import {
+  chooseEngine,
+  flopsOf,
+  passesInAll,
+  passesOver,
+  sideFlopsOf,
+  sideModesOf,
+  sidePasses,
+} from './choose-engine.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
-import { type GroupMemory, groupMemory, type MemoryNeeds, spillBytes } from './memory-plan.ts';
+import { type GroupMemory, groupMemory, groupSides, type MemoryNeeds, sideMemory, spillBytes } from './memory-plan.ts';
 import { shuffled } from './shuffle.ts';
 
 /** A model that will be folded, or the base. */
@@ -47,6 +63,9 @@ export interface Plan extends ReadingPlan {
   readonly skipped: readonly SkippedModel[];
   readonly slots: readonly ChosenSlot[];
   readonly leftOut: readonly LeftOutSlot[];
+  /** Groups of the modes rows and cols, which run after `groups`, those of mode models; either may be none. */
+  readonly sideGroups: readonly SlotGroup[];
+  /** Of all groups, in the order in which they run, as all that follows. */
   readonly groupMemory: readonly GroupMemory[];
   readonly device: FoundDevice;
   /** Weight bytes that will be streamed, in all passes. */
@@ -135,13 +154,25 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       memory,
       basis,
     };
-    const { engine, groups, reason } = yield* Effect.try({
-      try: () => chooseEngine(config, chosen.slots, common),
+    const modes = sideModesOf(config);
+    const sideNeeds = { ...common, modes };
+    const { engine, groups, reason, sideGroups } = yield* Effect.try({
+      try: () => {
+        const ofModels = config.mode.includes('models')
+          ? chooseEngine(config, chosen.slots, common)
+          : ({ engine: 'exact', groups: [], reason: null } as const);
+        const sides = modes.length === 0 ? [] : groupSides(chosen.slots, sideNeeds, ofModels.groups.length);
+        return { ...ofModels, sideGroups: sides };
+      },
       catch: (cause) => cause,
     }).pipe(Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))));
     const needs: MemoryNeeds = { ...common, engine };
-    const flopsOfAll = (some: readonly PlannedSlot[]): number =>
-      some.reduce((sum, slot) => sum + flopsOf(engine, slot, models.length, config), 0);
+    const sum = (some: readonly PlannedSlot[], of: (slot: PlannedSlot) => number): number =>
+      some.reduce((all, slot) => all + of(slot), 0);
+    const groupFlops = [
+      ...groups.map((group) => sum(group.slots, (slot) => flopsOf(engine, slot, models.length, config))),
+      ...sideGroups.map((group) => sum(group.slots, (slot) => sideFlopsOf(slot, models.length, config))),
+    ];
     return {
       config,
       engine,
@@ -152,16 +183,33 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       slots: chosen.slots,
       leftOut: chosen.leftOut,
       groups,
-      groupMemory: groups.map((group) => groupMemory(needs, group)),
+      sideGroups,
+      groupMemory: [
+        ...groups.map((group) => groupMemory(needs, group)),
+        ...sideGroups.map((group) => sideMemory(sideNeeds, group)),
+      ],
       block,
       device,
-      bytesToRead: weightBytes(chosen.slots, models) * passesOver(engine, config),
+      bytesToRead: weightBytes(chosen.slots, models) * passesInAll(engine, config),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
-      groupSpill: groups.map((group) => spillBytes(needs, group)),
-      flops: flopsOfAll(chosen.slots),
-      groupFlops: groups.map((group) => flopsOfAll(group.slots)),
+      groupSpill: [...groups.map((group) => spillBytes(needs, group)), ...sideGroups.map(() => 0)],
+      flops: groupFlops.reduce((a, b) => a + b, 0),
+      groupFlops,
     };
   });
+
+/** A group as it runs: in which modes, and how often it reads its weights. */
+export interface PlannedGroup {
+  readonly group: SlotGroup;
+  readonly modes: readonly ModeName[];
+  readonly passes: number;
+}
+
+/** All groups in the order in which they run. */
+export const groupsInOrder = ({ groups, sideGroups, engine, config }: Plan): readonly PlannedGroup[] => [
+  ...groups.map((group) => ({ group, modes: ['models'] as const, passes: passesOver(engine, config) })),
+  ...sideGroups.map((group) => ({ group, modes: sideModesOf(config), passes: sidePasses(config) })),
+];
 
 /** Bytes that the fullest group holds. */
 export const peakMemory = ({ groupMemory }: Plan): number =>
@@ -221,8 +269,16 @@ const noSlotsLeft = (leftOut: readonly LeftOutSlot[]): ConfigInvalid => {
   return new ConfigInvalid({ issues: [`include: no slot is left of ${leftOut.length}${because}`] });
 };
 
-const bytesWritten = ({ features }: PlannedSlot, models: number, { basis, rank, center }: RunConfig): number => {
+const bytesWritten = (
+  { features, rows, cols }: PlannedSlot,
+  models: number,
+  { basis, rank, center, mode }: RunConfig,
+): number => {
   if (!basis) return 0;
-  const most = Math.min(rank, features, center ? models - 1 : models);
-  return features * 4 * (most + (center ? 1 : 0));
+  const columns = mode.map((name) => {
+    const side = name === 'models' ? features : sideOf(name, { rows, cols });
+    const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
+    return side * Math.min(rank, most);
+  });
+  return 4 * (columns.reduce((a, b) => a + b, 0) + (center ? features : 0));
 };

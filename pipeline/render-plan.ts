@@ -2,9 +2,9 @@
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
-import { passesOver } from './choose-engine.ts';
+import { passesInAll, sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
-import { bytesToSpill, type Plan, peakMemory } from './plan.ts';
+import { bytesToSpill, groupsInOrder, type Plan, peakMemory } from './plan.ts';
 
 const NAMES_SHOWN = 8;
 
@@ -13,7 +13,8 @@ const NAMES_SHOWN = 8;
  * @param estimate how long it will take; null where nobody asked
  */
 export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): string => {
-  const { config, device, models, groups } = plan;
+  const { config, device, models } = plan;
+  const groups = groupsInOrder(plan);
   const blocks = Math.ceil(models.length / config.block);
   const features = plan.slots.reduce((sum, slot) => sum + slot.features, 0);
   const memory = peakMemory(plan);
@@ -26,7 +27,7 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     ),
     `slots      ${formatPlural(plan.slots.length, 'slot')}, ${formatCount(features)} weights a model`,
     ...list('left out', reasons(plan)),
-    `engine     ${plan.engine}, mode models, rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}${plan.engineReason === null ? '' : ` (auto: ${plan.engineReason})`}`,
+    ...list('engine', enginesOf(plan)),
     `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
     `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
     `to read    ${formatBytes(plan.bytesToRead)}, ${readingOf(plan)}`,
@@ -50,14 +51,33 @@ const describeSpill = (plan: Plan): string => {
   return `${formatBytes(bytesToSpill(plan))} ${where}, for ${formatPlural(names.length, 'slot')} too large for the memory: ${shown}`;
 };
 
-/** Passes over the data: what the engine takes, and one before where all is verified. */
-const passesOf = ({ config, engine }: Plan): number => passesOver(engine, config) + (config.verify ? 1 : 0);
+/** A line for mode models, one for the others, which are always exact. */
+const enginesOf = ({ config, engine, engineReason }: Plan): readonly string[] => {
+  const sides = sideModesOf(config);
+  const treated = `rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}`;
+  const reason = engineReason === null ? '' : ` (auto: ${engineReason})`;
+  return [
+    ...(config.mode.includes('models') ? [`${engine}, mode models, ${treated}${reason}`] : []),
+    ...(sides.length === 0
+      ? []
+      : [`exact, ${sides.length === 1 ? 'mode' : 'modes'} ${sides.join(' and ')}, ${treated}`]),
+  ];
+};
+
+/** Passes over the data: what the engines take, and one before where all is verified. */
+const passesOf = ({ config, engine }: Plan): number => passesInAll(engine, config) + (config.verify ? 1 : 0);
+
+const TIMES = ['never', 'once', 'twice', 'three times', 'four times'];
 
 const readingOf = ({ config, engine }: Plan): string => {
-  const often =
-    passesOver(engine, config) === 1
-      ? 'each byte once'
-      : 'each byte twice, for the spectrum and for the basis (--no-basis)';
+  const sides = sideModesOf(config).join(' and ');
+  const reasons = [
+    ...(config.mode.includes('models') && (engine === 'exact' || sides !== '') ? ['for the spectrum'] : []),
+    ...(config.mode.includes('models') && engine === 'exact' && config.basis ? ['for the basis (--no-basis)'] : []),
+    ...(sides === '' ? [] : [`for ${sides}`, ...(config.energies ? ['for their energies (--no-energies)'] : [])]),
+  ];
+  const passes = passesInAll(engine, config);
+  const often = `each byte ${TIMES[passes]}${passes > 1 ? `, ${reasons.join(', ').replace(/, ([^,]*)$/, ' and $1')}` : ''}`;
   return config.verify ? `${often}, and all files once before (--verify)` : often;
 };
 
@@ -122,12 +142,13 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     dtypes,
   })),
   left_out: plan.leftOut,
-  groups: plan.groups.map((group, i) => ({
+  groups: groupsInOrder(plan).map(({ group, modes, passes }, i) => ({
     group: group.index,
+    modes,
     slots: group.slots.map(({ id }) => id),
     tiles_at_once: group.tilesAtOnce ?? null,
     memory: plan.groupMemory[i],
-    bytes_to_read: weightBytes(group.slots, plan.models) * passesOver(plan.engine, plan.config),
+    bytes_to_read: weightBytes(group.slots, plan.models) * passes,
     flops: plan.groupFlops[i],
   })),
   device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },

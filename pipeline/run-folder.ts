@@ -11,7 +11,7 @@ import { openTable } from '../sinks/parquet-table.ts';
 import { SCHEMA_VERSION, tables } from '../sinks/tables.ts';
 import { TILE_WIDTH } from '../sources/tile.ts';
 import { basisFolders } from './basis-writer.ts';
-import type { ModelInPlan, Plan } from './plan.ts';
+import { groupsInOrder, type ModelInPlan, type Plan } from './plan.ts';
 
 /** What a run's timings table holds of one block. */
 export interface BlockTiming {
@@ -74,10 +74,10 @@ export const discardRunFolder = (out: string): void => {
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
 const resultConfig = (
   engine: EngineName,
-  { rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig,
+  { mode, rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig,
 ) => ({
   engine,
-  mode: ['models'],
+  mode,
   rank,
   block,
   base,
@@ -190,7 +190,7 @@ export const writeRunJson = (out: string, plan: Plan): void => {
     run_id: runId,
     status: 'finished',
     lineage: [{ run_id: runId, operation: 'run', manifest: null }],
-    config: { ...config, engine: plan.engine, mode: ['models'] },
+    config: { ...config, engine: plan.engine },
     config_hash: sha256(decisive),
     device: {
       name: device.info.name,
@@ -201,7 +201,7 @@ export const writeRunJson = (out: string, plan: Plan): void => {
     },
     tile_width: TILE_WIDTH,
     chunk_width: device.info.chunk,
-    groups: plan.groups.map(({ slots }) => slots.map(({ id }) => id)),
+    groups: groupsInOrder(plan).map(({ group }) => group.slots.map(({ id }) => id)),
     shift: shiftOf(plan),
     order: plan.models.map(({ id }) => id),
     sources: config.sources,

@@ -2,12 +2,13 @@
 // the data lane. This file is where they meet.
 import { join } from 'node:path';
 import { Effect } from 'effect';
-import { defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
+import { concat, defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
+import { exactModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { exactPca } from '../operators/exact-pca.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
@@ -18,11 +19,11 @@ import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
-import { writeBasis } from './basis-writer.ts';
-import { passesOver } from './choose-engine.ts';
+import { writeBasis, writeModeBases } from './basis-writer.ts';
+import { passesInAll, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
-import { bytesToSpill, type ModelInPlan, makePlan, type Plan } from './plan.ts';
+import { bytesToSpill, groupsInOrder, type ModelInPlan, makePlan, type Plan } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
@@ -144,7 +145,7 @@ const verified = (plan: Plan) =>
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
-    const bytesToRead = plan.bytesToRead - weightBytes(plan.slots, bad) * passesOver(plan.engine, plan.config);
+    const bytesToRead = plan.bytesToRead - weightBytes(plan.slots, bad) * passesInAll(plan.engine, plan.config);
     return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
   });
 
@@ -203,14 +204,14 @@ class Execution {
   }
 
   async stream(): Promise<void> {
-    const { config, models, slots, leftOut, skipped, groups, bytesToRead, device } = this.#plan;
+    const { config, models, slots, leftOut, skipped, bytesToRead, device } = this.#plan;
     this.#telemetry({
       type: 'plan',
       models: models.length,
       slots: slots.length,
       leftOut: leftOut.length,
       skipped: skipped.length,
-      groups: groups.length,
+      groups: groupsInOrder(this.#plan).length,
       bytesToRead,
       device: describeDevice(this.#plan),
       threads: config.threads,
@@ -221,9 +222,31 @@ class Execution {
     for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
     await this.#tiles.ready();
     this.#started = this.#blockStarted = performance.now();
-    const results = this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
+    const results = concat(this.#models(), this.#sides());
     await lastValueFrom(results.pipe(ignoreElements()), { defaultValue: undefined });
     this.#closeSpool();
+  }
+
+  #models(): Observable<BlockUpdate> {
+    if (this.#plan.groups.length === 0) return EMPTY;
+    return this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
+  }
+
+  /** The modes rows and cols, always exact. */
+  #sides(): Observable<BlockUpdate> {
+    const { config, sideGroups } = this.#plan;
+    return exactModes<never>(
+      { ...this.#plan, groups: sideGroups },
+      {
+        modes: sideModesOf(config),
+        rank: config.rank,
+        center: config.center,
+        energies: config.energies,
+        onBadSource: config.onBadSource,
+        tiles: this.#tiles,
+        finish: (found) => this.#finishModes(found),
+      },
+    ).pipe(tap((update) => this.#recordBlock(update)));
   }
 
   #exact(): Observable<BlockUpdate> {
@@ -311,16 +334,19 @@ class Execution {
   }
 
   #recordBlock(update: BlockUpdate): void {
-    const { config, models, groups, bytesToRead } = this.#plan;
+    const { config, models, bytesToRead } = this.#plan;
     const { group, index } = update;
+    const groups = groupsInOrder(this.#plan).length;
     if (index === 0) {
       this.#closeSpool();
       this.#spool = new UpdateSpool(join(this.#out, 'spill', `group-${String(group.index).padStart(4, '0')}.spool`));
-      this.#telemetry({ type: 'group', group: group.index, groups: groups.length, slots: group.slots.length });
+      this.#telemetry({ type: 'group', group: group.index, groups, slots: group.slots.length });
     }
     for (const slot of update.slots) this.#spool!.append(index, config.rank, slot);
     for (const fault of update.skipped) {
       const bySlot = this.#skipped.get(fault.slot.id) ?? new Map<number, string>();
+      // Another mode may have said so before.
+      if (bySlot.has(fault.model.id)) continue;
       bySlot.set(fault.model.id, fault.error.message);
       this.#skipped.set(fault.slot.id, bySlot);
       const names = { model: fault.model.name, slot: fault.slot.name };
@@ -331,7 +357,7 @@ class Execution {
     this.#telemetry({
       type: 'block',
       group: group.index,
-      groups: groups.length,
+      groups,
       block: index,
       blocks: update.blocks,
       modelsSeen: update.modelsSeen,
@@ -375,6 +401,23 @@ class Execution {
       if (this.#plan.config.basis && subspace !== null) await this.#writeBasis(subspace);
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
+  }
+
+  #finishModes(found: ModesOfSlot): Observable<never> {
+    return defer(() => {
+      const start = performance.now();
+      const { config } = this.#plan;
+      this.#summaries.push(...this.#tables.appendModes(found, this.#skippedOf(found.slot.id)));
+      if (config.basis) {
+        const alone = !config.mode.includes('models');
+        for (const [file, bytes] of writeModeBases(this.#out, found, alone))
+          this.#telemetry({ type: 'write', file, bytes });
+      }
+      const spent = performance.now() - start;
+      this.#writing += spent;
+      this.#writingSinceBlock += spent;
+      return EMPTY;
+    });
   }
 
   /** The disk may take its time while the next group is folded, but never for more than one slot's files. */

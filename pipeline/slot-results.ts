@@ -8,7 +8,7 @@ import type { EvrAtCuts, SlotSummary } from './telemetry.ts';
 import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 
 /** A scatter at this share of the models' own size is rounding, not variation. */
-const IDENTICAL = 2 ** -40;
+export const IDENTICAL = 2 ** -40;
 
 /** Whether the models do not differ in a slot beyond rounding: then ratios mean nothing and are null. */
 export const isFrozen = ({ state }: SubspaceEstimate): boolean =>
@@ -122,6 +122,7 @@ export const summarise = (subspace: SubspaceEstimate, updates: readonly SpooledU
   const recent = updates.slice(Math.floor(updates.length / 2));
   return {
     slot: slot.name,
+    mode: 'models',
     rows: slot.rows,
     cols: slot.cols,
     models: state.models,

@@ -1,11 +1,17 @@
 // The tables that a slot's results fill, slot after slot. They are written under temporary names and appear, durable,
 // when the run closes them.
+import type { ModeName } from '../configs/schema.ts';
+import type { ModesOfSlot } from '../operators/exact-modes.ts';
+import { type SlotEnergies, sideOf } from '../operators/mode-scatter.ts';
 import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { unshiftedMeanNorm2 } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch } from '../sinks/tables.ts';
+import type { PlannedSlot } from '../sources/reading-plan.ts';
+import { sideModesOf } from './choose-engine.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
+import { type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
 import type { Plan } from './plan.ts';
 import type { SlotHistory } from './slot-history.ts';
 import {
@@ -17,6 +23,7 @@ import {
   meanOnlyShare,
   namedEvr,
   type SlotModels,
+  type SpectrumRow,
   slotModels,
   spectrumOf,
   summarise,
@@ -26,44 +33,50 @@ import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 
 const MODE = 'models';
 
+interface StreamTables {
+  readonly coefficients: Table<'coefficients'>;
+  readonly scores: Table<'scores'>;
+  readonly convergence: Table<'convergence'>;
+  readonly convergenceSpectrum: Table<'convergence_spectrum'>;
+}
+
 export class SlotTables {
   readonly #plan: Plan;
   readonly #subspaces: Table<'subspaces'>;
   readonly #spectrum: Table<'spectrum'>;
-  readonly #coefficients: Table<'coefficients'>;
-  readonly #scores: Table<'scores'>;
-  readonly #convergence: Table<'convergence'>;
-  readonly #convergenceSpectrum: Table<'convergence_spectrum'>;
   readonly #modelSlots: Table<'model_slots'>;
+  /** Tables of mode models alone; null where it was not asked for. */
+  readonly #stream: StreamTables | null;
+  /** Null where the modes rows and cols, or their energies, were not asked for. */
+  readonly #energies: Table<'energies'> | null;
 
-  constructor(folder: string, plan: Plan) {
+  /** @param modes all that were asked for, or what a snapshot shows */
+  constructor(folder: string, plan: Plan, modes: 'all' | 'models' = 'all') {
     this.#plan = plan;
     this.#subspaces = openTable(folder, 'subspaces');
     this.#spectrum = openTable(folder, 'spectrum');
-    const most = Math.min(
-      plan.config.rank,
-      plan.models.length,
-      Math.max(...plan.slots.map(({ features }) => features)),
-    );
-    this.#coefficients = openTable(folder, 'coefficients', {
-      extraFloat32: Array.from({ length: most }, (_, j) => `c_${j}`),
-    });
-    this.#scores = openTable(folder, 'scores');
-    this.#convergence = openTable(folder, 'convergence');
-    this.#convergenceSpectrum = openTable(folder, 'convergence_spectrum');
     this.#modelSlots = openTable(folder, 'model_slots');
+    const { mode, rank } = plan.config;
+    const widest = (of: (slot: PlannedSlot) => number): number =>
+      plan.slots.reduce((most, slot) => Math.max(most, Math.min(rank, of(slot))), 0);
+    const columns = (name: string, count: number): string[] => Array.from({ length: count }, (_, j) => `${name}_${j}`);
+    const most = widest(({ features }) => Math.min(features, plan.models.length));
+    this.#stream = mode.includes('models')
+      ? {
+          coefficients: openTable(folder, 'coefficients', { extraFloat32: columns('c', most) }),
+          scores: openTable(folder, 'scores'),
+          convergence: openTable(folder, 'convergence'),
+          convergenceSpectrum: openTable(folder, 'convergence_spectrum'),
+        }
+      : null;
+    const sides = modes === 'all' && plan.config.energies ? sideModesOf(plan.config) : [];
+    const longest = widest((slot) => Math.max(0, ...sides.map((name) => sideOf(name, slot))));
+    this.#energies = sides.length === 0 ? null : openTable(folder, 'energies', { extraFloat32: columns('e', longest) });
   }
 
   get #all() {
-    return [
-      this.#subspaces,
-      this.#spectrum,
-      this.#coefficients,
-      this.#scores,
-      this.#convergence,
-      this.#convergenceSpectrum,
-      this.#modelSlots,
-    ];
+    const some = [this.#subspaces, this.#spectrum, this.#modelSlots, ...Object.values(this.#stream ?? {})];
+    return this.#energies === null ? some : [...some, this.#energies];
   }
 
   /** @param skipped models that are not in this slot, with the reason */
@@ -74,10 +87,73 @@ export class SlotTables {
   ): { readonly summary: SlotSummary; readonly models: SlotModels } {
     const summary = summarise(subspace, updates);
     this.#appendSpectrum(subspace, summary);
-    this.#appendModels(subspace, final, updates);
-    for (const update of updates) this.#appendBlock(subspace, update);
-    this.#appendModelSlots(subspace, updates, skipped);
+    const stream = this.#stream!;
+    this.#appendModels(stream, subspace, final, updates);
+    for (const update of updates) this.#appendBlock(stream, subspace, update);
+    const seen = new Map<number, readonly [number, number]>();
+    for (const { modelIds, scores } of updates) {
+      modelIds.forEach(
+        (model, i) => void seen.set(model, [scores[i * SCORE_WIDTH + 2]!, scores[i * SCORE_WIDTH + 3]!]),
+      );
+    }
+    this.#appendModelSlots(subspace.slot, seen, skipped);
     return { summary, models: slotModels(final, updates) };
+  }
+
+  /**
+   * A slot's modes rows and cols.
+   * @param skipped models that are not in this slot, with the reason
+   */
+  appendModes(found: ModesOfSlot, skipped: ReadonlyMap<number, string>): readonly SlotSummary[] {
+    const results = modeResults(found, this.#plan.config);
+    for (const result of results) this.#appendMode(result);
+    if (found.energies !== null) this.#appendEnergies(found, found.energies);
+    if (this.#stream === null) {
+      const { models, rawNorm2, meanEntry } = found;
+      const seen = new Map(models.map(({ id }, i) => [id, [rawNorm2[i]!, meanEntry[i]!] as const]));
+      this.#appendModelSlots(found.slot, seen, skipped);
+    }
+    return results.map(summariseMode);
+  }
+
+  #appendMode(result: ModeResult): void {
+    const { slot, spectrum, models, center, totalUncentred } = result;
+    const { mode, side, samples, rank, total, residuals } = spectrum;
+    const summary = summariseMode(result);
+    this.#subspaces.append({
+      slot_id: slot.id,
+      mode,
+      engine: 'exact',
+      n_models: models,
+      n_samples: samples,
+      features: side,
+      rank,
+      state_rows: null,
+      total,
+      total_uncentred: totalUncentred,
+      mean_norm2: center ? Math.max(totalUncentred - total, 0) / models : null,
+      lost: 0,
+      flat_evr: summary.flat_evr,
+      captured: null,
+      mean_only: summary.mean_only,
+      n_effective: null,
+      components_90: summary.components_90,
+      exactness: summary.exactness,
+      passes: this.#plan.config.energies ? 2 : 1,
+      seed: null,
+    });
+    this.#appendSpectrumRows(slot, mode, spectrumOfMode(result), residuals === null ? 'exact' : 'a-posteriori');
+  }
+
+  #appendEnergies({ slot, models, spectra }: ModesOfSlot, { norm2, modes }: SlotEnergies): void {
+    const model_id = Int32Array.from(models, ({ id }) => id);
+    for (const { mode, energies } of modes) {
+      const { rank } = spectra.find((spectrum) => spectrum.mode === mode)!;
+      const columns = Array.from({ length: rank }, (_, j) =>
+        Float32Array.from(models, (_model, i) => energies[i * rank + j]!),
+      );
+      this.#energies!.append({ slot_id: slot.id, mode, model_id, norm2 }, columns);
+    }
   }
 
   close(): void {
@@ -114,11 +190,14 @@ export class SlotTables {
       passes: subspace.engine === 'exact' && this.#plan.config.basis ? 2 : 1,
       seed: null,
     });
-    const kind = isExact(subspace) ? 'exact' : 'truncation';
-    spectrumOf(subspace).forEach((row, component) => {
+    this.#appendSpectrumRows(slot, MODE, spectrumOf(subspace), isExact(subspace) ? 'exact' : 'truncation');
+  }
+
+  #appendSpectrumRows(slot: PlannedSlot, mode: ModeName, rows: readonly SpectrumRow[], kind: string): void {
+    rows.forEach((row, component) => {
       this.#spectrum.append({
         slot_id: slot.id,
-        mode: MODE,
+        mode,
         component,
         eigenvalue: row.eigenvalue,
         singular_value: Math.sqrt(row.eigenvalue),
@@ -132,6 +211,7 @@ export class SlotTables {
   }
 
   #appendModels(
+    tables: StreamTables,
     { slot, spec, rank }: SubspaceEstimate,
     final: FinalCoefficients,
     updates: readonly SpooledUpdate[],
@@ -140,7 +220,7 @@ export class SlotTables {
     const columns = Array.from({ length: rank }, (_, j) =>
       Float32Array.from(modelIds, (_id, i) => coordinates[i * rank + j]!),
     );
-    this.#coefficients.append(
+    tables.coefficients.append(
       {
         slot_id: slot.id,
         model_id: modelIds,
@@ -169,26 +249,26 @@ export class SlotTables {
     for (const { block, modelIds: ids, scores } of updates) {
       ids.forEach((model, i) => {
         const [centred, captured, raw] = scores.subarray(i * SCORE_WIDTH) as unknown as number[];
-        this.#scores.append(score('prequential', block, model, centred!, captured!, raw!));
+        tables.scores.append(score('prequential', block, model, centred!, captured!, raw!));
       });
     }
     let at = 0;
     for (const { block, modelIds: ids, scores } of updates) {
       ids.forEach((model, i) => {
-        this.#scores.append(score('final', block, model, norm2[at]!, captured2[at]!, scores[i * SCORE_WIDTH + 2]!));
+        tables.scores.append(score('final', block, model, norm2[at]!, captured2[at]!, scores[i * SCORE_WIDTH + 2]!));
         at++;
       });
     }
   }
 
-  #appendBlock(subspace: SubspaceEstimate, update: SpooledUpdate): void {
+  #appendBlock(tables: StreamTables, subspace: SubspaceEstimate, update: SpooledUpdate): void {
     const { slot, spec } = subspace;
     const drift = (cut: number, what: number): number | null => {
       const value = update.drift[cut * 3 + what]!;
       return Number.isNaN(value) || isFrozen(subspace) || cutsOf(spec.rank)[cut]! > spec.rank ? null : value;
     };
     const reported = update.eigenvalues.subarray(0, spec.rank);
-    this.#convergence.append({
+    tables.convergence.append({
       slot_id: slot.id,
       mode: MODE,
       generation: 0,
@@ -212,7 +292,7 @@ export class SlotTables {
       overlap_16: drift(2, 2),
       overlap_k: drift(3, 2),
     });
-    this.#convergenceSpectrum.append({
+    tables.convergenceSpectrum.append({
       slot_id: slot.id,
       mode: MODE,
       models_seen: update.modelsSeen,
@@ -221,17 +301,12 @@ export class SlotTables {
     });
   }
 
+  /** @param seen raw_norm2 and mean_entry of the models that are in */
   #appendModelSlots(
-    { slot }: SubspaceEstimate,
-    updates: readonly SpooledUpdate[],
+    slot: PlannedSlot,
+    seen: ReadonlyMap<number, readonly [number, number]>,
     skipped: ReadonlyMap<number, string>,
   ): void {
-    const seen = new Map<number, readonly [number, number]>();
-    for (const { modelIds, scores } of updates) {
-      modelIds.forEach(
-        (model, i) => void seen.set(model, [scores[i * SCORE_WIDTH + 2]!, scores[i * SCORE_WIDTH + 3]!]),
-      );
-    }
     for (const model of this.#plan.models) {
       const known = seen.get(model.id);
       this.#modelSlots.append({

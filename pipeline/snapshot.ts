@@ -6,7 +6,7 @@ import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { nodeDisk } from '../sinks/disk.ts';
 import { sinkFailure, TEMPORARY_PREFIX, writeJsonDurably } from '../sinks/durable-file.ts';
 import { SCHEMA_VERSION } from '../sinks/tables.ts';
-import type { Plan } from './plan.ts';
+import { groupsInOrder, type Plan } from './plan.ts';
 import { writeModels, writeSlots } from './run-folder.ts';
 import { spooledHistory } from './slot-history.ts';
 import { SlotTables } from './slot-tables.ts';
@@ -34,7 +34,7 @@ export const writeSnapshot = (
   const seen: Plan = { ...plan, models: plan.models.slice(0, update.modelsSeen) };
   try {
     mkdirSync(temporary, { recursive: true });
-    const tables = new SlotTables(temporary, seen);
+    const tables = new SlotTables(temporary, seen, 'models');
     try {
       for (const estimate of estimates)
         tables.append(estimate, spooledHistory(spool, estimate), skippedOf(estimate.slot.id));
@@ -48,7 +48,7 @@ export const writeSnapshot = (
     writeJsonDurably(join(temporary, 'snapshot.json'), {
       schema_version: SCHEMA_VERSION,
       group: update.group.index,
-      groups: plan.groups.length,
+      groups: groupsInOrder(plan).length,
       block: update.index,
       blocks: update.blocks,
       models_seen: update.modelsSeen,

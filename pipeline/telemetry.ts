@@ -1,5 +1,6 @@
 // The telemetry lane: what the pipeline tells people while it works. Push, lossy for the viewer, never waits.
 // Sinks (terminal, events.ndjson, --json) subscribe; nothing of a result depends on them.
+import type { ModeName } from '../configs/schema.ts';
 
 /** The explained variance ratios at the cuts 1, 4, 16 and k; null where the slot has no such component. */
 export interface EvrAtCuts {
@@ -17,11 +18,12 @@ export interface SlotProgress extends EvrAtCuts {
 
 export interface SlotSummary extends EvrAtCuts {
   readonly slot: string;
+  readonly mode: ModeName;
   readonly rows: number;
   readonly cols: number;
   readonly models: number;
   readonly rank: number;
-  /** k / min(N - 1, D): what a spectrum without structure would show at k. */
+  /** k over the most directions there can be (N - 1 or D, in mode models): what a spectrum without structure would show at k. */
   readonly flat_evr: number | null;
   /** Components that explain 90%; null when more than were kept. */
   readonly components_90: number | null;

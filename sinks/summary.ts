@@ -26,7 +26,7 @@ export function renderSummary(done: Done, { columns, color, files = [] }: Summar
     ...renderLegend(done.slots, paint),
     ...renderWarnings(done.warnings, paint),
     '',
-    ...renderFiles(done.out, files, paint),
+    ...renderFiles(done, files, paint),
   ];
 }
 
@@ -37,7 +37,7 @@ function renderHead(done: Done, paint: Paint): string[] {
     ...(flops > 0 && fit_s > 0 ? [`${(flops / fit_s / 1e9).toPrecision(3)} GFLOP/s`] : []),
   ];
   return [
-    `${paint('bold', `${formatPlural(models, 'model')}, ${formatPlural(slots.length, 'slot')}`)}: ${formatBytes(bytesRead)} ` +
+    `${paint('bold', `${formatPlural(models, 'model')}, ${formatPlural(new Set(slots.map(({ slot }) => slot)).size, 'slot')}`)}: ${formatBytes(bytesRead)} ` +
       `folded in ${formatDuration(fit_s)} (${rates.join(', ')}), on disk after ${formatDuration(tables_s)}`,
     paint('dim', `on ${escapeControls(done.device)}`),
   ];
@@ -65,7 +65,9 @@ function standsOut({ evr_k, flat_evr }: SlotSummary): 'green' | 'dim' | null {
 function columnsFor(slots: readonly SlotSummary[]): Column[] {
   const mixed = slots.some(({ exactness }) => exactness !== slots[0]!.exactness);
   const scree = Math.max(0, ...slots.map((slot) => slot.scree.length));
+  const modes = slots.some(({ mode }) => mode !== 'models');
   return [
+    ...(modes ? [{ title: 'mode', expendable: 0, left: true, text: ({ mode }: SlotSummary) => mode }] : []),
     { title: 'shape', expendable: 3, text: ({ rows, cols }) => (rows === 1 ? `${cols}` : `${rows}×${cols}`) },
     { title: 'models', expendable: 5, text: ({ models }) => formatCount(models) },
     { title: 'EVR 1', expendable: 0, text: ({ evr_1 }) => formatShare(evr_1) },
@@ -79,7 +81,9 @@ function columnsFor(slots: readonly SlotSummary[]): Column[] {
       text: ({ components_90, rank, evr_k }) =>
         components_90 !== null ? formatCount(components_90) : evr_k === null ? '–' : `>${formatCount(rank)}`,
     },
-    { title: 'captured', expendable: 6, text: ({ captured }) => formatShare(captured) },
+    ...(slots.some(({ mode }) => mode === 'models')
+      ? [{ title: 'captured', expendable: 6, text: ({ captured }: SlotSummary) => formatShare(captured) }]
+      : []),
     ...(scree > 0
       ? [{ title: 'scree', expendable: 7, left: true, text: (slot: SlotSummary) => screeBar(slot.scree) }]
       : []),
@@ -148,9 +152,19 @@ function renderLegend(slots: readonly SlotSummary[], paint: Paint): string[] {
   return [
     '',
     paint('dim', `EVR: the share of the variance that the first 1, 4, 16 and k directions explain (${rank})`),
-    paint('dim', 'flat: what k directions would explain without any structure, k/(N - 1)'),
+    paint('dim', `flat: what k directions would explain without any structure, ${flatOf(slots)}`),
     ...(same ? [paint('dim', `all spectra are ${first.exactness}`)] : []),
   ];
+}
+
+/** k over the most directions there can be. */
+function flatOf(slots: readonly SlotSummary[]): string {
+  const parts = [
+    ...(slots.some(({ mode }) => mode === 'models') ? ['k/(N - 1)'] : []),
+    ...(slots.some(({ mode }) => mode === 'rows') ? ['k/cols in mode rows'] : []),
+    ...(slots.some(({ mode }) => mode === 'cols') ? ['k/rows in mode cols'] : []),
+  ];
+  return parts.join(', ');
 }
 
 /** Different things said under one code. */
@@ -188,7 +202,8 @@ function renderGroup({ text, of, count, names }: WarningGroup): string {
 }
 
 /** `basis/` and `mean/` hold a file a slot: named once, with how many. */
-function renderFiles(out: string, files: NonNullable<SummaryOptions['files']>, paint: Paint): string[] {
+function renderFiles({ out, slots }: Done, files: NonNullable<SummaryOptions['files']>, paint: Paint): string[] {
+  const streamed = slots.length === 0 || slots.some(({ mode }) => mode === 'models');
   const groups = new Map<string, { count: number; bytes: number }>();
   for (const { file, bytes } of files) {
     const slash = file.indexOf('/');
@@ -207,15 +222,15 @@ function renderFiles(out: string, files: NonNullable<SummaryOptions['files']>, p
     ...named.map(({ name, size }) => `  ${padEnd(name, width)}  ${paint('dim', size)}`),
     '',
     paint('dim', 'next'),
-    ...hints(folder).map((hint) => `  ${hint}`),
+    ...hints(folder, streamed).map((hint) => `  ${hint}`),
   ];
 }
 
 /** Commands to paste: a path that a shell or SQL would read otherwise is left for the reader to fill in. */
-function hints(folder: string): string[] {
+function hints(folder: string, streamed: boolean): string[] {
   const path = /^[\w./+@=:-]+$/.test(folder) && !folder.startsWith('-') ? folder : 'RUN/';
   return [
     `duckdb -c "select name, component, evr from '${path}spectrum.parquet' join '${path}slots.parquet' using (slot_id) where component < 4"`,
-    `python -c "import pandas; print(pandas.read_parquet('${path}convergence.parquet'))"`,
+    `python -c "import pandas; print(pandas.read_parquet('${path}${streamed ? 'convergence' : 'subspaces'}.parquet'))"`,
   ];
 }

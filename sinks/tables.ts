@@ -95,6 +95,13 @@ export const tables = {
     norm2: 'float64',
     residual2: 'float64',
   },
+  /** Modes rows and cols. And e_0 … e_{k-1}, float32. */
+  energies: {
+    slot_id: 'id',
+    mode: 'utf8',
+    model_id: 'id',
+    norm2: 'float64',
+  },
   scores: {
     slot_id: 'id',
     mode: 'utf8',

@@ -4,7 +4,7 @@
 import type { DoubleProduct } from './dense-products.ts';
 
 /** Rows of a strip: enough for a fast product, few enough that threads get equal shares. */
-const STRIP_ROWS = 256;
+export const STRIP_ROWS = 256;
 
 /** Rows [from, to) and columns [0, to), row-major, from `offset` on. */
 export interface Strip {

@@ -36,6 +36,11 @@ export const options = {
   sources,
   out: text('out', 'RUN', 'Folder to write the run to: new or empty, and apart from the sources'),
   engine: text('engine', 'NAME', `How subspaces are found: incremental, exact or auto (default ${defaults.engine})`),
+  mode: text(
+    'mode',
+    'LIST',
+    `What the samples are: models, rows, cols, or several with commas between (default ${defaults.mode.join()})`,
+  ),
   rank: text('rank', 'K', `Components to keep of each slot, at most (default ${defaults.rank})`),
   block: text('block', 'B', `Models folded at a time, 1 to 4096 (default ${defaults.block})`),
   base: text('base', 'MODEL', 'Model that sets the origin; it is not folded'),
@@ -65,6 +70,7 @@ export const options = {
   ),
   scratch: text('scratch', 'DIR', 'Folder for slots too large for the memory (default: in the run folder)'),
   noBasis: off('basis', 'Leave out the basis and mean files, the largest part of a run'),
+  noEnergies: off('energies', 'Leave out energies.parquet of modes rows and cols, and the second pass for it'),
   config: text('config', 'FILE.yaml', 'Take options from a file; flags override it'),
   json: on('json', 'Newline-delimited JSON on standard output, and nothing else there'),
   quiet: on('quiet', 'Errors and one line at the end, no progress'),
@@ -77,6 +83,7 @@ export interface Flags {
   readonly sources: readonly string[];
   readonly out: Given<string>;
   readonly engine: Given<string>;
+  readonly mode: Given<string>;
   readonly rank: Given<string>;
   readonly block: Given<string>;
   readonly base: Given<string>;
@@ -94,6 +101,7 @@ export interface Flags {
   readonly snapshotEvery: Given<string>;
   readonly scratch: Given<string>;
   readonly noBasis: Given<boolean>;
+  readonly noEnergies: Given<boolean>;
   readonly config: Given<string>;
   readonly json: Given<boolean>;
   readonly quiet: Given<boolean>;
@@ -115,6 +123,7 @@ export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
     sources: listed(flags.sources),
     out: Option.getOrUndefined(flags.out),
     engine: Option.getOrUndefined(flags.engine),
+    mode: Option.getOrUndefined(Option.map(flags.mode, (value) => value.split(','))),
     rank: number(flags.rank),
     block: number(flags.block),
     base: Option.getOrUndefined(flags.base),
@@ -132,6 +141,7 @@ export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
     'snapshot-every': number(flags.snapshotEvery),
     scratch: Option.getOrUndefined(flags.scratch),
     basis: not(flags.noBasis),
+    energies: not(flags.noEnergies),
     json: Option.getOrUndefined(flags.json),
     quiet: Option.getOrUndefined(flags.quiet),
   };

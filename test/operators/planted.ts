@@ -1,9 +1,11 @@
 // Streams for the tests of engines, held in memory: models with known weights in a plan that needs no files, and the
 // engine run over them on this thread. The float64 truth is computed here, by other means than the engine's.
 import { from, lastValueFrom, type Observable, tap, toArray } from 'rxjs';
+import { type ExactModesOptions, exactModes, type ModesOfSlot } from '../../operators/exact-modes.ts';
 import { exactPca } from '../../operators/exact-pca.ts';
 import { type BlockUpdate, incrementalPca } from '../../operators/incremental-pca.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
+import type { SideMode } from '../../operators/scatter-tasks.ts';
 import type { EngineName, Subspace } from '../../operators/subspace.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
 import type { ModelUpdate } from '../../operators/update-subspace.ts';
@@ -40,11 +42,30 @@ export interface FoldOptions {
   readonly base?: Float32Array;
 }
 
-/** Folds rows of float32 weights, one a model. */
-export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options: FoldOptions): Promise<Folded> => {
+interface PlannedStream {
+  readonly plan: ReadingPlan;
+  readonly blocksOf: (plan: ReadingPlan) => WeightBlock[];
+}
+
+/** A plan of one slot whose weights are in memory, one row a model. */
+const streamOf = (
+  rows: readonly Float32Array[],
+  {
+    block,
+    base: origin,
+    shape = [1, rows[0]!.length],
+  }: Pick<FoldOptions, 'block' | 'base'> & { shape?: readonly [number, number] },
+): PlannedStream => {
   const features = rows[0]!.length;
-  const tensor = { name: 'w', dtype: 'F32', shape: [1, features], file: 0, offset: 0, byteLength: features * 4 };
-  const slot: PlannedSlot = { id: 0, name: 'w', rows: 1, cols: features, features, tensorIn: () => tensor };
+  const tensor = { name: 'w', dtype: 'F32', shape, file: 0, offset: 0, byteLength: features * 4 };
+  const slot: PlannedSlot = {
+    id: 0,
+    name: 'w',
+    rows: shape[0],
+    cols: shape[1],
+    features,
+    tensorIn: () => tensor,
+  };
   const modelOf = (id: number): PlannedModel => ({
     id,
     name: `m${id}`,
@@ -55,9 +76,9 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
     },
   });
   const models = rows.map((_, id) => modelOf(id));
-  const base = options.base === undefined ? null : modelOf(rows.length);
+  const base = origin === undefined ? null : modelOf(rows.length);
   const group = { index: 0, slots: [slot] };
-  const plan: ReadingPlan = { models, base, groups: [group], block: options.block };
+  const plan: ReadingPlan = { models, base, groups: [group], block };
   const stage = (members: readonly PlannedModel[], weights: readonly Float32Array[]): StagedBlock => {
     const buffer = new SharedArrayBuffer(members.length * features * 4);
     const floats = new Float32Array(buffer);
@@ -92,11 +113,18 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
         part: 0,
         read: async () => ({
           ...stage(members, rows.slice(at, at + reading.block)),
-          base: index === 0 && base !== null ? stage([base], [options.base!]) : null,
+          base: index === 0 && base !== null ? stage([base], [origin!]) : null,
         }),
       };
     });
   };
+  return { plan, blocksOf };
+};
+
+/** Folds rows of float32 weights, one a model. */
+export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options: FoldOptions): Promise<Folded> => {
+  const features = rows[0]!.length;
+  const { plan, blocksOf } = streamOf(rows, options);
   const out: { mean: Float32Array; basis: Float32Array[] } = { mean: new Float32Array(features), basis: [] };
   const keep = async (subspace: Subspace): Promise<Subspace> => {
     const buffer = new SharedArrayBuffer((1 + subspace.rank) * features * 4);
@@ -130,6 +158,52 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
         );
   const events = await lastValueFrom(stream.pipe(toArray()));
   return { scores, subspace: events.find((event): event is Subspace => event.kind === 'subspace')!, ...out };
+};
+
+export interface ModesOptions extends Pick<ExactModesOptions<never>, 'modes' | 'energies' | 'onBadSource'> {
+  readonly rank: number;
+  readonly block: number;
+  readonly shape: readonly [rows: number, cols: number];
+  readonly center?: boolean;
+  readonly base?: Float32Array;
+}
+
+/** Folds models of rows x cols weights in the modes rows and cols. */
+export const foldModes = async (
+  tiles: Tiles,
+  weights: readonly Float32Array[],
+  { rank, block, shape, modes, center = true, energies = true, onBadSource = 'error', base }: ModesOptions,
+): Promise<ModesOfSlot | undefined> => {
+  const { plan, blocksOf } = streamOf(weights, { block, shape, ...(base === undefined ? {} : { base }) });
+  const blocks = (reading: ReadingPlan) => from(blocksOf(reading));
+  const stream = exactModes(plan, { modes, rank, tiles, center, energies, onBadSource, blocks });
+  const events = await lastValueFrom(stream.pipe(toArray()));
+  return events.find((event): event is ModesOfSlot => event.kind === 'modes');
+};
+
+/** Float64 truth of a mode: the scatter matrix about the mean of the models (or the origin), side x side. */
+export const scatterOf = (
+  weights: readonly Float32Array[],
+  [rows, cols]: readonly [number, number],
+  mode: SideMode,
+  center = true,
+  origin?: Float32Array,
+): { readonly matrix: Float64Array; readonly mean: Float64Array } => {
+  const mean = new Float64Array(rows * cols);
+  if (center)
+    for (const w of weights) for (let i = 0; i < mean.length; i++) mean[i] = mean[i]! + w[i]! / weights.length;
+  else if (origin !== undefined) mean.set(origin);
+  const side = mode === 'rows' ? cols : rows;
+  const matrix = new Float64Array(side * side);
+  for (const w of weights) {
+    for (let s = 0; s < (mode === 'rows' ? rows : cols); s++) {
+      const at = (i: number): number => (mode === 'rows' ? s * cols + i : i * cols + s);
+      const x = Float64Array.from({ length: side }, (_, i) => w[at(i)]! - mean[at(i)]!);
+      for (let a = 0; a < side; a++)
+        for (let b = 0; b < side; b++) matrix[a * side + b] = matrix[a * side + b]! + x[a]! * x[b]!;
+    }
+  }
+  return { matrix, mean };
 };
 
 /** Float64 truth of centred (or not) scatter: eigenvalues of the N x N Gram, the total, the mean. */

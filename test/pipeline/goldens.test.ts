@@ -24,9 +24,18 @@ const readTable = async (run: string, name: string): Promise<Row[]> => {
 
 const golden = (name: string) => JSON.parse(readFileSync(`examples/zoo/golden/${name}.json`, 'utf8'));
 
-const run = (device: string, kind: string, rank: number, block: number, engine = 'incremental'): string => {
-  const out = join(folder, `${device}-${kind}-${rank}-${engine}`);
+const run = (
+  device: string,
+  kind: string,
+  rank: number,
+  block: number,
+  engine = 'incremental',
+  mode = 'models',
+): string => {
+  const out = join(folder, `${device}-${kind}-${rank}-${engine}-${mode}`);
   const options = [
+    '--mode',
+    mode,
     '--engine',
     engine,
     '--rank',
@@ -82,6 +91,47 @@ describe.each(devices)('on $name', ({ name: device }) => {
       expect(Math.abs(Number(subspace.total) / exact.total - 1)).toBeLessThan(1e-5);
       expect(Math.abs(Number(subspace.total_uncentred) / exact.uncentred_total - 1)).toBeLessThan(1e-5);
     }
+  });
+
+  it.each(['full', 'scratch'])('%s in the modes rows and cols equals the exact spectra', async (kind) => {
+    // The promise of the engine exact: 1e-6 of the largest on blas, 5e-6 on tfjs.
+    const tolerance = device === 'blas' ? 1e-6 : 5e-6;
+    const out = run(device, kind, 16, 6, 'incremental', 'rows,cols');
+    const reference = golden(kind).slots;
+    const [slots, spectrum, subspaces, energies, models, modelSlots] = await Promise.all(
+      ['slots', 'spectrum', 'subspaces', 'energies', 'models', 'model_slots'].map((name) => readTable(out, name)),
+    );
+    for (const { slot_id, name, rows, cols } of slots!.filter((slot) => slot.status === 'used')) {
+      const exact = reference[String(name)];
+      for (const mode of ['rows', 'cols'] as const) {
+        const of = (table: Row[] | undefined): Row[] =>
+          table!.filter((row) => row.slot_id === slot_id && row.mode === mode);
+        const [side, each] = mode === 'rows' ? [Number(cols), Number(rows)] : [Number(rows), Number(cols)];
+        const found = of(spectrum);
+        expect(found).toHaveLength(Math.min(side, (models!.length - 1) * each));
+        for (const [j, truth] of (exact.eig[mode] as number[]).entries()) {
+          if (j >= found.length) break;
+          expect(Math.abs(Number(found[j]!.eigenvalue) - truth) / exact.eig[mode][0]).toBeLessThan(tolerance);
+          expect(Number(found[j]!.bound_low)).toBeLessThanOrEqual(truth);
+          expect(Number(found[j]!.bound_high)).toBeGreaterThanOrEqual(truth);
+        }
+        const [subspace] = of(subspaces);
+        expect(Math.abs(Number(subspace!.total) / exact.total - 1)).toBeLessThan(tolerance);
+        expect(Math.abs(Number(subspace!.total_uncentred) / exact.uncentred_total - 1)).toBeLessThan(tolerance);
+        expect([Number(subspace!.n_samples), Number(subspace!.features)]).toEqual([models!.length * each, side]);
+        const measured = of(energies);
+        expect(measured).toHaveLength(models!.length);
+        // What the models have together along a direction is its eigenvalue, and in all the total.
+        for (let j = 0; j < Number(subspace!.rank); j++) {
+          const sum = measured.reduce((all, row) => all + Number(row[`e_${j}`]), 0);
+          expect(Math.abs(sum - Number(found[j]!.eigenvalue)) / exact.eig[mode][0]).toBeLessThan(5e-6);
+        }
+        const all = measured.reduce((sum, row) => sum + Number(row.norm2), 0);
+        expect(Math.abs(all / exact.total - 1)).toBeLessThan(tolerance);
+      }
+    }
+    expect(modelSlots!.every((row) => row.status === 'used' && Number(row.raw_norm2) > 0)).toBe(true);
+    expect(modelSlots).toHaveLength(models!.length * Object.keys(reference).length);
   });
 
   it.each([

@@ -22,6 +22,7 @@ const golden: Record<TableName, string> = {
     'slot_id INT32! | mode UTF8 | component INT32 | eigenvalue DOUBLE | singular_value DOUBLE | evr DOUBLE | cumulative_evr DOUBLE | bound_low DOUBLE | bound_high DOUBLE | bound_kind UTF8',
   coefficients:
     'slot_id INT32! | model_id INT32! | norm2 DOUBLE | residual2 DOUBLE | c_0 FLOAT | c_1 FLOAT | c_2 FLOAT',
+  energies: 'slot_id INT32! | mode UTF8 | model_id INT32! | norm2 DOUBLE | c_0 FLOAT | c_1 FLOAT | c_2 FLOAT',
   scores:
     'slot_id INT32! | mode UTF8 | model_id INT32! | phase UTF8 | block INT32 | centred2 DOUBLE | captured2 DOUBLE | mean_only DOUBLE',
   convergence:
@@ -36,7 +37,7 @@ const names = Object.keys(golden) as TableName[];
 const EXTRA = ['c_0', 'c_1', 'c_2'];
 
 function extrasOf(name: TableName): readonly string[] {
-  return name === 'coefficients' ? EXTRA : [];
+  return name === 'coefficients' || name === 'energies' ? EXTRA : [];
 }
 
 /** Numbers that rounding, sign or width would show, and a null every third row. */

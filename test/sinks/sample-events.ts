@@ -40,6 +40,7 @@ export function block(change: Partial<Extract<TelemetryEvent, { type: 'block' }>
 export function summaryOf(slot: string, change: Partial<SlotSummary> = {}): SlotSummary {
   return {
     slot,
+    mode: 'models',
     rows: 64,
     cols: 64,
     models: 128,
