@@ -20,20 +20,24 @@ const SPARE_BYTES = 4e9;
 
 const features = ([rows, cols]) => rows * cols;
 
-/** Bytes of a model's weights, of `{models, shapes, seed}`. */
-export const modelBytes = ({ shapes }) => shapes.reduce((sum, shape) => sum + features(shape) * 4, 0);
+/** Bytes of a weight; `dtype` is F32 unless the set says BF16. */
+const weightBytes = ({ dtype }) => (dtype === 'BF16' ? 2 : 4);
+
+/** Bytes of a model's weights, of `{models, shapes, seed}` and, where it is not F32, `dtype`. */
+export const modelBytes = (set) => set.shapes.reduce((sum, shape) => sum + features(shape) * weightBytes(set), 0);
 
 export const setBytes = (set) => set.models * modelBytes(set);
 
 export const modelName = (model) => `model-${String(model).padStart(4, '0')}.safetensors`;
 
-function headerOf({ shapes }) {
+function headerOf(set) {
+  const { shapes, dtype = 'F32' } = set;
   const entries = {};
   let end = 0;
   shapes.forEach((shape, slot) => {
     const start = end;
-    end += features(shape) * 4;
-    entries[`layer.${String(slot).padStart(3, '0')}.weight`] = { dtype: 'F32', shape, data_offsets: [start, end] };
+    end += features(shape) * weightBytes(set);
+    entries[`layer.${String(slot).padStart(3, '0')}.weight`] = { dtype, shape, data_offsets: [start, end] };
   });
   return safetensorsHeader(entries);
 }
@@ -55,6 +59,14 @@ function fill(out, start, pool, offsets, along) {
   }
 }
 
+/** Weights as they stand in a file. BF16 is float32's upper half, rounded to nearest even. */
+function storedAs({ dtype }, weights) {
+  if (dtype !== 'BF16') return new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength);
+  const bits = new Uint32Array(weights.buffer, weights.byteOffset, weights.length);
+  const halves = Uint16Array.from(bits, (word) => (word + 0x7fff + ((word >>> 16) & 1)) >>> 16);
+  return new Uint8Array(halves.buffer);
+}
+
 function writeModels(folder, set) {
   const normal = generator(set.seed);
   const pool = Float32Array.from({ length: POOL }, normal);
@@ -71,7 +83,7 @@ function writeModels(folder, set) {
       writeSync(fd, header);
       let filled = 0;
       const flush = () => {
-        writeSync(fd, new Uint8Array(window.buffer, 0, filled * 4));
+        writeSync(fd, storedAs(set, window.subarray(0, filled)));
         filled = 0;
       };
       set.shapes.forEach((shape, slot) => {

@@ -5,14 +5,14 @@
 // whose products add up to the scatter about the mean of all (Welford 1962). What is multiplied is as small as the spread
 // of the models, whatever their mean is; the mean itself is float64.
 // Cost a weight and model: `side` flops a mode. Memory: 8 bytes a weight of the slot for the mean, 4 bytes a weight of the
-// models sampled at a time, 4 side (side + 256) bytes a mode.
+// models sampled at a time, 4 side (side + 512) bytes a mode.
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { faultOf, leaveOut } from './find-faults.ts';
-import { packedLength, packedTrace, stripsOf, unpacked } from './linalg/packed-strips.ts';
+import { blocksOf, isDiagonal, mirrorDiagonal, packedLength, packedTrace, unpacked } from './linalg/packed-blocks.ts';
 import { topEigenpairs } from './linalg/top-eigenpairs.ts';
-import type { EnergyPiece, SideMode, StagedTiles } from './scatter-tasks.ts';
+import type { EnergyPiece, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
 import { RANK_THRESHOLD, ROUNDING } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 
@@ -24,7 +24,7 @@ const TILES_A_TASK = 16;
 const ENERGY_WEIGHTS = 2 ** 20;
 /** Up to this side the whole spectrum is found; above it the largest eigenvalues alone. */
 export const WHOLE_SPECTRUM_SIDE = 512;
-/** Shares into which the strips of a large matrix are dealt: sums do not depend on how many threads take them. */
+/** Shares into which the blocks of a large matrix are dealt: sums do not depend on how many threads take them. */
 export const LANES = 16;
 
 /** The other side: what a mode's scatter matrix is as wide as. */
@@ -33,6 +33,13 @@ export const sideOf = (mode: SideMode, { rows, cols }: Pick<PlannedSlot, 'rows' 
 
 /** Samples that one model gives a mode. */
 const samplesOf = (mode: SideMode, { rows, cols }: PlannedSlot): number => (mode === 'rows' ? rows : cols);
+
+/** Strides that are multiples of 4 KiB would put all rows of a column into the same few cache lines. */
+export const sampleShape = ({ rows, cols }: Pick<PlannedSlot, 'rows' | 'cols'>): SampleShape => ({
+  rows,
+  cols,
+  stride: cols % 1024 === 0 ? cols + 16 : cols,
+});
 
 /** Models sampled at a time: a divisor of the block, so that it is the same wherever blocks are cut. */
 export const modelsAtOnce = (features: number, block: number): number => {
@@ -107,6 +114,7 @@ interface Directions {
 interface SlotScatter {
   readonly slot: PlannedSlot;
   readonly atOnce: number;
+  readonly shape: SampleShape;
   readonly ranges: readonly TileRange[];
   readonly scatters: readonly Scatter[];
   readonly samples: SharedArrayBuffer;
@@ -131,9 +139,11 @@ export class ModeScatter {
     this.#slots = slots.map((slot): SlotScatter => {
       const atOnce = modelsAtOnce(slot.features, options.block);
       const tiles = tilesOf(slot.features).length;
+      const shape = sampleShape(slot);
       return {
         slot,
         atOnce,
+        shape,
         ranges: Array.from({ length: Math.ceil(tiles / TILES_A_TASK) }, (_, i) => ({
           from: i * TILES_A_TASK,
           to: Math.min((i + 1) * TILES_A_TASK, tiles),
@@ -142,7 +152,7 @@ export class ModeScatter {
           const side = sideOf(mode, slot);
           return { mode, side, packed: new SharedArrayBuffer(packedLength(side) * 8) };
         }),
-        samples: new SharedArrayBuffer(atOnce * slot.features * 4),
+        samples: new SharedArrayBuffer(atOnce * shape.rows * shape.stride * 4),
         mean: options.center ? new SharedArrayBuffer(slot.features * 8) : null,
         origin: null,
         left: new Set(),
@@ -228,7 +238,7 @@ export class ModeScatter {
     to: number,
     about: 'running' | 'fixed',
   ): Promise<Float64Array> {
-    const { mean, origin, samples, models } = work;
+    const { mean, origin, samples, models, shape } = work;
     const parts = await this.#overTiles(work, staged, (part) =>
       this.#options.tiles.scatter({
         kind: 'sample',
@@ -239,21 +249,21 @@ export class ModeScatter {
         seen: models.length,
         mean,
         origin,
+        shape,
         samples,
       }),
     );
     return Float64Array.from({ length: to - from }, (_, i) => parts.reduce((sum, part) => sum + part[i]!, 0));
   }
 
-  async #addSamples({ slot, scatters, samples }: SlotScatter, models: number): Promise<void> {
-    const { rows, cols } = slot;
-    const common = { kind: 'fold', rows, cols, models, samples } as const;
+  async #addSamples({ shape, scatters, samples }: SlotScatter, models: number): Promise<void> {
+    const common = { kind: 'fold', shape, models, samples } as const;
     await Promise.all(
       scatters.flatMap(({ mode, side, packed }) =>
-        // The last strip is the longest: it goes first.
-        [...stripsOf(side)]
-          .reverse()
-          .map((strip) => this.#options.tiles.scatter({ ...common, mode, strip, scatter: packed })),
+        // The small ones last, so that threads end together.
+        [...blocksOf(side)]
+          .sort((a, b) => Number(isDiagonal(a)) - Number(isDiagonal(b)))
+          .map((block) => this.#options.tiles.scatter({ ...common, mode, block, scatter: packed })),
       ),
     );
   }
@@ -298,6 +308,7 @@ export class ModeScatter {
   async #spectrumOf({ slot, models }: SlotScatter, { mode, side, packed }: Scatter): Promise<ModeSpectrum> {
     const { rank, center, tiles } = this.#options;
     const values = new Float64Array(packed);
+    mirrorDiagonal(values, side);
     const each = samplesOf(mode, slot);
     const most = Math.min(side, (center ? models.length - 1 : models.length) * each);
     const total = packedTrace(values, side);
@@ -334,12 +345,12 @@ export class ModeScatter {
     const x = new SharedArrayBuffer(p * side * 8);
     new Float64Array(x).set(rows);
     const lanes = Array.from({ length: LANES }, (_, lane) =>
-      stripsOf(side).filter(({ index }) => laneOf(index) === lane),
-    ).filter((strips) => strips.length > 0);
+      blocksOf(side).filter(({ index }) => index % LANES === lane),
+    ).filter((blocks) => blocks.length > 0);
     const parts = await Promise.all(
-      lanes.map(async (strips) => {
+      lanes.map(async (blocks) => {
         const y = new SharedArrayBuffer(p * side * 8);
-        await this.#options.tiles.scatter({ kind: 'multiply', side, strips, scatter, p, x, y });
+        await this.#options.tiles.scatter({ kind: 'multiply', side, blocks, scatter, p, x, y });
         return new Float64Array(y);
       }),
     );
@@ -369,11 +380,11 @@ export class ModeScatter {
   }
 
   async #energiesOf(
-    { slot, samples }: SlotScatter,
+    { slot, shape, samples }: SlotScatter,
     { mode, rank, values }: Directions,
     models: number,
   ): Promise<Float64Array> {
-    const { rows, cols, features } = slot;
+    const { features } = slot;
     const sums = new Float64Array(models * rank);
     if (rank === 0) return sums;
     const count = samplesOf(mode, slot);
@@ -390,8 +401,7 @@ export class ModeScatter {
         this.#options.tiles.scatter({
           kind: 'energy',
           mode,
-          rows,
-          cols,
+          shape,
           models,
           samples,
           pieces: some,
@@ -417,12 +427,6 @@ export class ModeScatter {
     };
   }
 }
-
-/** Long strips and short ones to every lane. */
-const laneOf = (strip: number): number => {
-  const turn = strip % (2 * LANES);
-  return turn < LANES ? turn : 2 * LANES - 1 - turn;
-};
 
 const makeLargestPositive = (row: Float32Array): void => {
   let largest = 0;

@@ -3,7 +3,7 @@
 // depend on which one did.
 import type { StagedRows } from '../sources/staged-block.ts';
 import type { TileRange } from '../sources/tile.ts';
-import type { Strip } from './linalg/packed-strips.ts';
+import type { PackedBlock } from './linalg/packed-blocks.ts';
 
 /** Modes in which a model's rows or columns are the samples. */
 export type SideMode = 'rows' | 'cols';
@@ -55,31 +55,38 @@ export interface SampleTask extends StagedTiles {
   /** features float64; null: about the origin. */
   readonly mean: SharedArrayBuffer | null;
   readonly origin: SharedArrayBuffer | null;
-  /** (to − from) x features float32. */
+  readonly shape: SampleShape;
+  /** Room for to − from models. */
   readonly samples: SharedArrayBuffer;
 }
 
-/** Where samples of a mode stand: models of rows x cols, one after the other. */
-export interface SideSamples {
-  readonly mode: SideMode;
+/** How a model's samples stand in memory: rows x cols float32, `stride` from row to row. */
+export interface SampleShape {
   readonly rows: number;
   readonly cols: number;
+  readonly stride: number;
+}
+
+/** Samples of models, one after the other, as a mode sees them. */
+export interface SideSamples {
+  readonly mode: SideMode;
+  readonly shape: SampleShape;
   readonly models: number;
   readonly samples: SharedArrayBuffer;
 }
 
-/** Adds samples to one strip of a scatter matrix. */
+/** Adds samples to one block of a scatter matrix. */
 export interface FoldTask extends SideSamples {
   readonly kind: 'fold';
-  readonly strip: Strip;
+  readonly block: PackedBlock;
   readonly scatter: SharedArrayBuffer;
 }
 
-/** Y (p x side) = X (p x side) · the part of the scatter matrix that some strips hold. */
+/** Y (p x side) = X (p x side) · the part of the scatter matrix that some blocks hold. */
 export interface MultiplyTask {
   readonly kind: 'multiply';
   readonly side: number;
-  readonly strips: readonly Strip[];
+  readonly blocks: readonly PackedBlock[];
   readonly scatter: SharedArrayBuffer;
   readonly p: number;
   readonly x: SharedArrayBuffer;
@@ -107,7 +114,7 @@ export type ScatterTask = SurveyTask | OriginTask | SampleTask | FoldTask | Mult
 export interface ScatterAnswers {
   readonly survey: Survey;
   readonly origin: null;
-  /** Σ sample² of each model, over these tiles. */
+  /** Σ sample² of each model over these tiles, when `fixed`; else 0. */
   readonly sample: Float64Array;
   readonly fold: null;
   readonly multiply: null;

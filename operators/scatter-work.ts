@@ -3,13 +3,14 @@ import { firstBadWeight, LARGEST_WEIGHT } from '../sources/bad-weight.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { widenRow } from '../sources/weight-batch.ts';
 import type { Device, Samples } from './devices/device.ts';
-import { multiplyStrip, stripValues } from './linalg/packed-strips.ts';
+import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
 import { placeRows } from './placed-rows.ts';
 import type {
   EnergyTask,
   FoldTask,
   MultiplyTask,
   OriginTask,
+  SampleShape,
   SampleTask,
   ScatterAnswers,
   ScatterTask,
@@ -43,23 +44,15 @@ const survey = (task: SurveyTask): Survey => {
   const bad = new Map<number, Survey['bad'][number]>();
   const zero = origin === null ? null : new Float32Array(origin);
   eachRow(task, (tile, position, x) => {
-    let raw = 0;
-    let sum = 0;
-    for (let i = 0; i < x.length; i++) {
-      raw += x[i]! * x[i]!;
-      sum += x[i]!;
-    }
+    const raw = sumOfSquares(x);
     // A weight too large makes the sum of squares too large; NaN makes it NaN.
     if (!(raw <= LARGEST_WEIGHT ** 2) && !bad.has(position)) {
       const index = firstBadWeight(x);
       if (index >= 0) bad.set(position, { position, index: tile.start + index, value: x[index]! });
     }
-    if (zero !== null) {
-      raw = 0;
-      for (let i = 0; i < x.length; i++) raw += (x[i]! - zero[tile.start + i]!) ** 2;
-    }
-    norms2[position] = norms2[position]! + raw;
-    sums[position] = sums[position]! + sum;
+    sums[position] = sums[position]! + sumOf(x);
+    const own = zero === null ? raw : squaredDistance(x, zero.subarray(tile.start, tile.start + x.length));
+    norms2[position] = norms2[position]! + own;
   });
   return { norms2, sums, bad: [...bad.values()] };
 };
@@ -71,7 +64,7 @@ const widenOrigin = (task: OriginTask): null => {
 };
 
 const sample = (task: SampleTask): Float64Array => {
-  const { from, to, about, seen, features } = task;
+  const { from, to, about, seen, shape } = task;
   const mean = task.mean === null ? null : new Float64Array(task.mean);
   const origin = task.origin === null ? null : new Float32Array(task.origin);
   const samples = new Float32Array(task.samples);
@@ -79,85 +72,137 @@ const sample = (task: SampleTask): Float64Array => {
   eachRow(task, (tile, position, x) => {
     if (position < from || position >= to) return;
     const i = position - from;
-    const out = samples.subarray(i * features + tile.start, i * features + tile.start + x.length);
-    if (mean === null) subtract(x, origin, tile.start, out);
-    else if (about === 'fixed') subtract(x, mean, tile.start, out);
-    else takeIn(x, mean, tile.start, seen + i, out);
-    let sum = 0;
-    for (let l = 0; l < out.length; l++) sum += out[l]! * out[l]!;
-    norms2[i] = norms2[i]! + sum;
+    eachPiece(shape, tile, (start, stop, at) => {
+      const values = x.subarray(start - tile.start, stop - tile.start);
+      const out = samples.subarray(i * lengthOf(shape) + at, i * lengthOf(shape) + at + values.length);
+      if (mean !== null && about === 'running') takeIn(values, mean.subarray(start, stop), seen + i, out);
+      else if (mean !== null) subtractMean(values, mean.subarray(start, stop), out);
+      else if (origin !== null) subtractOrigin(values, origin.subarray(start, stop), out);
+      else out.set(values);
+      if (about === 'fixed') norms2[i] = norms2[i]! + sumOfSquares(out);
+    });
   });
   return norms2;
 };
 
-const subtract = (
-  x: Float32Array,
-  other: Float32Array | Float64Array | null,
-  start: number,
-  out: Float32Array,
-): void => {
-  if (other === null) out.set(x);
-  else for (let i = 0; i < x.length; i++) out[i] = x[i]! - other[start + i]!;
-};
+/** Floats from one model's samples to the next's. */
+const lengthOf = ({ rows, stride }: SampleShape): number => rows * stride;
 
-/** out = sqrt(n / (n + 1)) (x − mean), and the mean of n models becomes that of n + 1. */
-const takeIn = (x: Float32Array, mean: Float64Array, start: number, n: number, out: Float32Array): void => {
-  const scale = Math.sqrt(n / (n + 1));
-  const step = 1 / (n + 1);
-  for (let i = 0; i < x.length; i++) {
-    const apart = x[i]! - mean[start + i]!;
-    out[i] = scale * apart;
-    mean[start + i] = mean[start + i]! + step * apart;
+/** The parts of a tile that are neighbours in memory: all of it, or what belongs to one row. */
+const eachPiece = (
+  { cols, stride }: SampleShape,
+  { start, width }: Tile,
+  use: (start: number, stop: number, at: number) => void,
+): void => {
+  if (stride === cols) return use(start, start + width, start);
+  for (let from = start; from < start + width; ) {
+    const row = Math.floor(from / cols);
+    const stop = Math.min((row + 1) * cols, start + width);
+    use(from, stop, row * stride + from - row * cols);
+    from = stop;
   }
 };
 
+// One function a kind of array: one for both would be compiled for neither.
+const subtractMean = (x: Float32Array, mean: Float64Array, out: Float32Array): void => {
+  for (let i = 0; i < x.length; i++) out[i] = x[i]! - mean[i]!;
+};
+
+const subtractOrigin = (x: Float32Array, origin: Float32Array, out: Float32Array): void => {
+  for (let i = 0; i < x.length; i++) out[i] = x[i]! - origin[i]!;
+};
+
+/** out = sqrt(n / (n + 1)) (x − mean), and the mean of n models becomes that of n + 1. */
+const takeIn = (x: Float32Array, mean: Float64Array, n: number, out: Float32Array): void => {
+  const scale = Math.sqrt(n / (n + 1));
+  const step = 1 / (n + 1);
+  for (let i = 0; i < x.length; i++) {
+    const before = mean[i]!;
+    const apart = x[i]! - before;
+    out[i] = scale * apart;
+    mean[i] = before + step * apart;
+  }
+};
+
+/** Four sums at a time: one alone would wait for every addition. */
+const sumOfSquares = (x: Float32Array): number => {
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  let i = 0;
+  for (; i + 4 <= x.length; i += 4) {
+    a += x[i]! * x[i]!;
+    b += x[i + 1]! * x[i + 1]!;
+    c += x[i + 2]! * x[i + 2]!;
+    d += x[i + 3]! * x[i + 3]!;
+  }
+  for (; i < x.length; i++) a += x[i]! * x[i]!;
+  return a + b + (c + d);
+};
+
+const squaredDistance = (x: Float32Array, other: Float32Array): number => {
+  let sum = 0;
+  for (let i = 0; i < x.length; i++) sum += (x[i]! - other[i]!) ** 2;
+  return sum;
+};
+
+const sumOf = (x: Float32Array): number => {
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  let i = 0;
+  for (; i + 4 <= x.length; i += 4) {
+    a += x[i]!;
+    b += x[i + 1]!;
+    c += x[i + 2]!;
+    d += x[i + 3]!;
+  }
+  for (; i < x.length; i++) a += x[i]!;
+  return a + b + (c + d);
+};
+
 const fold = (device: Device, task: FoldTask): null => {
-  const { strip } = task;
-  const out = stripValues(new Float64Array(task.scatter), strip);
-  for (const samples of sideSamples(task)) device.addScatter(samples, strip.from, strip.to, out);
+  const out = blockValues(new Float64Array(task.scatter), task.block);
+  for (const samples of sideSamples(task)) device.addScatter(samples, task.block, out);
   return null;
 };
 
-const multiply = (device: Device, task: MultiplyTask): null => {
-  const scatter = new Float64Array(task.scatter);
-  const x = new Float64Array(task.x);
-  const y = new Float64Array(task.y).fill(0);
-  for (const strip of task.strips)
-    multiplyStrip(device.multiplyDouble, strip, stripValues(scatter, strip), x, y, task.p, task.side);
+const multiply = (device: Device, { scatter, x, y, blocks, p, side }: MultiplyTask): null => {
+  const packed = new Float64Array(scatter);
+  const [from, to] = [new Float64Array(x), new Float64Array(y)];
+  for (const block of blocks)
+    multiplyBlock(device.multiplyDouble, block, blockValues(packed, block), from, to, p, side);
   return null;
 };
 
 const energies = (device: Device, task: EnergyTask): Float64Array => {
-  const { pieces, rank, mode, rows, cols, samples } = task;
+  const { pieces, rank } = task;
   const directions = new Float32Array(task.directions);
   const all = new Float64Array(pieces.length * rank);
   pieces.forEach(({ model, from, to }, i) => {
-    const values = new Float32Array(samples, model * rows * cols * 4, rows * cols);
-    const one = { ...task, models: 1 };
-    device.addEnergies(
-      { values, ...shapeOf(one, mode === 'rows' ? rows : cols) },
-      from,
-      to,
-      directions,
-      all.subarray(i * rank, (i + 1) * rank),
-    );
+    device.addEnergies(samplesOfModel(task, model), from, to, directions, all.subarray(i * rank, (i + 1) * rank));
   });
   return all;
 };
 
 /** All rows of all models are neighbours; columns are so within a model. */
 const sideSamples = (task: SideSamples): readonly Samples[] => {
-  const { mode, rows, cols, models, samples } = task;
-  const values = new Float32Array(samples, 0, models * rows * cols);
-  if (mode === 'rows') return [{ values, ...shapeOf(task, models * rows) }];
-  return Array.from({ length: models }, (_, i) => ({
-    values: values.subarray(i * rows * cols, (i + 1) * rows * cols),
-    ...shapeOf(task, cols),
-  }));
+  const { mode, shape, models, samples } = task;
+  if (mode === 'cols') return Array.from({ length: models }, (_, i) => samplesOfModel(task, i));
+  const { rows, cols, stride } = shape;
+  const values = new Float32Array(samples, 0, models * lengthOf(shape));
+  return [{ values, stride, stand: 'rows', side: cols, count: models * rows }];
 };
 
-const shapeOf = ({ mode, rows, cols }: SideSamples, count: number): Omit<Samples, 'values'> =>
-  mode === 'rows' ? { stand: 'rows', side: cols, count } : { stand: 'columns', side: rows, count };
+const samplesOfModel = ({ mode, shape, samples }: SideSamples, model: number): Samples => {
+  const { rows, cols, stride } = shape;
+  const values = new Float32Array(samples, model * lengthOf(shape) * 4, lengthOf(shape));
+  return mode === 'rows'
+    ? { values, stride, stand: 'rows', side: cols, count: rows }
+    : { values, stride, stand: 'columns', side: rows, count: cols };
+};
 
 let widened = new Float32Array(0);
 

@@ -2,7 +2,6 @@
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
-import { packedLength } from '../operators/linalg/packed-strips.ts';
 import { sideOf } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
@@ -77,8 +76,7 @@ export const passesInAll = (engine: EngineName, config: RunConfig): number =>
 export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: number, config: RunConfig): number =>
   sideModesOf(config).reduce((sum, mode) => {
     const side = sideOf(mode, { rows, cols });
-    const strips = (2 * packedLength(side)) / side;
-    return sum + models * features * (strips + (config.energies ? 2 * Math.min(config.rank, side) : 0));
+    return sum + models * features * (side + 1 + (config.energies ? 2 * Math.min(config.rank, side) : 0));
   }, 0);
 
 /** Times that mode models reads every weight. */

@@ -3,9 +3,9 @@
 import { ConfigInvalid } from '../configs/errors.ts';
 import { rowStride } from '../operators/devices/blas-device.ts';
 import { modelsReadAtOnce } from '../operators/exact-modes.ts';
-import { packedLength, STRIP_ROWS } from '../operators/linalg/packed-strips.ts';
+import { BLOCK_SIDE, packedLength } from '../operators/linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK, krylovRows } from '../operators/linalg/top-eigenpairs.ts';
-import { LANES, modelsAtOnce, sideOf, WHOLE_SPECTRUM_SIDE } from '../operators/mode-scatter.ts';
+import { LANES, modelsAtOnce, sampleShape, sideOf, WHOLE_SPECTRUM_SIDE } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
@@ -148,7 +148,7 @@ export const sideMemory = (needs: SideNeeds, group: SlotGroup): GroupMemory => {
   for (const slot of group.slots) {
     const { features } = slot;
     state += features * ((needs.center ? 8 : 0) + (needs.base === null ? 0 : 4));
-    state += modelsAtOnce(features, needs.block) * features * 4;
+    state += modelsAtOnce(features, needs.block) * slot.rows * sampleShape(slot).stride * 4;
     for (const mode of needs.modes) {
       const side = sideOf(mode, slot);
       state += packedLength(side) * 8;
@@ -158,7 +158,7 @@ export const sideMemory = (needs: SideNeeds, group: SlotGroup): GroupMemory => {
   }
   const block = modelsReadAtOnce(group, needs.block);
   const staging = blockBufferBytes({ models: needs.models, base: needs.base, groups: [group], block }, group);
-  return { state, staging: 2 * staging, rest: solver + needs.threads * STRIP_ROWS * widest * 4 };
+  return { state, staging: 2 * staging, rest: solver + needs.threads * Math.min(widest, BLOCK_SIDE) ** 2 * 4 };
 };
 
 /**

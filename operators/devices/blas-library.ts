@@ -32,21 +32,18 @@ export interface BlasLibrary {
   readonly multiplyLeftTransposed: SgemmCall;
   /** C += A · B, likewise. */
   readonly multiplyOnto: SgemmCall;
+  /** Upper triangle of C (n x n, ldc) = Aᵀ · A, A (k x n, lda). */
+  readonly multiplyOwnTransposeBy: SsyrkCall;
   /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ. */
-  readonly multiplyByOwnTranspose: (
-    n: number,
-    k: number,
-    a: Float32Array,
-    lda: number,
-    c: Float32Array,
-    ldc: number,
-  ) => void;
+  readonly multiplyByOwnTranspose: SsyrkCall;
   readonly multiplyDouble: DoubleProduct;
   /** y += x, length n. */
   readonly add: (n: number, x: Float32Array, y: Float32Array) => void;
   /** Null where the library has no LAPACK. */
   readonly solve: EigenSolver | null;
 }
+
+export type SsyrkCall = (n: number, k: number, a: Float32Array, lda: number, c: Float32Array, ldc: number) => void;
 
 export type SgemmCall = (
   m: number,
@@ -120,6 +117,8 @@ export const loadBlas = (path: string): BlasLibrary => {
         void sgemm(ROW_MAJOR, TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
       multiplyOnto: (m, n, k, a, lda, b, ldb, c, ldc) =>
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 1, c, ldc),
+      multiplyOwnTransposeBy: (n, k, a, lda, c, ldc) =>
+        void ssyrk(ROW_MAJOR, UPPER, TRANSPOSE, n, k, 1, a, lda, 0, c, ldc),
       multiplyByOwnTranspose: (n, k, a, lda, c, ldc) =>
         void ssyrk(ROW_MAJOR, UPPER, NO_TRANSPOSE, n, k, 1, a, lda, 0, c, ldc),
       multiplyDouble: (transpose, { m, n, k }, a, lda, b, ldb, c, ldc) => {

@@ -2,6 +2,7 @@
 // and few rows. Nothing else of an engine knows a device. A matrix is opaque: BLAS keeps rows, tfjs keeps features first.
 import type { WeightRows } from '../../sources/weight-batch.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
+import type { PackedBlock } from '../linalg/packed-blocks.ts';
 
 /** Who multiplies, precisely enough to say when two runs can have the same bits. */
 export interface DeviceInfo {
@@ -35,6 +36,8 @@ export interface PlacedRows {
 export interface Samples {
   /** rows: count x side; columns: side x count; row-major. */
   readonly values: Float32Array;
+  /** From one row of `values` to the next. */
+  readonly stride: number;
   readonly stand: 'rows' | 'columns';
   readonly side: number;
   readonly count: number;
@@ -80,11 +83,11 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    */
   accumulate(p: Float64Array, m: number, matrix: M, at: number, n: number): void;
   /**
-   * Rows [from, to) of a scatter matrix, up to column `to`, += Σ x xᵀ over samples: float32 inside chunks of samples,
-   * float64 across them, always in the same order.
-   * @param out (to − from) x to, row-major
+   * A block of a scatter matrix += Σ x xᵀ over samples: float32 inside chunks of samples, float64 across them, always in
+   * the same order. Of a block on the diagonal the lower triangle may be left out.
+   * @param out rows x columns of the block, row-major
    */
-  addScatter(samples: Samples, from: number, to: number, out: Float64Array): void;
+  addScatter(samples: Samples, block: PackedBlock, out: Float64Array): void;
   /**
    * energies[j] += Σ ⟨x, v_j⟩² over samples [from, to).
    * @param directions k x side, row-major

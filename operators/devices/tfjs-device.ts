@@ -11,6 +11,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { widenRow } from '../../sources/weight-batch.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import { jsDoubleProduct } from '../linalg/dense-products.ts';
+import type { PackedBlock } from '../linalg/packed-blocks.ts';
 import { addSquares } from './blas-device.ts';
 import type { Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 
@@ -190,18 +191,17 @@ class TfjsDevice implements Device<TfjsMatrix> {
     this.#place(matrix, { start: 0, rows: end, columns, lines: null });
   }
 
-  addScatter({ values, stand, side, count }: Samples, from: number, to: number, out: Float64Array): void {
-    const chunks = chunksOf(0, count);
-    for (const [start, length] of chunks) {
+  addScatter({ values, stride, stand, count }: Samples, { rows, columns }: PackedBlock, out: Float64Array): void {
+    for (const [start, length] of chunksOf(0, count)) {
       const product = tf.tidy(() => {
-        // Samples first or last: one of the two operands is turned over, since a transposed matMul is a scalar loop here.
-        if (stand === 'rows') {
-          const x = tf.tensor2d(values.subarray(start * side, (start + length) * side), [length, side]);
-          const left = tf.slice2d(x, [0, from], [length, to - from]);
-          return tf.matMul(tf.transpose(left), tf.slice2d(x, [0, 0], [length, to]));
-        }
-        const x = tf.tensor2d(columnsOf(values, count, to, start, length), [to, length]);
-        return tf.matMul(tf.slice2d(x, [from, 0], [to - from, length]), tf.transpose(x));
+        // One of the two operands is turned over: a transposed matMul is a scalar loop here.
+        const part = ({ from, to }: { from: number; to: number }): tf.Tensor2D =>
+          stand === 'rows'
+            ? tf.tensor2d(partOf(values, stride, start, length, from, to - from), [length, to - from])
+            : tf.tensor2d(partOf(values, stride, from, to - from, start, length), [to - from, length]);
+        return stand === 'rows'
+          ? tf.matMul(tf.transpose(part(rows)), part(columns))
+          : tf.matMul(part(rows), tf.transpose(part(columns)));
       });
       const cells = product.dataSync();
       for (let i = 0; i < cells.length; i++) out[i] = out[i]! + cells[i]!;
@@ -210,7 +210,7 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   addEnergies(
-    { values, stand, side, count }: Samples,
+    { values, stride, stand, side }: Samples,
     from: number,
     to: number,
     directions: Float32Array,
@@ -221,10 +221,10 @@ class TfjsDevice implements Device<TfjsMatrix> {
       const inner = tf.tidy(() => {
         const v = tf.tensor2d(directions, [k, side]);
         if (stand === 'rows') {
-          const x = tf.tensor2d(values.subarray(start * side, (start + length) * side), [length, side]);
+          const x = tf.tensor2d(partOf(values, stride, start, length, 0, side), [length, side]);
           return tf.matMul(v, tf.transpose(x));
         }
-        return tf.matMul(v, tf.tensor2d(columnsOf(values, count, side, start, length), [side, length]));
+        return tf.matMul(v, tf.tensor2d(partOf(values, stride, 0, side, start, length), [side, length]));
       });
       addSquares(inner.dataSync(), k, length, energies);
       inner.dispose();
@@ -355,10 +355,20 @@ const chunksOf = (from: number, to: number): readonly (readonly [number, number]
     return [start, Math.min(TFJS_CHUNK, to - start)];
   });
 
-/** Columns [start, start + length) of the first `rows` rows of a row-major matrix. */
-const columnsOf = (values: Float32Array, stride: number, rows: number, start: number, length: number): Float32Array => {
-  const out = new Float32Array(rows * length);
-  for (let i = 0; i < rows; i++) out.set(values.subarray(i * stride + start, i * stride + start + length), i * length);
+/** `rows` rows from `row` on, and `columns` columns from `column` on, of a row-major matrix. */
+const partOf = (
+  values: Float32Array,
+  stride: number,
+  row: number,
+  rows: number,
+  column: number,
+  columns: number,
+): Float32Array => {
+  const out = new Float32Array(rows * columns);
+  for (let i = 0; i < rows; i++) {
+    const at = (row + i) * stride + column;
+    out.set(values.subarray(at, at + columns), i * columns);
+  }
   return out;
 };
 

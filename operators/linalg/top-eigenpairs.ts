@@ -31,6 +31,8 @@ const TOLERANCE = 2 ** -21;
 /** Vectors a product takes: one reading of the matrix for all of them. */
 export const KRYLOV_BLOCK = 16;
 const MOST_STEPS = 2000;
+/** Steps between two looks at the residuals, which cost about as much as a step. */
+const LOOK_EVERY = 4;
 
 /** Vectors kept at most. */
 export const krylovRows = (side: number, wanted: number): number =>
@@ -56,6 +58,12 @@ export const topEigenpairs = async (options: TopEigenOptions): Promise<TopEigenp
       steps++;
       extend(small, most, basis, image, rows, added, n, product);
       rows += added;
+    }
+    // Between looks the space grows by what the matrix makes of its last rows (block Lanczos).
+    const room = rows + 2 * KRYLOV_BLOCK <= most;
+    if (added > 0 && room && steps % LOOK_EVERY !== 0 && rows >= k) {
+      next = image.slice((rows - added) * n, rows * n);
+      continue;
     }
     const { values, vectors } = solve(corner(small, most, rows), rows);
     const pairs = Math.min(k, rows);

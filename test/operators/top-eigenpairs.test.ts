@@ -1,13 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { type DoubleProduct, jsDoubleProduct } from '../../operators/linalg/dense-products.ts';
 import {
-  multiplyStrip,
+  blocksOf,
+  blockValues,
+  mirrorDiagonal,
+  multiplyBlock,
   packedLength,
   packedTrace,
-  stripsOf,
-  stripValues,
   unpacked,
-} from '../../operators/linalg/packed-strips.ts';
+} from '../../operators/linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { topEigenpairs } from '../../operators/linalg/top-eigenpairs.ts';
 
@@ -35,20 +36,25 @@ const withEigenvalues = (values: Float64Array): Float64Array => {
 
 const packed = (matrix: Float64Array, n: number): Float64Array => {
   const out = new Float64Array(packedLength(n));
-  for (const strip of stripsOf(n)) {
-    const values = stripValues(out, strip);
-    for (let i = strip.from; i < strip.to; i++) {
-      values.set(matrix.subarray(i * n, i * n + strip.to), (i - strip.from) * strip.to);
+  for (const block of blocksOf(n)) {
+    const { rows, columns } = block;
+    const values = blockValues(out, block);
+    for (let i = rows.from; i < rows.to; i++) {
+      const width = columns.to - columns.from;
+      values.set(matrix.subarray(i * n + columns.from, i * n + columns.to), (i - rows.from) * width);
     }
+    // What lies below the diagonal is not to be trusted before it is mirrored.
+    if (rows.from === columns.from && rows.to - rows.from > 1) values[rows.to - rows.from] = Number.NaN;
   }
+  mirrorDiagonal(out, n);
   return out;
 };
 
 const multiplier = (matrix: Float64Array, n: number, product: DoubleProduct) => {
-  const strips = packed(matrix, n);
+  const held = packed(matrix, n);
   return async (x: Float64Array, p: number): Promise<Float64Array> => {
     const y = new Float64Array(p * n);
-    for (const strip of stripsOf(n)) multiplyStrip(product, strip, stripValues(strips, strip), x, y, p, n);
+    for (const block of blocksOf(n)) multiplyBlock(product, block, blockValues(held, block), x, y, p, n);
     return y;
   };
 };
@@ -63,15 +69,15 @@ const spectra: readonly (readonly [string, (i: number, n: number) => number])[] 
   ['nothing', () => 0],
 ];
 
-describe('packed strips', () => {
-  it.each([1, 5, 256, 257, 600])('hold a matrix of side %i once', (n) => {
+describe('packed blocks', () => {
+  it.each([1, 5, 512, 513, 1100])('hold a matrix of side %i once', (n) => {
     const values = Float64Array.from({ length: n }, (_, i) => 1 / (1 + i));
     const matrix = withEigenvalues(values);
-    const strips = packed(matrix, n);
-    const back = unpacked(strips, n);
+    const blocks = packed(matrix, n);
+    const back = unpacked(blocks, n);
     // Equal but for the asymmetry that making the matrix left.
     expect(back.every((value, i) => Math.abs(value - matrix[i]!) < 1e-13)).toBe(true);
-    expect(packedTrace(strips, n)).toBeCloseTo(
+    expect(packedTrace(blocks, n)).toBeCloseTo(
       values.reduce((a, b) => a + b),
       10,
     );
