@@ -94,7 +94,10 @@ const eachPiece = (
   { start, width }: Tile,
   use: (start: number, stop: number, at: number) => void,
 ): void => {
-  if (stride === cols) return use(start, start + width, start);
+  if (stride === cols) {
+    use(start, start + width, start);
+    return;
+  }
   for (let from = start; from < start + width; ) {
     const row = Math.floor(from / cols);
     const stop = Math.min((row + 1) * cols, start + width);

@@ -2,19 +2,24 @@
 // that a run reads with, and a few panels are visited through the device at the run's shapes. The rest is arithmetic.
 // A guess at the rate this machine showed just now: files that were read lately come from memory, and other work slows both.
 import { availableParallelism } from 'node:os';
+import type { ModeName } from '../configs/schema.ts';
 import type { Device, DeviceMatrix } from '../operators/devices/device.ts';
 import { openDevice } from '../operators/devices/device-spec.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
+import { BLOCK_SIDE, blocksOf } from '../operators/linalg/packed-blocks.ts';
+import { KRYLOV_BLOCK } from '../operators/linalg/top-eigenpairs.ts';
+import { LANES, sideOf, WHOLE_SPECTRUM_SIDE } from '../operators/mode-scatter.ts';
 import { mayAdd } from '../operators/stored-rows.ts';
 import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/subspace-state.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock, updateSubspace } from '../operators/update-subspace.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { Dtype } from '../sources/model.ts';
-import type { PlannedModel } from '../sources/reading-plan.ts';
+import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { SourceFiles } from '../sources/source-files.ts';
 import { tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
-import { type Plan, peakMemory } from './plan.ts';
+import { sideModesOf } from './choose-engine.ts';
+import { groupsInOrder, type Plan, peakMemory } from './plan.ts';
 
 /** Seconds, bytes and rates as measured; what was not measured is in `assumes`. */
 export interface TimeEstimate {
@@ -61,6 +66,12 @@ const TABLES_SECONDS = 0.15;
 const WAITING = 1.3;
 /** Messages, promises and rows a slot and block. */
 const UPDATE_SECONDS = 0.0005;
+/** Looking at a slot's weights and making samples of them, a block. */
+const SAMPLE_SECONDS = 0.001;
+/** Products until the largest eigenpairs settle, as seen on spectra with nothing in them; fewer where there is something. */
+const KRYLOV_STEPS = 120;
+/** Of the rate of the large products. */
+const KRYLOV_SHARE = 0.1;
 const SHA_RATE = 1.5e9;
 /** What a run's first block costs beside: functions that are not compiled yet, in every thread. */
 const START_SECONDS = 0.15;
@@ -73,28 +84,38 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const start = performance.now();
   const reading = await probeReading(plan);
   const device = await openDevice(plan.device.spec);
-  const { flopRate, touchRate } = probeVisits(plan, device);
+  const ofModels = plan.config.mode.includes('models');
+  const ofSides = sideModesOf(plan.config).length > 0;
+  const touchRate = probeMemory();
+  const visitRate = ofModels ? probeVisits(plan, device) : null;
+  const foldRate = ofSides ? probeFold(plan, device) : null;
   const algebra = probeAlgebra(plan);
   const probeSeconds = (performance.now() - start) / 1e3;
 
-  const { config, models, slots, groups } = plan;
+  const { config, models, slots } = plan;
+  const groups = groupsInOrder(plan);
   const blocks = Math.ceil(models.length / config.block);
   const updates = blocks * slots.length;
   // Never more at work than there are tiles, or processors.
-  const threads = groups.map((group) =>
-    Math.min(
-      config.threads,
-      availableParallelism(),
-      group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0),
-    ),
+  const processors = Math.min(config.threads, availableParallelism());
+  const threads = groups.map(({ group, modes }) => Math.min(processors, partsOf(group, modes)));
+  const rates = groups.map(({ modes }) => (modes.includes('models') ? visitRate! : foldRate!));
+  const computeSeconds = plan.groupFlops.reduce(
+    (sum, flops, i) => sum + (WAITING * flops) / rates[i]! / threads[i]!,
+    0,
   );
-  const computeSeconds = plan.groupFlops.reduce((sum, flops, i) => sum + (WAITING * flops) / flopRate / threads[i]!, 0);
+  const flopRate = plan.flops / plan.groupFlops.reduce((sum, flops, i) => sum + flops / rates[i]!, 0);
   const readSeconds = plan.bytesToRead / reading.rate;
   const young = Math.min(updates, YOUNG_UPDATES);
-  const algebraSeconds =
+  const streamSeconds =
     plan.engine === 'exact'
       ? slots.length * prefixSeconds(plan, algebra)
       : young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
+  const sideSeconds = ofSides
+    ? slots.reduce((sum, slot) => sum + solverSeconds(plan, slot, algebra, foldRate!, processors), 0) +
+      updates * SAMPLE_SECONDS
+    : 0;
+  const algebraSeconds = (ofModels ? streamSeconds : 0) + sideSeconds;
   const memorySeconds = peakMemory(plan) / touchRate;
   const files = config.basis ? slots.length * (config.center ? 2 : 1) : 0;
   const writeSeconds = plan.bytesToWrite / WRITE_RATE + files * FILE_SECONDS + TABLES_SECONDS;
@@ -126,6 +147,56 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
       `writing (and rereading scratch files), which was not tried, takes ${WRITE_RATE / 1e6} MB/s and ${FILE_SECONDS * 1e3} ms a file`,
     ],
   };
+};
+
+/** Tiles, or blocks of scatter matrices: what threads can share. */
+const partsOf = ({ slots }: SlotGroup, modes: readonly ModeName[]): number =>
+  slots.reduce(
+    (sum, slot) =>
+      sum +
+      modes.reduce(
+        (all, mode) => all + (mode === 'models' ? tilesOf(slot.features) : blocksOf(sideOf(mode, slot))).length,
+        0,
+      ),
+    0,
+  );
+
+/** A slot's eigenpairs in the modes rows and cols: LAPACK's, or products with a large matrix until they settle. */
+const solverSeconds = (plan: Plan, slot: PlannedSlot, algebra: Algebra, foldRate: number, processors: number): number =>
+  sideModesOf(plan.config).reduce((sum, mode) => {
+    const side = sideOf(mode, slot);
+    if (side <= WHOLE_SPECTRUM_SIDE) return sum + algebra.warm * (side / algebra.size) ** 3;
+    // In float64 and a few columns at a time, a product runs at a fraction of the rate of the large ones.
+    const product = (2 * side ** 2 * KRYLOV_BLOCK) / (KRYLOV_SHARE * foldRate * Math.min(processors, LANES));
+    return sum + KRYLOV_STEPS * product;
+  }, 0);
+
+/** A block of a scatter matrix takes some samples, as a run has it done. */
+const probeFold = ({ slots, config }: Plan, device: Device): number => {
+  const sides = slots.flatMap((slot) => sideModesOf(config).map((mode) => sideOf(mode, slot)));
+  const side = Math.min(BLOCK_SIDE, Math.max(...sides));
+  const count = Math.max(1, Math.min(2048, Math.floor(VISIT_FLOPS / side ** 2)));
+  const values = new Float32Array(count * side).fill(1 / 64);
+  const samples = { values, stride: side, stand: 'rows', side, count } as const;
+  const extent = { from: 0, to: side };
+  const block = { index: 0, rows: extent, columns: extent, offset: 0 };
+  const out = new Float64Array(side * side);
+  const fold = (): void => device.addScatter(samples, block, out);
+  for (let i = 0; i < 2; i++) fold();
+  let folds = 0;
+  const start = performance.now();
+  do {
+    fold();
+    folds++;
+  } while (folds < 64 && performance.now() - start < VISIT_BUDGET * 1e3);
+  return (folds * count * side * side) / Math.max(1e-6, (performance.now() - start) / 1e3);
+};
+
+/** First touch of fresh memory, bytes a second. */
+const probeMemory = (): number => {
+  const touched = performance.now();
+  const fresh = new Float32Array(2 ** 21).fill(1);
+  return fresh.byteLength / Math.max(1e-6, (performance.now() - touched) / 1e3);
 };
 
 /** Reads the beginnings of models, spread over the stream; the first round shows the way and does not count. */
@@ -180,7 +251,7 @@ const mainShape = ({ slots, config, models }: Plan) => {
 };
 
 /** Visits panels as a run does: mixing, widening and shifting the new rows, the Gram. */
-const probeVisits = (plan: Plan, device: Device) => {
+const probeVisits = (plan: Plan, device: Device): number => {
   const { slot, block, stateRows: r } = mainShape(plan);
   const before = rowsBeforeBlock(r);
   const adds = mayAdd(slot.features, 1 + r);
@@ -206,9 +277,6 @@ const probeVisits = (plan: Plan, device: Device) => {
   const weights = new Float64Array((1 + r) * (1 + r + block)).fill(1 / (1 + r + block));
   const additions = new Float64Array((1 + r) * block);
 
-  const touched = performance.now();
-  const fresh = new Float32Array(2 ** 21).fill(1);
-  const touchRate = fresh.byteLength / Math.max(1e-6, (performance.now() - touched) / 1e3);
   const make = (): DeviceMatrix => {
     const matrix = device.allocate(before + block, width);
     device.write(matrix, 0, constants);
@@ -237,7 +305,7 @@ const probeVisits = (plan: Plan, device: Device) => {
   while (visits < 64 && performance.now() - start < VISIT_BUDGET * 1e3);
   const seconds = Math.max(1e-6, (performance.now() - start) / 1e3);
   for (const panel of [...panels, spare]) device.free(panel);
-  return { flopRate: (visits * perFeature * width) / seconds, touchRate };
+  return (visits * perFeature * width) / seconds;
 };
 
 /** A slot's eigendecompositions, one a prefix of the stream; their cost grows with the cube. */
