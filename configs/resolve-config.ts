@@ -65,6 +65,13 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
       `snapshot-every: only the engine incremental has something to show before a slot is done; found engine ${options.engine}`,
     );
   }
+  const groupsBy = (options['group-by'] ?? []).length > 0;
+  if (groupsBy && (options.engine ?? defaults.engine) === 'incremental') {
+    issues.push('group-by: only the engine exact can add slots up; give --engine exact, found engine incremental');
+  }
+  if (groupsBy && options.mode !== undefined && !options.mode.includes('models')) {
+    issues.push(`group-by: only in mode models do slots add up; found mode ${options.mode}`);
+  }
   if (options.mode !== undefined && !options.mode.includes('models') && options['snapshot-every'] !== undefined) {
     issues.push(
       `snapshot-every: only mode models has something to show before a slot is done; found mode ${options.mode}`,
@@ -124,6 +131,7 @@ export const resolveConfig = (
       shuffle: options.shuffle ?? null,
       include: options.include ?? [],
       exclude: options.exclude ?? [],
+      groupBy: [...new Set(options['group-by'] ?? [])],
       rename,
       onMismatch: options['on-mismatch'] ?? defaults.onMismatch,
       onBadSource: options['on-bad-source'] ?? defaults.onBadSource,

@@ -17,6 +17,8 @@ export interface RunConfig {
   readonly shuffle: number | null;
   readonly include: readonly string[];
   readonly exclude: readonly string[];
+  /** Slots that are also looked at as one, a glob each. */
+  readonly groupBy: readonly string[];
   readonly rename: readonly { readonly from: string; readonly to: string }[];
   readonly onMismatch: 'skip-slot' | 'skip-model' | 'error';
   readonly onBadSource: 'error' | 'skip';

@@ -56,6 +56,7 @@ export const RunOptions = Schema.Struct({
   shuffle: Schema.optionalKey(whole(0, 2 ** 32 - 1, 'a whole number from 0 to 4294967295')),
   include: Schema.optionalKey(list('a glob', 'globs')),
   exclude: Schema.optionalKey(list('a glob', 'globs')),
+  'group-by': Schema.optionalKey(list('a glob', 'globs')),
   rename: Schema.optionalKey(list('FROM=TO', 'FROM=TO')),
   'on-mismatch': Schema.optionalKey(choice(['skip-slot', 'skip-model', 'error'])),
   'on-bad-source': Schema.optionalKey(choice(['error', 'skip'])),

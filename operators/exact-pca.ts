@@ -12,7 +12,7 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import { tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
-import { type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
+import { type ExactGram, type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
 import { findFaults, hasFiniteNorms, leaveOut } from './find-faults.ts';
 import type { BlockUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
@@ -37,6 +37,8 @@ export interface ExactPcaOptions<R> {
   readonly scratch?: string;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
   readonly onBadSource?: 'error' | 'skip';
+  /** Sees a slot's Gram matrix, before its spectrum is found. */
+  readonly onGram?: (slot: PlannedSlot, models: readonly PlannedModel[], gram: ExactGram) => void;
   /** Where the weights come from. Default: the plan's files. */
   readonly blocks?: (plan: ReadingPlan) => Observable<WeightBlock>;
   /** Uses a slot's results while its directions can be read; what it emits goes downstream. Default: emits the results. */
@@ -266,6 +268,7 @@ class ExactGroup {
   #solve(work: SlotWork): void {
     if (work.models.length === 0 || work.visit === undefined) return;
     const gram = { values: work.visit.gram, models: work.models.length, shiftSum: work.visit.shiftSum };
+    this.#options.onGram?.(work.slot, work.models, gram);
     work.spectrum = exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles.solve);
     work.visit = undefined;
   }

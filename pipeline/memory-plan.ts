@@ -28,6 +28,8 @@ export interface MemoryNeeds {
   readonly panel: number;
   readonly memory: number;
   readonly basis: boolean;
+  /** Sums of slots that are kept beside, at most. */
+  readonly sums: number;
 }
 
 /** What a group holds in memory at its fullest, in bytes. */
@@ -102,7 +104,8 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
     window = Math.max(window, windowBytes(needs, features));
   }
   const staging = blockBufferBytes({ models: needs.models, base: needs.base, groups: [group], block: models }, group);
-  const algebra = 6 * models * models * 8;
+  // The sums stand by from the first group on, and are looked at one after the other.
+  const algebra = 6 * models * models * 8 + needs.sums * passing * passing * 8;
   return { state, staging: 2 * staging, rest: grams + algebra + (needs.basis && window > staging ? window : 0) };
 };
 
@@ -133,7 +136,7 @@ const incrementalMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
 };
 
 /** What the modes rows and cols need beside what `MemoryNeeds` says. */
-export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis'> {
+export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis' | 'sums'> {
   readonly modes: readonly SideMode[];
 }
 

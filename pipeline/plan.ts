@@ -11,6 +11,7 @@ import type { EngineName } from '../operators/subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
+import { globMatcher } from '../sources/glob.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
 import type { ModelLocation } from '../sources/model.ts';
 import {
@@ -45,6 +46,15 @@ export interface ModelInPlan extends PlannedModel {
   readonly bytes: number;
 }
 
+/** Several slots as one. */
+export interface SlotSum {
+  /** Counted on after the slots, used and left out. */
+  readonly id: number;
+  /** `*`: whole models. Else the glob that the slots' names match. */
+  readonly name: string;
+  readonly slots: readonly PlannedSlot[];
+}
+
 /** A model that stays out. */
 export interface SkippedModel {
   readonly id: number;
@@ -63,6 +73,8 @@ export interface Plan extends ReadingPlan {
   readonly skipped: readonly SkippedModel[];
   readonly slots: readonly ChosenSlot[];
   readonly leftOut: readonly LeftOutSlot[];
+  /** Whole models and modules: slots that the engine `exact` looks at as one, too. */
+  readonly sums: readonly SlotSum[];
   /** Groups of the modes rows and cols, which run after `groups`, those of mode models; either may be none. */
   readonly sideGroups: readonly SlotGroup[];
   /** Of all groups, in the order in which they run, as all that follows. */
@@ -153,6 +165,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       panel: device.info.panel,
       memory,
       basis,
+      sums: 1 + config.groupBy.length,
     };
     const modes = sideModesOf(config);
     const sideNeeds = { ...common, modes };
@@ -166,6 +179,10 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       },
       catch: (cause) => cause,
     }).pipe(Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))));
+    const sums = yield* Effect.try({
+      try: () => (groups.length > 0 && engine === 'exact' ? sumsOf(chosen.slots, chosen.leftOut, config) : []),
+      catch: (cause) => cause as ConfigInvalid,
+    });
     const needs: MemoryNeeds = { ...common, engine };
     const sum = (some: readonly PlannedSlot[], of: (slot: PlannedSlot) => number): number =>
       some.reduce((all, slot) => all + of(slot), 0);
@@ -182,6 +199,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       skipped: skipped.sort((a, b) => a.id - b.id),
       slots: chosen.slots,
       leftOut: chosen.leftOut,
+      sums,
       groups,
       sideGroups,
       groupMemory: [
@@ -267,6 +285,28 @@ const noSlotsLeft = (leftOut: readonly LeftOutSlot[]): ConfigInvalid => {
   const example = leftOut[0];
   const because = example === undefined ? '' : `; e.g. ${displayName(example.name)}: ${example.reason}`;
   return new ConfigInvalid({ issues: [`include: no slot is left of ${leftOut.length}${because}`] });
+};
+
+/** Whole models, where they have more than one slot, and a sum a glob. */
+const sumsOf = (
+  slots: readonly PlannedSlot[],
+  leftOut: readonly LeftOutSlot[],
+  { groupBy }: RunConfig,
+): readonly SlotSum[] => {
+  const sums = groupBy.map((name) => ({ name, slots: slots.filter((slot) => globMatcher(name)(slot.name)) }));
+  const empty = sums.filter((sum) => sum.slots.length === 0);
+  if (empty.length > 0) {
+    const example = displayName(slots[0]!.name);
+    throw new ConfigInvalid({
+      issues: empty.map(
+        ({ name }) =>
+          `group-by: expected a glob of slot names, found ${displayName(name)}, which none matches (e.g. ${example})`,
+      ),
+    });
+  }
+  const whole = slots.length > 1 && !groupBy.includes('*') ? [{ name: '*', slots }] : [];
+  const first = slots.length + leftOut.length;
+  return [...whole, ...sums].map((sum, i) => ({ ...sum, id: first + i }));
 };
 
 const bytesWritten = (

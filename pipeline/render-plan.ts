@@ -142,6 +142,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     dtypes,
   })),
   left_out: plan.leftOut,
+  sums: plan.sums.map(({ id, name, slots }) => ({ slot_id: id, name, slots: slots.map((slot) => slot.id) })),
   groups: groupsInOrder(plan).map(({ group, modes, passes }, i) => ({
     group: group.index,
     modes,

@@ -74,7 +74,7 @@ export const discardRunFolder = (out: string): void => {
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
 const resultConfig = (
   engine: EngineName,
-  { mode, rank, block, base, center, shuffle, include, exclude, rename, onMismatch }: RunConfig,
+  { mode, rank, block, base, center, shuffle, include, exclude, rename, onMismatch, groupBy }: RunConfig,
 ) => ({
   engine,
   mode,
@@ -87,6 +87,7 @@ const resultConfig = (
   exclude,
   rename,
   onMismatch,
+  groupBy,
 });
 
 const sha256 = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex');
@@ -122,6 +123,20 @@ export const writeSlots = (out: string, plan: Plan): void => {
       reason,
     });
   });
+  for (const { id, name, slots } of plan.sums) {
+    table.append({
+      slot_id: id,
+      name,
+      rows: null,
+      cols: null,
+      original_shape: null,
+      dtypes: null,
+      group: null,
+      models: plan.models.length,
+      status: 'sum',
+      reason: `${slots.length} slots as one`,
+    });
+  }
   table.close();
 };
 

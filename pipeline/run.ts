@@ -2,7 +2,19 @@
 // the data lane. This file is where they meet.
 import { join } from 'node:path';
 import { Effect } from 'effect';
-import { concat, defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
+import {
+  concat,
+  defer,
+  EMPTY,
+  endWith,
+  ignoreElements,
+  lastValueFrom,
+  map,
+  mergeMap,
+  type Observable,
+  of,
+  tap,
+} from 'rxjs';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
@@ -10,20 +22,22 @@ import type { RunConfig } from '../configs/run-config.ts';
 import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
 import { exactModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { exactPca } from '../operators/exact-pca.ts';
+import { exactSpectrum } from '../operators/exact-spectrum.ts';
+import { GramSum } from '../operators/gram-sum.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import { TilePool } from '../operators/tile-pool.ts';
 import { SinkFailed } from '../sinks/errors.ts';
 import { type EventLog, openEventLog } from '../sinks/events.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
-import { weightBytes } from '../sources/reading-plan.ts';
+import { type PlannedSlot, weightBytes } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
 import { writeBasis, writeModeBases } from './basis-writer.ts';
 import { passesInAll, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
-import { bytesToSpill, groupsInOrder, type ModelInPlan, makePlan, type Plan } from './plan.ts';
+import { bytesToSpill, groupsInOrder, type ModelInPlan, makePlan, type Plan, type SlotSum } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
@@ -151,6 +165,18 @@ const verified = (plan: Plan) =>
 
 const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));
 
+/** As tables see it: a row vector of all weights. */
+const slotOfSum = ({ id, name }: SlotSum, features: number): PlannedSlot => ({
+  id,
+  name,
+  rows: 1,
+  cols: features,
+  features,
+  tensorIn: () => {
+    throw new Error(`${name} stands for several tensors`);
+  },
+});
+
 /** One run's work and what it has gathered so far. */
 class Execution {
   readonly #out: string;
@@ -166,6 +192,7 @@ class Execution {
   /** Models that data faults left out, by slot. */
   readonly #skipped = new Map<number, Map<number, string>>();
   readonly #modelOf: (id: number) => ModelInPlan;
+  readonly #sums: ReadonlyMap<SlotSum, GramSum>;
   #alike: Alike;
   #spool: UpdateSpool | null = null;
   #started = 0;
@@ -200,6 +227,7 @@ class Execution {
     this.#warnings = new WarningLog(out, this.#telemetry);
     const byId = new Map(plan.models.map((model) => [model.id, model]));
     this.#modelOf = (id) => byId.get(id)!;
+    this.#sums = new Map(plan.sums.map((sum) => [sum, new GramSum(plan.models)]));
     this.#alike = alikeInPages(plan.models);
   }
 
@@ -258,8 +286,37 @@ class Execution {
       onBadSource: config.onBadSource,
       tiles: this.#tiles,
       scratch: this.#scratch,
+      onGram: (slot, models, gram) => {
+        for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
+      },
       finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
-    }).pipe(tap((update) => this.#recordBlock(update)));
+    }).pipe(
+      tap((update) => this.#recordBlock(update)),
+      endWith(null),
+      mergeMap((update) => {
+        if (update !== null) return of(update);
+        this.#finishSums();
+        return EMPTY;
+      }),
+    );
+  }
+
+  /** Whole models and modules, once all their slots are known. */
+  #finishSums(): void {
+    const start = performance.now();
+    const { config, base, block } = this.#plan;
+    for (const [sum, total] of this.#sums) {
+      const { models, gram, features } = total.result();
+      if (models.length === 0) continue;
+      const slot = slotOfSum(sum, features);
+      const { rank, center } = config;
+      const spec = { features, rank, center, shiftIsOrigin: base !== null || !center };
+      const spectrum = exactSpectrum(spec, gram, block, this.#tiles.solve);
+      const signs = new Float64Array(spectrum.rank).fill(1);
+      const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
+      this.#summaries.push(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));
+    }
+    this.#writing += performance.now() - start;
   }
 
   #incremental(): Observable<BlockUpdate> {

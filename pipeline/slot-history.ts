@@ -16,7 +16,11 @@ export const spooledHistory = (spool: UpdateSpool, { slot, signs }: SubspaceEsti
   final: finalCoefficients(spool, slot.id, signs),
 });
 
-export const exactHistory = ({ models, estimate, spectrum }: ExactSlot): SlotHistory => {
+export const exactHistory = ({
+  models,
+  estimate,
+  spectrum,
+}: Pick<ExactSlot, 'models' | 'estimate' | 'spectrum'>): SlotHistory => {
   const { spec, signs } = estimate;
   const { rank, norm2 } = spectrum;
   const none = new Float64Array(0);

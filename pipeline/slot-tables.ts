@@ -156,6 +156,15 @@ export class SlotTables {
     }
   }
 
+  /** Several slots as one. */
+  appendSum(estimate: SubspaceEstimate, { updates, final }: SlotHistory): SlotSummary {
+    const summary = summarise(estimate, updates);
+    this.#appendSpectrum(estimate, summary);
+    this.#appendModels(this.#stream!, estimate, final, updates);
+    for (const update of updates) this.#appendBlock(this.#stream!, estimate, update);
+    return summary;
+  }
+
   close(): void {
     for (const table of this.#all) table.close();
   }

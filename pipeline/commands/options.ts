@@ -48,6 +48,7 @@ export const options = {
   shuffle: text('shuffle', 'SEED', 'Fold the models in an order drawn from this seed (default: as given)'),
   include: repeatable('include', 'GLOB', 'Only slots whose names match'),
   exclude: repeatable('exclude', 'GLOB', 'No slots whose names match'),
+  groupBy: repeatable('group-by', 'GLOB', 'Also the spectrum of all slots whose names match, as one (engine exact)'),
   rename: repeatable('rename', 'FROM=TO', 'Change a part of the slot names'),
   onMismatch: text(
     'on-mismatch',
@@ -91,6 +92,7 @@ export interface Flags {
   readonly shuffle: Given<string>;
   readonly include: readonly string[];
   readonly exclude: readonly string[];
+  readonly groupBy: readonly string[];
   readonly rename: readonly string[];
   readonly onMismatch: Given<string>;
   readonly onBadSource: Given<string>;
@@ -131,6 +133,7 @@ export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
     shuffle: number(flags.shuffle),
     include: listed(flags.include),
     exclude: listed(flags.exclude),
+    'group-by': listed(flags.groupBy),
     rename: listed(flags.rename),
     'on-mismatch': Option.getOrUndefined(flags.onMismatch),
     'on-bad-source': Option.getOrUndefined(flags.onBadSource),

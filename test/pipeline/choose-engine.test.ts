@@ -39,6 +39,7 @@ const choose = (
     panel: 2048,
     memory,
     basis,
+    sums: 1,
   };
   return chooseEngine(config, [slot], needs);
 };

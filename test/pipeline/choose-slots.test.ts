@@ -298,6 +298,7 @@ describe('groupSlots', () => {
     panel: 2048,
     memory,
     basis: true,
+    sums: 1,
   });
   const bytes = (slots: readonly PlannedSlot[]): number => {
     const { state, staging, rest } = groupMemory(needs(0), { index: 0, slots });
