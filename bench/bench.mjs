@@ -1,4 +1,4 @@
-// npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, memory, scale, cold, or all. Every part makes its
+// npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, memory, scale, cold, or all. Every part makes its
 // data below data/ once, prints its tables and leaves its figures below results/.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -7,9 +7,17 @@ import { cli } from './command.mjs';
 import { benchEngines } from './engines.mjs';
 import { benchFit } from './fit.mjs';
 import { benchMemory } from './memory.mjs';
+import { benchModes } from './modes.mjs';
 import { benchScale } from './scale.mjs';
 
-const parts = { fit: benchFit, engines: benchEngines, memory: benchMemory, scale: benchScale, cold: benchCold };
+const parts = {
+  fit: benchFit,
+  engines: benchEngines,
+  modes: benchModes,
+  memory: benchMemory,
+  scale: benchScale,
+  cold: benchCold,
+};
 const words = process.argv.slice(2);
 const quick = words.includes('--quick');
 const named = words.filter((word) => word !== '--quick');
