@@ -11,7 +11,7 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { faultOf, leaveOut } from './find-faults.ts';
 import { blocksOf, isDiagonal, mirrorDiagonal, packedLength, packedTrace, unpacked } from './linalg/packed-blocks.ts';
-import { topEigenpairs } from './linalg/top-eigenpairs.ts';
+import { KRYLOV_BLOCK, topEigenpairs } from './linalg/top-eigenpairs.ts';
 import type { EnergyPiece, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
 import { RANK_THRESHOLD, ROUNDING } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
@@ -186,7 +186,8 @@ export class ModeScatter {
     for (let from = 0; from < n; from += work.atOnce) {
       const to = Math.min(from + work.atOnce, n);
       await this.#sample(work, staged, from, to, 'running');
-      await this.#addSamples(work, to - from);
+      // The first of all models is its own mean: its samples are zero.
+      if (work.mean === null || work.models.length + to - from > 1) await this.#addSamples(work, to - from);
       for (let i = from; i < to; i++) {
         work.models.push(staged.models[i]!);
         work.rawNorm2.push(survey.norms2[i]!);
@@ -318,7 +319,7 @@ export class ModeScatter {
         : await topEigenpairs({
             side,
             wanted: Math.min(rank, most),
-            multiply: (x, p) => this.#multiply(side, packed, x, p),
+            multiply: this.#multiplier(side, packed),
             product: tiles.multiplyDouble,
             solve: tiles.solve,
           });
@@ -341,22 +342,25 @@ export class ModeScatter {
     };
   }
 
-  async #multiply(side: number, scatter: SharedArrayBuffer, rows: Float64Array, p: number): Promise<Float64Array> {
-    const x = new SharedArrayBuffer(p * side * 8);
-    new Float64Array(x).set(rows);
-    const lanes = Array.from({ length: LANES }, (_, lane) =>
-      blocksOf(side).filter(({ index }) => index % LANES === lane),
-    ).filter((blocks) => blocks.length > 0);
-    const parts = await Promise.all(
-      lanes.map(async (blocks) => {
-        const y = new SharedArrayBuffer(p * side * 8);
-        await this.#options.tiles.scatter({ kind: 'multiply', side, blocks, scatter, p, x, y });
-        return new Float64Array(y);
-      }),
-    );
-    const sum = new Float64Array(p * side);
-    for (const part of parts) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + part[i]!;
-    return sum;
+  /** Multiplies with a scatter matrix, through memory that is taken once. */
+  #multiplier(side: number, scatter: SharedArrayBuffer): (x: Float64Array, p: number) => Promise<Float64Array> {
+    const bytes = KRYLOV_BLOCK * side * 8;
+    const x = new SharedArrayBuffer(bytes);
+    const lanes = Array.from({ length: LANES }, (_, lane) => ({
+      blocks: blocksOf(side).filter(({ index }) => index % LANES === lane),
+      y: new SharedArrayBuffer(bytes),
+    })).filter(({ blocks }) => blocks.length > 0);
+    return async (rows, p) => {
+      new Float64Array(x).set(rows);
+      const common = { kind: 'multiply', side, scatter, p, x } as const;
+      await Promise.all(lanes.map((lane) => this.#options.tiles.scatter({ ...common, ...lane })));
+      const sum = new Float64Array(p * side);
+      for (const { y } of lanes) {
+        const part = new Float64Array(y, 0, sum.length);
+        for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + part[i]!;
+      }
+      return sum;
+    };
   }
 
   /** Measures a block of models, read once more, along the directions that `solve` found. */

@@ -174,7 +174,7 @@ const fold = (device: Device, task: FoldTask): null => {
 
 const multiply = (device: Device, { scatter, x, y, blocks, p, side }: MultiplyTask): null => {
   const packed = new Float64Array(scatter);
-  const [from, to] = [new Float64Array(x), new Float64Array(y)];
+  const [from, to] = [new Float64Array(x), new Float64Array(y).fill(0)];
   for (const block of blocks)
     multiplyBlock(device.multiplyDouble, block, blockValues(packed, block), from, to, p, side);
   return null;
