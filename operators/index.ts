@@ -2,9 +2,11 @@
 export type { DeviceInfo } from './devices/device.ts';
 export type { DeviceChoice } from './devices/device-spec.ts';
 export { DeviceUnavailable, NumericalFailure } from './errors.ts';
+export { type ExactModesOptions, exactModes, type ModesOfSlot } from './exact-modes.ts';
 export { type ExactPcaOptions, type ExactSlot, exactPca } from './exact-pca.ts';
 export { type BlockUpdate, type IncrementalPcaOptions, incrementalPca, type SlotUpdate } from './incremental-pca.ts';
 export { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
+export type { ModeSpectrum, SlotEnergies } from './mode-scatter.ts';
 export type { Subspace } from './subspace.ts';
 export { emptySubspace, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 export { openTiles, type Tiles } from './tile-pool.ts';
