@@ -31,7 +31,12 @@ beforeAll(() => {
     data: Float32Array.from({ length: rows * cols }, noise),
   });
   for (let model = 0; model < MODELS; model++) {
-    const tensors = [tensor('wide', 200, 200), tensor('other', 160, 210), tensor('small', 12, 12)];
+    const tensors = [
+      tensor('wide', 200, 200),
+      tensor('other', 160, 210),
+      tensor('small', 12, 12),
+      tensor('long', 40, 600),
+    ];
     writeSafetensors(join(tiled, `model-${model}`, 'model.safetensors'), tensors);
   }
 });
@@ -72,20 +77,22 @@ async function smallestMemory(source: string, ...options: string[]): Promise<str
   throw new Error('no memory is enough');
 }
 
-const cases: readonly (readonly [what: string, engine: string, source: string])[] = [
-  ['really trained models', 'incremental', 'examples/zoo/full'],
-  ['slots of several tiles', 'incremental', tiled],
-  ['slots of several tiles', 'exact', tiled],
+const cases: readonly (readonly [what: string, engine: string, source: string, mode: string])[] = [
+  ['really trained models', 'incremental', 'examples/zoo/full', 'models'],
+  ['slots of several tiles', 'incremental', tiled, 'models'],
+  ['slots of several tiles', 'exact', tiled, 'models'],
+  // Long has a side whose matrix comes in blocks, and whose eigenpairs come from products.
+  ['the modes rows and cols', 'exact', tiled, 'rows,cols'],
 ];
 
 describe.each(devices)('on $name', ({ name: device }) => {
   it.each(cases)(
     'threads and memory change no byte: %s, engine %s',
-    async (_, engine, source) => {
-      const on = ['--device', device, '--engine', engine];
+    async (_, engine, source, mode) => {
+      const on = ['--device', device, '--engine', engine, '--mode', mode];
       const reference = await runWith(source, ...on, '--threads', '1', '--memory', '4GiB');
       expect(reference.groups).toBe(1);
-      expect(Object.keys(reference.files)).toContain('coefficients.parquet');
+      expect(Object.keys(reference.files)).toContain(mode === 'models' ? 'coefficients.parquet' : 'energies.parquet');
       expect(Object.keys(reference.files).filter((file) => /^(basis|mean)\//.test(file)).length).toBeGreaterThan(2);
 
       for (const threads of ['2', '4']) {
