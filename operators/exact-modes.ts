@@ -66,7 +66,15 @@ const groupStream = <R>(
 ): Observable<BlockUpdate | R | ModesOfSlot> =>
   defer(() => {
     const { tiles, modes, rank, center = true, energies = true, onBadSource = 'error' } = options;
-    const scatter = new ModeScatter(group.slots, { modes, rank, block: plan.block, center, tiles, onBadSource });
+    const scatter = new ModeScatter(group.slots, {
+      models: plan.models,
+      modes,
+      rank,
+      block: plan.block,
+      center,
+      tiles,
+      onBadSource,
+    });
     const passes = new GroupPasses(plan, group, energies ? 2 : 1, options);
     const spectra: (readonly ModeSpectrum[])[] = [];
     const solving = defer(async () => {

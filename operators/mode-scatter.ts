@@ -49,6 +49,8 @@ export const modelsAtOnce = (features: number, block: number): number => {
 };
 
 export interface ScatterOptions {
+  /** All of the stream, in order. */
+  readonly models: readonly PlannedModel[];
   readonly modes: readonly SideMode[];
   /** Directions made, k. */
   readonly rank: number;
@@ -133,9 +135,11 @@ interface SlotScatter {
 export class ModeScatter {
   readonly #options: ScatterOptions;
   readonly #slots: readonly SlotScatter[];
+  readonly #place: ReadonlyMap<PlannedModel, number>;
 
   constructor(slots: readonly PlannedSlot[], options: ScatterOptions) {
     this.#options = options;
+    this.#place = new Map(options.models.map((model, i) => [model, i]));
     this.#slots = slots.map((slot): SlotScatter => {
       const atOnce = modelsAtOnce(slot.features, options.block);
       const tiles = tilesOf(slot.features).length;
@@ -182,9 +186,7 @@ export class ModeScatter {
   async #foldSlot(work: SlotScatter, read: StagedSlot, base: StagedSlot | null): Promise<readonly ReadFault[]> {
     if (base !== null) await this.#settleOrigin(work, base);
     const { survey, faults, staged } = await this.#surveyed(work, leaveOut(read, work.left));
-    const n = staged.models.length;
-    for (let from = 0; from < n; from += work.atOnce) {
-      const to = Math.min(from + work.atOnce, n);
+    for (const [from, to] of this.#windows(work, staged.models)) {
       await this.#sample(work, staged, from, to, 'running');
       // The first of all models is its own mean: its samples are zero.
       if (work.mean === null || work.models.length + to - from > 1) await this.#addSamples(work, to - from);
@@ -195,6 +197,22 @@ export class ModeScatter {
       }
     }
     return faults;
+  }
+
+  /**
+   * Models sampled together, as [from, to): by their places in the stream, so that sums do not depend on how many are read
+   * at a time, also where models were left out.
+   */
+  #windows({ atOnce }: SlotScatter, models: readonly PlannedModel[]): readonly (readonly [number, number])[] {
+    const windows: [number, number][] = [];
+    let last = -1;
+    models.forEach((model, i) => {
+      const window = Math.floor(this.#place.get(model)! / atOnce);
+      if (window !== last) windows.push([i, i]);
+      windows.at(-1)![1] = i + 1;
+      last = window;
+    });
+    return windows;
   }
 
   async #settleOrigin(work: SlotScatter, base: StagedSlot): Promise<void> {
@@ -373,9 +391,7 @@ export class ModeScatter {
   }
 
   async #measureSlot(work: SlotScatter, staged: StagedSlot): Promise<void> {
-    const n = staged.models.length;
-    for (let from = 0; from < n; from += work.atOnce) {
-      const to = Math.min(from + work.atOnce, n);
+    for (const [from, to] of this.#windows(work, staged.models)) {
       work.norm2.push(...(await this.#sample(work, staged, from, to, 'fixed')));
       for (const directions of work.directions) {
         work.energies.get(directions.mode)!.push(...(await this.#energiesOf(work, directions, to - from)));
