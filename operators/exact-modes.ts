@@ -65,67 +65,102 @@ const groupStream = <R>(
   options: ExactModesOptions<R>,
 ): Observable<BlockUpdate | R | ModesOfSlot> =>
   defer(() => {
-    const { tiles, modes, rank, center = true, energies = true, onBadSource = 'error' } = options;
-    const scatter = new ModeScatter(group.slots, {
-      models: plan.models,
-      modes,
-      rank,
-      block: plan.block,
-      center,
-      tiles,
-      onBadSource,
-    });
-    const passes = new GroupPasses(plan, group, energies ? 2 : 1, options);
+    const modes = new GroupModes(plan, group, options as ExactModesOptions<unknown>);
+    return concat(modes.readAndFold(), modes.finish()) as Observable<BlockUpdate | R | ModesOfSlot>;
+  });
+
+/**
+ * A group of slots in the modes rows and cols. Whoever reads whole blocks of its models for another mode hands them over
+ * (`fold`, and `measure` in a pass after `solve`); what was not handed over, `finish` reads itself.
+ */
+export class GroupModes {
+  readonly #group: SlotGroup;
+  readonly #options: ExactModesOptions<unknown>;
+  readonly #scatter: ModeScatter;
+  readonly #passes: GroupPasses;
+  #spectra: readonly (readonly ModeSpectrum[])[] | null = null;
+  #measured = false;
+
+  /** @param firstBlock how the group's own blocks are counted on */
+  constructor(plan: ReadingPlan, group: SlotGroup, options: ExactModesOptions<unknown>, firstBlock = 0) {
+    const { tiles, modes, rank, center = true, onBadSource = 'error' } = options;
+    const { models, block } = plan;
+    this.#group = group;
+    this.#options = options;
+    this.#scatter = new ModeScatter(group.slots, { models, modes, rank, block, center, tiles, onBadSource });
+    this.#passes = new GroupPasses(plan, group, firstBlock, options);
+  }
+
+  get #wantsEnergies(): boolean {
+    return this.#options.energies ?? true;
+  }
+
+  /** Whole slots of consecutive models; returns those that cannot be in. */
+  fold(read: ReadBlock): Promise<readonly ReadFault[]> {
+    return this.#scatter.fold(read, read.base);
+  }
+
+  readAndFold(): Observable<BlockUpdate> {
+    return this.#passes.stream(this.#wantsEnergies ? 2 : 1, (read) => this.fold(read));
+  }
+
+  async solve(): Promise<void> {
     const spectra: (readonly ModeSpectrum[])[] = [];
-    const solving = defer(async () => {
-      for (const i of group.slots.keys()) spectra.push(await scatter.solve(i));
-    }).pipe(mergeMap(() => EMPTY));
-    const finish = options.finish ?? ((slot: ModesOfSlot) => of(slot));
-    const results = group.slots.map((slot, i) =>
+    for (const i of this.#group.slots.keys()) spectra.push(await this.#scatter.solve(i));
+    this.#spectra = spectra;
+  }
+
+  async measure(read: ReadBlock): Promise<void> {
+    if (!this.#wantsEnergies) return;
+    this.#measured = true;
+    await this.#scatter.measure(read);
+  }
+
+  /** What is left to do, then what the options' `finish` makes of each slot. */
+  finish(): Observable<unknown> {
+    const use = this.#options.finish ?? ((slot: ModesOfSlot) => of(slot));
+    const solving = defer(() => (this.#spectra === null ? from(this.solve()) : EMPTY)).pipe(mergeMap(() => EMPTY));
+    const measuring = defer(() =>
+      this.#wantsEnergies && !this.#measured
+        ? this.#passes.stream(2, (read) => this.measure(read).then(() => []))
+        : EMPTY,
+    );
+    const results = this.#group.slots.map((slot, i) =>
       defer(() => {
-        const known = scatter.modelsOf(i);
+        const known = this.#scatter.modelsOf(i);
         if (known.models.length === 0) return EMPTY;
-        return finish({
-          kind: 'modes',
-          ...known,
-          slot,
-          spectra: spectra[i]!,
-          energies: energies ? scatter.energiesOf(i) : null,
-          mean: scatter.meanOf(i),
-        });
+        const energies = this.#wantsEnergies ? this.#scatter.energiesOf(i) : null;
+        const mean = this.#scatter.meanOf(i);
+        return use({ kind: 'modes', ...known, slot, spectra: this.#spectra![i]!, energies, mean });
       }),
     );
-    return concat(
-      passes.stream((read) => scatter.fold(read, read.base)),
-      solving,
-      energies ? passes.stream((read) => scatter.measure(read).then(() => [])) : EMPTY,
-      ...results,
-    );
-  });
+    return concat(solving, measuring, ...results);
+  }
+}
 
 /** The group's weights, read as often as asked. */
 class GroupPasses {
   readonly #plan: ReadingPlan;
   readonly #group: SlotGroup;
-  readonly #passes: number;
   readonly #options: Pick<ExactModesOptions<unknown>, 'tiles' | 'blocks'>;
   readonly #buffers: SharedArrayBuffer[] = [];
-  #index = 0;
+  #index: number;
   #restingSince = performance.now();
 
   constructor(
     plan: ReadingPlan,
     group: SlotGroup,
-    passes: number,
+    firstBlock: number,
     options: Pick<ExactModesOptions<unknown>, 'tiles' | 'blocks'>,
   ) {
     this.#plan = { ...plan, groups: [group], block: modelsReadAtOnce(group, plan.block) };
     this.#group = group;
-    this.#passes = passes;
+    this.#index = firstBlock;
     this.#options = options;
   }
 
-  stream(use: (read: ReadBlock) => Promise<readonly ReadFault[]>): Observable<BlockUpdate> {
+  /** @param passes how often the group's weights are read in all */
+  stream(passes: number, use: (read: ReadBlock) => Promise<readonly ReadFault[]>): Observable<BlockUpdate> {
     const bytes = blockBufferBytes(this.#plan, this.#group);
     let seen = 0;
     return (this.#options.blocks ?? weightBlocks)(this.#plan).pipe(
@@ -141,7 +176,7 @@ class GroupPasses {
         },
         use: (block, timed) => {
           seen += block.models.length;
-          return from(this.#use(block.models, block.blocks, seen, timed, use));
+          return from(this.#use(block.models, block.blocks * passes, seen, timed, use));
         },
       }),
     );
@@ -160,7 +195,7 @@ class GroupPasses {
       kind: 'block',
       group: this.#group,
       index: this.#index++,
-      blocks: blocks * this.#passes,
+      blocks,
       modelsSeen: seen,
       slots: [],
       skipped,

@@ -12,8 +12,9 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import { tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
+import type { GroupModes } from './exact-modes.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
-import { findFaults, hasFiniteNorms, leaveOut } from './find-faults.ts';
+import { findFaults, hasFiniteNorms, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
@@ -37,6 +38,8 @@ export interface ExactPcaOptions<R> {
   readonly scratch?: string;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
   readonly onBadSource?: 'error' | 'skip';
+  /** What a group's models are also handed to, where they are read whole and at once: its modes rows and cols. */
+  readonly beside?: (group: SlotGroup) => GroupModes | null;
   /** Sees a slot's Gram matrix, before its spectrum is found. */
   readonly onGram?: (slot: PlannedSlot, models: readonly PlannedModel[], gram: ExactGram) => void;
   /** Where the weights come from. Default: the plan's files. */
@@ -101,6 +104,7 @@ class ExactGroup {
   readonly #slots: readonly SlotWork[];
   /** Faults that the running pass has found. */
   #faults: ReadFault[] = [];
+  #beside: GroupModes | null = null;
   #parts = 0;
   #restingSince = performance.now();
 
@@ -136,11 +140,16 @@ class ExactGroup {
   stream(): Observable<unknown> {
     const basis = this.#options.basis ?? true;
     return concat(
-      this.#gramPass(),
+      defer(() => {
+        const { beside } = this.#options;
+        if (this.#group.tilesAtOnce === undefined) this.#beside = beside?.(this.#group) ?? null;
+        return this.#gramPass();
+      }),
       defer(() => {
         for (const work of this.#slots) this.#solve(work);
         return EMPTY;
       }),
+      defer(() => from(this.#beside?.solve() ?? Promise.resolve())).pipe(mergeMap(() => EMPTY)),
       basis ? this.#basisPass() : EMPTY,
       defer(() => {
         const use = this.#options.finish ?? ((slot: ExactSlot) => of(slot));
@@ -152,7 +161,9 @@ class ExactGroup {
           ...done,
           defer(() => {
             this.#release(scratch);
-            return EMPTY;
+            const beside = this.#beside;
+            this.#beside = null;
+            return beside?.finish() ?? EMPTY;
           }),
         );
       }),
@@ -258,6 +269,8 @@ class ExactGroup {
     this.#faults.push(...found);
     // What comes after a fault is only looked through: the pass is done again.
     if (this.#faults.length > 0) for (const work of this.#slots) work.visit = undefined;
+    // Where models are read at once a pass has one part, and the last pass no faults.
+    else if (this.#beside !== null) return withoutRepeats([...found, ...(await this.#beside.fold(read))]);
     return found;
   }
 
@@ -297,6 +310,7 @@ class ExactGroup {
           known === null ? peaks : peaks.map((peak, j) => (Math.abs(peak) > Math.abs(known[j]!) ? peak : known[j]!));
       }),
     );
+    await this.#beside?.measure(read);
     return [];
   }
 

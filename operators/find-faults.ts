@@ -40,6 +40,12 @@ export const faultOf = (slot: PlannedSlot, model: PlannedModel, index: number, v
   };
 };
 
+/** The first fault of each model and slot. */
+export const withoutRepeats = (faults: readonly ReadFault[]): readonly ReadFault[] =>
+  faults.filter(
+    ({ model, slot }, i) => faults.findIndex((other) => other.model === model && other.slot === slot) === i,
+  );
+
 export const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {
   const models = staged.models.filter((model) => !left.has(model));
   const position = new Map(models.map((model, i) => [model.id, i]));

@@ -1,12 +1,13 @@
 // What the engine `incremental` keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
 // matrices updated, and the mixing they ask for is left for the next visit. One block at a time.
 import { join } from 'node:path';
-import { concat, defer, mergeMap, type Observable, of } from 'rxjs';
+import { concat, defer, EMPTY, mergeMap, type Observable, of } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
-import { findFaults, hasFiniteNorms, leaveOut } from './find-faults.ts';
+import type { GroupModes } from './exact-modes.ts';
+import { findFaults, hasFiniteNorms, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
 import { gramOfState, newRows, renewsAfter, rowsAfter, type StoredRows, settleRows } from './stored-rows.ts';
@@ -56,6 +57,7 @@ export class IncrementalEngine {
   /** Since when the engine could have taken another block, and what it has waited for one since the last update. */
   #restingSince = performance.now();
   #waitedMs = 0;
+  #beside: GroupModes | null = null;
   #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
 
   constructor(options: IncrementalPcaOptions<unknown>) {
@@ -80,13 +82,17 @@ export class IncrementalEngine {
     this.#waitedMs += Math.max(ready - this.#restingSince, 0);
     if (block.index === 0 && block.part === 0) await (this.#opening ?? this.#open(block));
     this.#opening = null;
+    if (block.index === 0 && block.part === 0) this.#beside = this.#options.beside?.(block.group) ?? null;
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
     if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
     const folded = await Promise.all(
       read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, read.base)),
     );
     const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));
-    return this.#updateOf(block, updates, [...read.faults, ...folded.flatMap(({ faults }) => faults)], seconds);
+    // It finds the same faults, and perhaps weights too large that a Gram can still take.
+    const others = (await this.#beside?.fold(read)) ?? [];
+    const faults = [...read.faults, ...folded.flatMap((slot) => slot.faults)];
+    return this.#updateOf(block, updates, withoutRepeats([...faults, ...others]), seconds);
   }
 
   async #updateOf(
@@ -199,7 +205,9 @@ export class IncrementalEngine {
             ),
           ],
     );
-    return concat(...finished);
+    const beside = this.#beside;
+    this.#beside = null;
+    return concat(...finished, beside === null ? EMPTY : beside.finish());
   }
 
   /** Every slot's subspace so far. */

@@ -19,6 +19,7 @@ import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-pl
 import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
+import type { GroupModes } from './exact-modes.ts';
 import { IncrementalEngine, type TimedRead } from './incremental-engine.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
 import type { Tiles } from './tile-pool.ts';
@@ -40,6 +41,8 @@ export interface IncrementalPcaOptions<R> {
     readonly every: number;
     readonly use: (estimates: readonly SubspaceEstimate[], update: BlockUpdate) => ObservableInput<R>;
   };
+  /** What a group's blocks are also handed to, where they come whole: its modes rows and cols. */
+  readonly beside?: (group: SlotGroup) => GroupModes | null;
   /** Where slots too large for the memory keep their rows; needed when the plan has any. */
   readonly scratch?: string;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */

@@ -64,13 +64,12 @@ const secondsOf = (
 export const sideModesOf = ({ mode }: RunConfig): readonly SideMode[] =>
   mode.filter((name): name is SideMode => name !== 'models');
 
-/** Times that the modes rows and cols read every weight. */
-export const sidePasses = (config: RunConfig): number =>
-  sideModesOf(config).length === 0 ? 0 : config.energies ? 2 : 1;
+/** Times that the modes rows and cols read every weight of groups that are theirs alone. */
+export const sidePasses = ({ energies }: RunConfig): number => (energies ? 2 : 1);
 
-/** Times that a run reads every weight, --verify left aside. */
-export const passesInAll = (engine: EngineName, config: RunConfig): number =>
-  (config.mode.includes('models') ? passesOver(engine, config) : 0) + sidePasses(config);
+/** Times that a group's weights are read where mode models shares them with the modes rows and cols. */
+export const sharedPasses = (engine: EngineName, config: RunConfig): number =>
+  Math.max(passesOver(engine, config), sidePasses(config));
 
 /** Operations of a slot's products in the modes rows and cols: half of each scatter matrix, and the energies. */
 export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: number, config: RunConfig): number =>

@@ -99,12 +99,9 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   // Never more at work than there are tiles, or processors.
   const processors = Math.min(config.threads, availableParallelism());
   const threads = groups.map(({ group, modes }) => Math.min(processors, partsOf(group, modes)));
-  const rates = groups.map(({ modes }) => (modes.includes('models') ? visitRate! : foldRate!));
-  const computeSeconds = plan.groupFlops.reduce(
-    (sum, flops, i) => sum + (WAITING * flops) / rates[i]! / threads[i]!,
-    0,
-  );
-  const flopRate = plan.flops / plan.groupFlops.reduce((sum, flops, i) => sum + flops / rates[i]!, 0);
+  const threadSeconds = plan.groupFlops.map((flops) => flops.models / (visitRate ?? 1) + flops.sides / (foldRate ?? 1));
+  const computeSeconds = threadSeconds.reduce((sum, seconds, i) => sum + (WAITING * seconds) / threads[i]!, 0);
+  const flopRate = plan.flops / threadSeconds.reduce((a, b) => a + b, 0);
   const readSeconds = plan.bytesToRead / reading.rate;
   const young = Math.min(updates, YOUNG_UPDATES);
   const streamSeconds =

@@ -30,6 +30,8 @@ export interface MemoryNeeds {
   readonly basis: boolean;
   /** Sums of slots that are kept beside, at most. */
   readonly sums: number;
+  /** The modes rows and cols, where they are to share the reading. */
+  readonly sides: readonly SideMode[];
 }
 
 /** What a group holds in memory at its fullest, in bytes. */
@@ -77,8 +79,13 @@ export const spillBytes = (needs: MemoryNeeds, { slots, tilesAtOnce }: SlotGroup
 const directionRows = (needs: MemoryNeeds, { features }: PlannedSlot): number =>
   needs.basis ? rowsBeforeBlock(Math.min(needs.rank, needs.models.length, features)) : 0;
 
-export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
-  needs.engine === 'exact' ? exactMemory(needs, group) : incrementalMemory(needs, group);
+export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
+  const own = needs.engine === 'exact' ? exactMemory(needs, group) : incrementalMemory(needs, group);
+  if (group.beside !== true) return own;
+  // Its own readings, for energies, take buffers of their own.
+  const beside = sideMemory({ ...needs, modes: needs.sides }, group);
+  return { state: own.state + beside.state, staging: own.staging + beside.staging, rest: own.rest + beside.rest };
+};
 
 /**
  * All models of a part at once, staged twice; a panel a thread and slot in which they pass, and one to mix into; the Grams
@@ -136,7 +143,7 @@ const incrementalMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
 };
 
 /** What the modes rows and cols need beside what `MemoryNeeds` says. */
-export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis' | 'sums'> {
+export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis' | 'sums' | 'sides'> {
   readonly modes: readonly SideMode[];
 }
 
@@ -229,6 +236,12 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): readonly SlotGroup[] => {
   // Needs add up but for the window, which the largest slot decides: the sum errs on the safe side.
   const alone = slots.map((slot) => totalOf(groupMemory(needs, { index: 0, slots: [slot] })));
+  // All slots share their reading with the modes rows and cols, or none does: tables have them in order, whoever reads.
+  const withSides = slots.map((slot) =>
+    needs.sides.length > 0 ? totalOf(groupMemory(needs, { index: 0, slots: [slot], beside: true })) : Infinity,
+  );
+  const shared = withSides.every((bytes) => bytes <= needs.memory);
+  const each = shared ? withSides : alone;
   const least = slots.map((slot, i) =>
     alone[i]! <= needs.memory ? alone[i]! : totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: 1 })),
   );
@@ -238,18 +251,19 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): r
   let current: PlannedSlot[] = [];
   let filled = 0;
   const close = (): void => {
-    if (current.length > 0) groups.push({ index: groups.length, slots: current });
+    const beside = shared ? ({ beside: true } as const) : {};
+    if (current.length > 0) groups.push({ index: groups.length, slots: current, ...beside });
     current = [];
     filled = 0;
   };
   slots.forEach((slot, i) => {
-    if (filled + alone[i]! > Math.min(needs.memory, GROUP_BYTES)) close();
-    if (alone[i]! > needs.memory) {
+    if (filled + each[i]! > Math.min(needs.memory, GROUP_BYTES)) close();
+    if (each[i]! > needs.memory) {
       groups.push({ index: groups.length, slots: [slot], tilesAtOnce: tilesThatFit(slot, needs) });
       return;
     }
     current.push(slot);
-    filled += alone[i]!;
+    filled += each[i]!;
   });
   close();
   return groups;

@@ -25,8 +25,8 @@ import { resolveSources } from '../sources/resolve-sources.ts';
 import {
   chooseEngine,
   flopsOf,
-  passesInAll,
   passesOver,
+  sharedPasses,
   sideFlopsOf,
   sideModesOf,
   sidePasses,
@@ -44,6 +44,12 @@ export interface ModelInPlan extends PlannedModel {
   readonly pages: string;
   /** Bytes of its files. */
   readonly bytes: number;
+}
+
+/** Operations of a group's large products, for mode models and for the modes rows and cols. */
+export interface GroupFlops {
+  readonly models: number;
+  readonly sides: number;
 }
 
 /** Several slots as one. */
@@ -88,7 +94,7 @@ export interface Plan extends ReadingPlan {
   readonly groupSpill: readonly number[];
   /** Floating point operations of the large products, in all and by group. */
   readonly flops: number;
-  readonly groupFlops: readonly number[];
+  readonly groupFlops: readonly GroupFlops[];
 }
 
 /** Disk that slots too large for the memory take, one after the other. */
@@ -166,6 +172,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       memory,
       basis,
       sums: 1 + config.groupBy.length,
+      sides: sideModesOf(config),
     };
     const modes = sideModesOf(config);
     const sideNeeds = { ...common, modes };
@@ -174,8 +181,9 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
         const ofModels = config.mode.includes('models')
           ? chooseEngine(config, chosen.slots, common)
           : ({ engine: 'exact', groups: [], reason: null } as const);
-        const sides = modes.length === 0 ? [] : groupSides(chosen.slots, sideNeeds, ofModels.groups.length);
-        return { ...ofModels, sideGroups: sides };
+        const shared = ofModels.groups.some(({ beside }) => beside === true);
+        const apart = modes.length === 0 || shared ? [] : chosen.slots;
+        return { ...ofModels, sideGroups: groupSides(apart, sideNeeds, ofModels.groups.length) };
       },
       catch: (cause) => cause,
     }).pipe(Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))));
@@ -186,10 +194,16 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     const needs: MemoryNeeds = { ...common, engine };
     const sum = (some: readonly PlannedSlot[], of: (slot: PlannedSlot) => number): number =>
       some.reduce((all, slot) => all + of(slot), 0);
+    const sideFlops = (group: SlotGroup): number =>
+      sum(group.slots, (slot) => sideFlopsOf(slot, models.length, config));
     const groupFlops = [
-      ...groups.map((group) => sum(group.slots, (slot) => flopsOf(engine, slot, models.length, config))),
-      ...sideGroups.map((group) => sum(group.slots, (slot) => sideFlopsOf(slot, models.length, config))),
+      ...groups.map((group) => ({
+        models: sum(group.slots, (slot) => flopsOf(engine, slot, models.length, config)),
+        sides: group.beside === true ? sideFlops(group) : 0,
+      })),
+      ...sideGroups.map((group) => ({ models: 0, sides: sideFlops(group) })),
     ];
+    const inOrder = groupsInOrder({ groups, sideGroups, engine, config });
     return {
       config,
       engine,
@@ -208,10 +222,10 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       ],
       block,
       device,
-      bytesToRead: weightBytes(chosen.slots, models) * passesInAll(engine, config),
+      bytesToRead: bytesOver(inOrder, models),
       bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
       groupSpill: [...groups.map((group) => spillBytes(needs, group)), ...sideGroups.map(() => 0)],
-      flops: groupFlops.reduce((a, b) => a + b, 0),
+      flops: groupFlops.reduce((all, flops) => all + flops.models + flops.sides, 0),
       groupFlops,
     };
   });
@@ -224,10 +238,23 @@ export interface PlannedGroup {
 }
 
 /** All groups in the order in which they run. */
-export const groupsInOrder = ({ groups, sideGroups, engine, config }: Plan): readonly PlannedGroup[] => [
-  ...groups.map((group) => ({ group, modes: ['models'] as const, passes: passesOver(engine, config) })),
+export const groupsInOrder = ({
+  groups,
+  sideGroups,
+  engine,
+  config,
+}: Pick<Plan, 'groups' | 'sideGroups' | 'engine' | 'config'>): readonly PlannedGroup[] => [
+  ...groups.map((group) =>
+    group.beside === true
+      ? { group, modes: config.mode, passes: sharedPasses(engine, config) }
+      : { group, modes: ['models'] as const, passes: passesOver(engine, config) },
+  ),
   ...sideGroups.map((group) => ({ group, modes: sideModesOf(config), passes: sidePasses(config) })),
 ];
+
+/** Weight bytes that some models cost a run, in all passes. */
+export const bytesOver = (groups: readonly PlannedGroup[], models: readonly PlannedModel[]): number =>
+  groups.reduce((sum, { group, passes }) => sum + weightBytes(group.slots, models) * passes, 0);
 
 /** Bytes that the fullest group holds. */
 export const peakMemory = ({ groupMemory }: Plan): number =>

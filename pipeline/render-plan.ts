@@ -2,7 +2,7 @@
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
-import { passesInAll, sideModesOf } from './choose-engine.ts';
+import { sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import { bytesToSpill, groupsInOrder, type Plan, peakMemory } from './plan.ts';
 
@@ -64,20 +64,29 @@ const enginesOf = ({ config, engine, engineReason }: Plan): readonly string[] =>
   ];
 };
 
-/** Passes over the data: what the engines take, and one before where all is verified. */
-const passesOf = ({ config, engine }: Plan): number => passesInAll(engine, config) + (config.verify ? 1 : 0);
+/** Passes over the data: those of mode models, which the others may share, theirs, and one before where all is verified. */
+const passesOf = (plan: Plan): number => {
+  const [models, sides] = [plan.groups[0], plan.sideGroups[0]].map(
+    (first) => groupsInOrder(plan).find(({ group }) => group === first)?.passes ?? 0,
+  );
+  return models! + sides! + (plan.config.verify ? 1 : 0);
+};
 
 const TIMES = ['never', 'once', 'twice', 'three times', 'four times'];
 
-const readingOf = ({ config, engine }: Plan): string => {
+const readingOf = (plan: Plan): string => {
+  const { config, engine, groups, sideGroups } = plan;
   const sides = sideModesOf(config).join(' and ');
+  const models = groups.length > 0;
+  const apart = models && sideGroups.length > 0;
   const reasons = [
-    ...(config.mode.includes('models') && (engine === 'exact' || sides !== '') ? ['for the spectrum'] : []),
-    ...(config.mode.includes('models') && engine === 'exact' && config.basis ? ['for the basis (--no-basis)'] : []),
-    ...(sides === '' ? [] : [`for ${sides}`, ...(config.energies ? ['for their energies (--no-energies)'] : [])]),
+    apart ? 'for the spectrum of models' : 'for the spectrum',
+    ...(models && engine === 'exact' && config.basis ? ['for the basis (--no-basis)'] : []),
+    ...(apart ? [`for that of ${sides} (more --memory lets them share)`] : []),
+    ...(sides !== '' && config.energies ? [`for the energies of ${sides} (--no-energies)`] : []),
   ];
-  const passes = passesInAll(engine, config);
-  const often = `each byte ${TIMES[passes]}${passes > 1 ? `, ${reasons.join(', ').replace(/, ([^,]*)$/, ' and $1')}` : ''}`;
+  const why = reasons.length > 1 ? `, ${reasons.join(', ').replace(/, ([^,]*)$/, ' and $1')}` : '';
+  const often = `each byte ${TIMES[passesOf(plan) - (config.verify ? 1 : 0)]}${why}`;
   return config.verify ? `${often}, and all files once before (--verify)` : often;
 };
 
@@ -150,7 +159,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     tiles_at_once: group.tilesAtOnce ?? null,
     memory: plan.groupMemory[i],
     bytes_to_read: weightBytes(group.slots, plan.models) * passes,
-    flops: plan.groupFlops[i],
+    flops: plan.groupFlops[i]!.models + plan.groupFlops[i]!.sides,
   })),
   device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },
   peak_memory: peakMemory(plan),

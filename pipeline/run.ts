@@ -20,7 +20,7 @@ import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
-import { exactModes, type ModesOfSlot } from '../operators/exact-modes.ts';
+import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { exactPca } from '../operators/exact-pca.ts';
 import { exactSpectrum } from '../operators/exact-spectrum.ts';
 import { GramSum } from '../operators/gram-sum.ts';
@@ -30,14 +30,14 @@ import { TilePool } from '../operators/tile-pool.ts';
 import { SinkFailed } from '../sinks/errors.ts';
 import { type EventLog, openEventLog } from '../sinks/events.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
-import { type PlannedSlot, weightBytes } from '../sources/reading-plan.ts';
+import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
 import { writeBasis, writeModeBases } from './basis-writer.ts';
-import { passesInAll, sideModesOf } from './choose-engine.ts';
+import { passesOver, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
-import { bytesToSpill, groupsInOrder, type ModelInPlan, makePlan, type Plan, type SlotSum } from './plan.ts';
+import { bytesOver, bytesToSpill, groupsInOrder, type ModelInPlan, makePlan, type Plan, type SlotSum } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
@@ -159,7 +159,7 @@ const verified = (plan: Plan) =>
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
-    const bytesToRead = plan.bytesToRead - weightBytes(plan.slots, bad) * passesInAll(plan.engine, plan.config);
+    const bytesToRead = plan.bytesToRead - bytesOver(groupsInOrder(plan), bad);
     return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
   });
 
@@ -261,20 +261,31 @@ class Execution {
   }
 
   /** The modes rows and cols, always exact. */
+  get #modesOptions(): ExactModesOptions<never> {
+    const { config } = this.#plan;
+    return {
+      modes: sideModesOf(config),
+      rank: config.rank,
+      center: config.center,
+      energies: config.energies,
+      onBadSource: config.onBadSource,
+      tiles: this.#tiles,
+      finish: (found) => this.#finishModes(found),
+    };
+  }
+
+  /** Groups that mode models does not share. */
   #sides(): Observable<BlockUpdate> {
-    const { config, sideGroups } = this.#plan;
-    return exactModes<never>(
-      { ...this.#plan, groups: sideGroups },
-      {
-        modes: sideModesOf(config),
-        rank: config.rank,
-        center: config.center,
-        energies: config.energies,
-        onBadSource: config.onBadSource,
-        tiles: this.#tiles,
-        finish: (found) => this.#finishModes(found),
-      },
-    ).pipe(tap((update) => this.#recordBlock(update)));
+    const plan = { ...this.#plan, groups: this.#plan.sideGroups };
+    return exactModes<never>(plan, this.#modesOptions).pipe(tap((update) => this.#recordBlock(update)));
+  }
+
+  /** Groups that it shares. */
+  #beside(group: SlotGroup): GroupModes | null {
+    if (group.beside !== true) return null;
+    const { engine, config, models, block } = this.#plan;
+    const before = engine === 'exact' ? passesOver(engine, config) : Math.ceil(models.length / block);
+    return new GroupModes(this.#plan, group, this.#modesOptions as ExactModesOptions<unknown>, before);
   }
 
   #exact(): Observable<BlockUpdate> {
@@ -286,6 +297,7 @@ class Execution {
       onBadSource: config.onBadSource,
       tiles: this.#tiles,
       scratch: this.#scratch,
+      beside: (group) => this.#beside(group),
       onGram: (slot, models, gram) => {
         for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
       },
@@ -332,6 +344,7 @@ class Execution {
         onBadSource: config.onBadSource,
         tiles: this.#tiles,
         scratch: this.#scratch,
+        beside: (group) => this.#beside(group),
         ...this.#snapshots(),
         finish: (subspace) => this.#finishSlot(subspace, subspace, () => spooledHistory(this.#spool!, subspace)),
       }),

@@ -49,6 +49,8 @@ export class SlotTables {
   readonly #stream: StreamTables | null;
   /** Null where the modes rows and cols, or their energies, were not asked for. */
   readonly #energies: Table<'energies'> | null;
+  /** Results in the modes rows and cols, which stand behind those of mode models, whatever is found first. */
+  readonly #later: ModeResult[] = [];
 
   /** @param modes all that were asked for, or what a snapshot shows */
   constructor(folder: string, plan: Plan, modes: 'all' | 'models' = 'all') {
@@ -106,7 +108,8 @@ export class SlotTables {
    */
   appendModes(found: ModesOfSlot, skipped: ReadonlyMap<number, string>): readonly SlotSummary[] {
     const results = modeResults(found, this.#plan.config);
-    for (const result of results) this.#appendMode(result);
+    const none = new Float32Array(0);
+    this.#later.push(...results.map((one) => ({ ...one, spectrum: { ...one.spectrum, directions: none } })));
     if (found.energies !== null) this.#appendEnergies(found, found.energies);
     if (this.#stream === null) {
       const { models, rawNorm2, meanEntry } = found;
@@ -166,6 +169,8 @@ export class SlotTables {
   }
 
   close(): void {
+    const order = [...this.#later].sort((a, b) => a.slot.id - b.slot.id);
+    for (const result of order) this.#appendMode(result);
     for (const table of this.#all) table.close();
   }
 

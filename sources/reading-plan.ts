@@ -26,6 +26,8 @@ export interface SlotGroup {
   readonly slots: readonly PlannedSlot[];
   /** Set where the only slot is too large for the memory: its state is kept in a file and visited so many tiles at a time. */
   readonly tilesAtOnce?: number;
+  /** Set where what is read for mode models feeds the modes rows and cols too. */
+  readonly beside?: true;
 }
 
 export interface ReadingPlan {

@@ -28,7 +28,7 @@ function showResult(): Progress {
     if (event.type !== 'done') return;
     const { out, models, slots, bytesRead, tables_s } = event;
     writeOutput(
-      `${escapeControls(out)}: ${formatPlural(models, 'model')}, ${formatPlural(slots.length, 'slot')}, ${formatBytes(bytesRead)} in ${formatDuration(tables_s)}\n`,
+      `${escapeControls(out)}: ${formatPlural(models, 'model')}, ${formatPlural(new Set(slots.map(({ slot }) => slot)).size, 'slot')}, ${formatBytes(bytesRead)} in ${formatDuration(tables_s)}\n`,
     );
   };
   return { telemetry, close: () => Promise.resolve() };

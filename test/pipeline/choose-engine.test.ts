@@ -40,6 +40,7 @@ const choose = (
     memory,
     basis,
     sums: 1,
+    sides: [],
   };
   return chooseEngine(config, [slot], needs);
 };

@@ -299,6 +299,7 @@ describe('groupSlots', () => {
     memory,
     basis: true,
     sums: 1,
+    sides: [],
   });
   const bytes = (slots: readonly PlannedSlot[]): number => {
     const { state, staging, rest } = groupMemory(needs(0), { index: 0, slots });
