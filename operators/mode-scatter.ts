@@ -12,12 +12,12 @@ import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { faultOf, leaveOut } from './find-faults.ts';
 import { blocksOf, isDiagonal, mirrorDiagonal, packedLength, packedTrace, unpacked } from './linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK, topEigenpairs } from './linalg/top-eigenpairs.ts';
-import type { EnergyPiece, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
+import type { BadStoredWeight, EnergyPiece, Sampled, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
 import { RANK_THRESHOLD, ROUNDING } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 
 /** Weights sampled at a time, of one slot: whole models, at least one. */
-const SAMPLED_WEIGHTS = 2 ** 24;
+const SAMPLED_WEIGHTS = 2 ** 25;
 /** Tiles that a task samples: enough to be worth a message. */
 const TILES_A_TASK = 16;
 /** Weights that an energy task multiplies, about. */
@@ -185,15 +185,15 @@ export class ModeScatter {
 
   async #foldSlot(work: SlotScatter, read: StagedSlot, base: StagedSlot | null): Promise<readonly ReadFault[]> {
     if (base !== null) await this.#settleOrigin(work, base);
-    const { survey, faults, staged } = await this.#surveyed(work, leaveOut(read, work.left));
+    const { faults, staged } = await this.#surveyed(work, leaveOut(read, work.left));
     for (const [from, to] of this.#windows(work, staged.models)) {
-      await this.#sample(work, staged, from, to, 'running');
+      const { norms2, sums } = await this.#sample(work, staged, from, to, 'running');
       // The first of all models is its own mean: its samples are zero.
       if (work.mean === null || work.models.length + to - from > 1) await this.#addSamples(work, to - from);
       for (let i = from; i < to; i++) {
         work.models.push(staged.models[i]!);
-        work.rawNorm2.push(survey.norms2[i]!);
-        work.meanEntry.push(survey.sums[i]! / work.slot.features);
+        work.rawNorm2.push(norms2[i - from]!);
+        work.meanEntry.push(sums[i - from]! / work.slot.features);
       }
     }
     return faults;
@@ -221,25 +221,17 @@ export class ModeScatter {
     work.origin = origin;
   }
 
-  /** The models that can be in, and what is known of their weights. */
+  /** The models that can be in. */
   async #surveyed(work: SlotScatter, read: StagedSlot) {
-    const { origin, slot } = work;
-    const parts = await this.#overTiles(work, read, (part) =>
-      this.#options.tiles.scatter({ kind: 'survey', ...part, origin }),
-    );
-    const bad = new Map<number, { index: number; value: number }>();
-    for (const part of parts) {
-      for (const { position, ...found } of part.bad) if (!bad.has(position)) bad.set(position, found);
-    }
-    const faults = [...bad]
-      .sort(([a], [b]) => a - b)
-      .map(([position, { index, value }]) => faultOf(slot, read.models[position]!, index, value));
+    const parts = await this.#overTiles(work, read, (part) => this.#options.tiles.scatter({ kind: 'survey', ...part }));
+    const bad = new Map<number, BadStoredWeight>();
+    for (const found of parts.flat()) if (!bad.has(found.position)) bad.set(found.position, found);
+    const faults = [...bad.values()]
+      .sort((a, b) => a.position - b.position)
+      .map(({ position, index, value }) => faultOf(work.slot, read.models[position]!, index, value));
     if (faults.length > 0 && this.#options.onBadSource === 'error') throw faults[0]!.error;
-    const kept = [...read.models.keys()].filter((position) => !bad.has(position));
-    const sum = (what: 'norms2' | 'sums'): Float64Array =>
-      Float64Array.from(kept, (position) => parts.reduce((all, part) => all + part[what][position]!, 0));
     for (const fault of faults) this.#leave(fault);
-    return { survey: { norms2: sum('norms2'), sums: sum('sums') }, faults, staged: leaveOut(read, work.left) };
+    return { faults, staged: leaveOut(read, work.left) };
   }
 
   /** True when that is news. */
@@ -256,7 +248,7 @@ export class ModeScatter {
     from: number,
     to: number,
     about: 'running' | 'fixed',
-  ): Promise<Float64Array> {
+  ): Promise<Sampled> {
     const { mean, origin, samples, models, shape } = work;
     const parts = await this.#overTiles(work, staged, (part) =>
       this.#options.tiles.scatter({
@@ -272,7 +264,9 @@ export class ModeScatter {
         samples,
       }),
     );
-    return Float64Array.from({ length: to - from }, (_, i) => parts.reduce((sum, part) => sum + part[i]!, 0));
+    const sum = (what: keyof Sampled): Float64Array =>
+      Float64Array.from({ length: to - from }, (_, i) => parts.reduce((all, part) => all + part[what][i]!, 0));
+    return { norms2: sum('norms2'), sums: sum('sums') };
   }
 
   async #addSamples({ shape, scatters, samples }: SlotScatter, models: number): Promise<void> {
@@ -392,7 +386,7 @@ export class ModeScatter {
 
   async #measureSlot(work: SlotScatter, staged: StagedSlot): Promise<void> {
     for (const [from, to] of this.#windows(work, staged.models)) {
-      work.norm2.push(...(await this.#sample(work, staged, from, to, 'fixed')));
+      work.norm2.push(...(await this.#sample(work, staged, from, to, 'fixed')).norms2);
       for (const directions of work.directions) {
         work.energies.get(directions.mode)!.push(...(await this.#energiesOf(work, directions, to - from)));
       }

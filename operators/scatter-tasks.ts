@@ -18,20 +18,17 @@ export interface StagedTiles {
   readonly tiles: TileRange;
 }
 
-/** Looks at weights before anything is made of them. */
+/** Looks for weights that cannot be folded, before anything is made of any. */
 export interface SurveyTask extends StagedTiles {
   readonly kind: 'survey';
-  /** features float32, subtracted before squaring; null: 0. */
-  readonly origin: SharedArrayBuffer | null;
 }
 
-export interface Survey {
-  /** Σ (x − origin)² of each model over these tiles. */
-  readonly norms2: Float64Array;
-  /** Σ x. */
-  readonly sums: Float64Array;
-  /** The first weight of each model that cannot be folded, by position. */
-  readonly bad: readonly { readonly position: number; readonly index: number; readonly value: number }[];
+/** The first weight of a model that cannot be folded. */
+export interface BadStoredWeight {
+  readonly position: number;
+  /** Into the flattened slot. */
+  readonly index: number;
+  readonly value: number;
 }
 
 /** Widens a base, the only model staged. */
@@ -111,11 +108,18 @@ export interface EnergyPiece {
 
 export type ScatterTask = SurveyTask | OriginTask | SampleTask | FoldTask | MultiplyTask | EnergyTask;
 
+/** Of each model sampled, over these tiles. */
+export interface Sampled {
+  /** `running`: Σ (x − origin)², the origin 0 where there is none. `fixed`: Σ sample². */
+  readonly norms2: Float64Array;
+  /** Σ x, when `running`. */
+  readonly sums: Float64Array;
+}
+
 export interface ScatterAnswers {
-  readonly survey: Survey;
+  readonly survey: readonly BadStoredWeight[];
   readonly origin: null;
-  /** Σ sample² of each model over these tiles, when `fixed`; else 0. */
-  readonly sample: Float64Array;
+  readonly sample: Sampled;
   readonly fold: null;
   readonly multiply: null;
   /** pieces x rank. */

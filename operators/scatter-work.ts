@@ -1,22 +1,23 @@
 // One thread's work for the modes rows and cols; what the tasks mean stands in scatter-tasks.ts.
-import { firstBadWeight, LARGEST_WEIGHT } from '../sources/bad-weight.ts';
+import { firstBadWeight, hasBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
-import { widenRow } from '../sources/weight-batch.ts';
+import { type WeightRows, widenRow } from '../sources/weight-batch.ts';
 import type { Device, Samples } from './devices/device.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
 import { placeRows } from './placed-rows.ts';
 import type {
+  BadStoredWeight,
   EnergyTask,
   FoldTask,
   MultiplyTask,
   OriginTask,
+  Sampled,
   SampleShape,
   SampleTask,
   ScatterAnswers,
   ScatterTask,
   SideSamples,
   StagedTiles,
-  Survey,
   SurveyTask,
 } from './scatter-tasks.ts';
 
@@ -37,24 +38,17 @@ export const performScatterTask = (device: Device, task: ScatterTask): ScatterAn
   }
 };
 
-const survey = (task: SurveyTask): Survey => {
-  const { models, origin } = task;
-  const norms2 = new Float64Array(models);
-  const sums = new Float64Array(models);
-  const bad = new Map<number, Survey['bad'][number]>();
-  const zero = origin === null ? null : new Float32Array(origin);
-  eachRow(task, (tile, position, x) => {
-    const raw = sumOfSquares(x);
-    // A weight too large makes the sum of squares too large; NaN makes it NaN.
-    if (!(raw <= LARGEST_WEIGHT ** 2) && !bad.has(position)) {
-      const index = firstBadWeight(x);
-      if (index >= 0) bad.set(position, { position, index: tile.start + index, value: x[index]! });
-    }
-    sums[position] = sums[position]! + sumOf(x);
-    const own = zero === null ? raw : squaredDistance(x, zero.subarray(tile.start, tile.start + x.length));
-    norms2[position] = norms2[position]! + own;
+const survey = (task: SurveyTask): readonly BadStoredWeight[] => {
+  const bad = new Map<number, BadStoredWeight>();
+  eachStored(task, (tile, position, batch, row) => {
+    if (bad.has(position) || !hasBadWeight(batch.dtype, batch.row(row))) return;
+    const x = new Float32Array(tile.width);
+    widenRow(batch, row, 0, x);
+    // A float64 just beyond the limit may be rounded back to it.
+    const index = firstBadWeight(x);
+    if (index >= 0) bad.set(position, { position, index: tile.start + index, value: x[index]! });
   });
-  return { norms2, sums, bad: [...bad.values()] };
+  return [...bad.values()];
 };
 
 const widenOrigin = (task: OriginTask): null => {
@@ -63,15 +57,22 @@ const widenOrigin = (task: OriginTask): null => {
   return null;
 };
 
-const sample = (task: SampleTask): Float64Array => {
+const sample = (task: SampleTask): Sampled => {
   const { from, to, about, seen, shape } = task;
   const mean = task.mean === null ? null : new Float64Array(task.mean);
   const origin = task.origin === null ? null : new Float32Array(task.origin);
   const samples = new Float32Array(task.samples);
   const norms2 = new Float64Array(to - from);
+  const sums = new Float64Array(to - from);
   eachRow(task, (tile, position, x) => {
     if (position < from || position >= to) return;
     const i = position - from;
+    if (about === 'running') {
+      const own =
+        origin === null ? sumOfSquares(x) : squaredDistance(x, origin.subarray(tile.start, tile.start + x.length));
+      norms2[i] = norms2[i]! + own;
+      sums[i] = sums[i]! + sumOf(x);
+    }
     eachPiece(shape, tile, (start, stop, at) => {
       const values = x.subarray(start - tile.start, stop - tile.start);
       const out = samples.subarray(i * lengthOf(shape) + at, i * lengthOf(shape) + at + values.length);
@@ -82,7 +83,7 @@ const sample = (task: SampleTask): Float64Array => {
       if (about === 'fixed') norms2[i] = norms2[i]! + sumOfSquares(out);
     });
   });
-  return norms2;
+  return { norms2, sums };
 };
 
 /** Floats from one model's samples to the next's. */
@@ -210,20 +211,23 @@ const samplesOfModel = ({ mode, shape, samples }: SideSamples, model: number): S
 let widened = new Float32Array(0);
 
 /** Calls `use` with each model's widened weights of each tile, positions ascending within a tile; valid for the call. */
-const eachRow = (
-  { slot, features, staged, tiles }: StagedTiles,
-  use: (tile: Tile, position: number, x: Float32Array) => void,
-): void => {
-  for (const tile of tilesOf(features).slice(tiles.from, tiles.to)) {
+const eachRow = (task: StagedTiles, use: (tile: Tile, position: number, x: Float32Array) => void): void =>
+  eachStored(task, (tile, position, batch, row) => {
     if (widened.length < tile.width) widened = new Float32Array(tile.width);
     const x = widened.subarray(0, tile.width);
+    widenRow(batch, row, 0, x);
+    use(tile, position, x);
+  });
+
+const eachStored = (
+  { slot, features, staged, tiles }: StagedTiles,
+  use: (tile: Tile, position: number, batch: WeightRows, row: number) => void,
+): void => {
+  for (const tile of tilesOf(features).slice(tiles.from, tiles.to)) {
     const placed = placeRows(slot, tile, staged, 0).flatMap(({ batch, rows, at }) =>
       rows.map((row, i) => ({ batch, row, position: at[i]! })),
     );
     placed.sort((a, b) => a.position - b.position);
-    for (const { batch, row, position } of placed) {
-      widenRow(batch, row, 0, x);
-      use(tile, position, x);
-    }
+    for (const { batch, row, position } of placed) use(tile, position, batch, row);
   }
 };

@@ -239,7 +239,7 @@ describe('modelsAtOnce', () => {
       for (const features of [10, 2 ** 20, 2 ** 22, 2 ** 25]) {
         const atOnce = modelsAtOnce(features, block);
         expect(block % atOnce).toBe(0);
-        expect(atOnce === 1 || atOnce * features <= 2 ** 24).toBe(true);
+        expect(atOnce === 1 || atOnce * features <= 2 ** 25).toBe(true);
       }
     }
   });
