@@ -152,10 +152,19 @@ export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis' | 'sums'
  * blocks as stored; and the room of the solver and of each thread's products.
  */
 export const sideMemory = (needs: SideNeeds, group: SlotGroup): GroupMemory => {
+  const staging = sideStaging(needs, group, modelsReadAtOnce(group, needs.block));
+  return { ...sideState(needs, group.slots), staging: 2 * staging };
+};
+
+/** A block as stored. */
+const sideStaging = ({ models, base }: SideNeeds, group: SlotGroup, block: number): number =>
+  blockBufferBytes({ models, base, groups: [group], block }, group);
+
+const sideState = (needs: SideNeeds, slots: readonly PlannedSlot[]): Pick<GroupMemory, 'state' | 'rest'> => {
   let state = 0;
   let solver = 0;
   let widest = 0;
-  for (const slot of group.slots) {
+  for (const slot of slots) {
     const { features } = slot;
     state += features * ((needs.center ? 8 : 0) + (needs.base === null ? 0 : 4));
     state += modelsAtOnce(features, needs.block) * slot.rows * sampleShape(slot).stride * 4;
@@ -166,9 +175,7 @@ export const sideMemory = (needs: SideNeeds, group: SlotGroup): GroupMemory => {
       widest = Math.max(widest, side);
     }
   }
-  const block = modelsReadAtOnce(group, needs.block);
-  const staging = blockBufferBytes({ models: needs.models, base: needs.base, groups: [group], block }, group);
-  return { state, staging: 2 * staging, rest: solver + needs.threads * Math.min(widest, BLOCK_SIDE) ** 2 * 4 };
+  return { state, rest: solver + needs.threads * Math.min(widest, BLOCK_SIDE) ** 2 * 4 };
 };
 
 /**
@@ -189,13 +196,29 @@ const totalOf = ({ state, staging, rest }: GroupMemory): number => state + stagi
  * @throws ConfigInvalid when a slot does not fit alone, with what it needs
  */
 export const groupSides = (slots: readonly PlannedSlot[], needs: SideNeeds, first: number): readonly SlotGroup[] => {
+  // Looking at all models anew for every slot that joins would take seconds where there are thousands: what a slot stages
+  // is asked once for each number of models at once. The sum errs on the safe side.
+  const staged = new Map<string, number>();
+  const stagingOf = (slot: PlannedSlot, block: number): number => {
+    const key = `${slot.id} ${block}`;
+    let bytes = staged.get(key);
+    if (bytes === undefined) {
+      bytes = sideStaging(needs, { index: 0, slots: [slot] }, block);
+      staged.set(key, bytes);
+    }
+    return bytes;
+  };
+  const bytesOf = (some: readonly PlannedSlot[]): number => {
+    const block = modelsReadAtOnce({ slots: some }, needs.block);
+    const { state, rest } = sideState(needs, some);
+    return state + 2 * some.reduce((sum, slot) => sum + stagingOf(slot, block), 0) + rest;
+  };
   const groups: SlotGroup[] = [];
   let current: PlannedSlot[] = [];
   for (const slot of slots) {
-    const alone = totalOf(sideMemory(needs, { index: 0, slots: [slot] }));
+    const alone = bytesOf([slot]);
     if (alone > needs.memory) throw sidesTooLarge(slot, alone, needs);
-    const together = totalOf(sideMemory(needs, { index: 0, slots: [...current, slot] }));
-    if (current.length > 0 && together > Math.min(needs.memory, GROUP_BYTES)) {
+    if (current.length > 0 && bytesOf([...current, slot]) > Math.min(needs.memory, GROUP_BYTES)) {
       groups.push({ index: first + groups.length, slots: current });
       current = [];
     }
