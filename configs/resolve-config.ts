@@ -65,14 +65,15 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
       `snapshot-every: only the engine incremental has something to show before a slot is done; found engine ${options.engine}`,
     );
   }
+  const withoutModels = options.mode !== undefined && !options.mode.includes('models');
   const groupsBy = (options['group-by'] ?? []).length > 0;
   if (groupsBy && (options.engine ?? defaults.engine) === 'incremental') {
     issues.push('group-by: only the engine exact can add slots up; give --engine exact, found engine incremental');
   }
-  if (groupsBy && options.mode !== undefined && !options.mode.includes('models')) {
+  if (groupsBy && withoutModels) {
     issues.push(`group-by: only in mode models do slots add up; found mode ${options.mode}`);
   }
-  if (options.mode !== undefined && !options.mode.includes('models') && options['snapshot-every'] !== undefined) {
+  if (withoutModels && options['snapshot-every'] !== undefined) {
     issues.push(
       `snapshot-every: only mode models has something to show before a slot is done; found mode ${options.mode}`,
     );

@@ -6,7 +6,7 @@ import { SourceMalformed } from '../sources/errors.ts';
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedSlot } from '../sources/staged-block.ts';
 import type { Tiles } from './tile-pool.ts';
-import type { VisitResult, VisitTask } from './tile-tasks.ts';
+import type { BadValue, VisitResult, VisitTask } from './tile-tasks.ts';
 import { blockNorms2 } from './update-subspace.ts';
 
 /** Every model's ‖x‖² is finite exactly when its weights are, and the state's when it was. */
@@ -21,24 +21,27 @@ export const findFaults = async (
   staged: StagedSlot,
 ): Promise<readonly ReadFault[]> => {
   const bad = await tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
-  const faults = bad.map(({ model: id, index, value }) =>
-    faultOf(slot, staged.models.find((candidate) => candidate.id === id)!, index, value),
-  );
+  const faults = faultsOf(slot, staged.models, bad);
   if (faults.length > 0) return faults;
   throw new Error(`slot ${slot.name}: the Gram matrix is not finite although every weight is`);
 };
 
-/** @param index of the bad weight in the flattened slot */
-export const faultOf = (slot: PlannedSlot, model: PlannedModel, index: number, value: number): ReadFault => {
-  const tensor = slot.tensorIn(model);
-  const detail = badWeightDetail(index, value);
-  const path = model.header.files[tensor.file]!.path;
-  return {
-    model,
-    slot,
-    error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
-  };
-};
+export const faultsOf = (
+  slot: PlannedSlot,
+  models: readonly PlannedModel[],
+  bad: readonly BadValue[],
+): readonly ReadFault[] =>
+  bad.map(({ model: id, index, value }): ReadFault => {
+    const model = models.find((candidate) => candidate.id === id)!;
+    const tensor = slot.tensorIn(model);
+    const detail = badWeightDetail(index, value);
+    const path = model.header.files[tensor.file]!.path;
+    return {
+      model,
+      slot,
+      error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
+    };
+  });
 
 /** The first fault of each model and slot. */
 export const withoutRepeats = (faults: readonly ReadFault[]): readonly ReadFault[] =>

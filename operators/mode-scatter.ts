@@ -9,12 +9,13 @@
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
-import { faultOf, leaveOut } from './find-faults.ts';
+import { faultsOf, leaveOut } from './find-faults.ts';
+import { largerPeak } from './linalg/larger-peak.ts';
 import { blocksOf, isDiagonal, mirrorDiagonal, packedLength, packedTrace, unpacked } from './linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK, topEigenpairs } from './linalg/top-eigenpairs.ts';
-import type { BadStoredWeight, EnergyPiece, Sampled, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
+import type { EnergyPiece, Sampled, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
 import { RANK_THRESHOLD, ROUNDING } from './subspace-state.ts';
-import type { Tiles } from './tile-pool.ts';
+import { firstOfEachModel, type Tiles } from './tile-pool.ts';
 
 /** Weights sampled at a time, of one slot: whole models, at least one. */
 const SAMPLED_WEIGHTS = 2 ** 25;
@@ -224,11 +225,7 @@ export class ModeScatter {
   /** The models that can be in. */
   async #surveyed(work: SlotScatter, read: StagedSlot) {
     const parts = await this.#overTiles(work, read, (part) => this.#options.tiles.scatter({ kind: 'survey', ...part }));
-    const bad = new Map<number, BadStoredWeight>();
-    for (const found of parts.flat()) if (!bad.has(found.position)) bad.set(found.position, found);
-    const faults = [...bad.values()]
-      .sort((a, b) => a.position - b.position)
-      .map(({ position, index, value }) => faultOf(work.slot, read.models[position]!, index, value));
+    const faults = faultsOf(work.slot, read.models, firstOfEachModel(parts.flat()));
     if (faults.length > 0 && this.#options.onBadSource === 'error') throw faults[0]!.error;
     for (const fault of faults) this.#leave(fault);
     return { faults, staged: leaveOut(read, work.left) };
@@ -443,7 +440,5 @@ export class ModeScatter {
 }
 
 const makeLargestPositive = (row: Float32Array): void => {
-  let largest = 0;
-  for (const value of row) if (Math.abs(value) > Math.abs(largest)) largest = value;
-  if (largest < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
+  if (largerPeak(0, row) < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
 };

@@ -4,6 +4,7 @@
 import type { StagedRows } from '../sources/staged-block.ts';
 import type { TileRange } from '../sources/tile.ts';
 import type { PackedBlock } from './linalg/packed-blocks.ts';
+import type { BadValue } from './tile-tasks.ts';
 
 /** Modes in which a model's rows or columns are the samples. */
 export type SideMode = 'rows' | 'cols';
@@ -21,14 +22,6 @@ export interface StagedTiles {
 /** Looks for weights that cannot be folded, before anything is made of any. */
 export interface SurveyTask extends StagedTiles {
   readonly kind: 'survey';
-}
-
-/** The first weight of a model that cannot be folded. */
-export interface BadStoredWeight {
-  readonly position: number;
-  /** Into the flattened slot. */
-  readonly index: number;
-  readonly value: number;
 }
 
 /** Widens a base, the only model staged. */
@@ -117,7 +110,8 @@ export interface Sampled {
 }
 
 export interface ScatterAnswers {
-  readonly survey: readonly BadStoredWeight[];
+  /** The first of each model, over these tiles. */
+  readonly survey: readonly BadValue[];
   readonly origin: null;
   readonly sample: Sampled;
   readonly fold: null;

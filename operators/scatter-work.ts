@@ -6,7 +6,6 @@ import type { Device, Samples } from './devices/device.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
 import { placeRows } from './placed-rows.ts';
 import type {
-  BadStoredWeight,
   EnergyTask,
   FoldTask,
   MultiplyTask,
@@ -20,6 +19,7 @@ import type {
   StagedTiles,
   SurveyTask,
 } from './scatter-tasks.ts';
+import type { BadValue } from './tile-tasks.ts';
 
 export const performScatterTask = (device: Device, task: ScatterTask): ScatterAnswers[ScatterTask['kind']] => {
   switch (task.kind) {
@@ -38,15 +38,16 @@ export const performScatterTask = (device: Device, task: ScatterTask): ScatterAn
   }
 };
 
-const survey = (task: SurveyTask): readonly BadStoredWeight[] => {
-  const bad = new Map<number, BadStoredWeight>();
-  eachStored(task, (tile, position, batch, row) => {
-    if (bad.has(position) || !hasBadWeight(batch.dtype, batch.row(row))) return;
+const survey = (task: SurveyTask): readonly BadValue[] => {
+  const bad = new Map<number, BadValue>();
+  eachStored(task, (tile, _position, batch, row) => {
+    const model = batch.models[row]!;
+    if (bad.has(model) || !hasBadWeight(batch.dtype, batch.row(row))) return;
     const x = new Float32Array(tile.width);
     widenRow(batch, row, 0, x);
     // A float64 just beyond the limit may be rounded back to it.
     const index = firstBadWeight(x);
-    if (index >= 0) bad.set(position, { position, index: tile.start + index, value: x[index]! });
+    if (index >= 0) bad.set(model, { model, index: tile.start + index, value: x[index]! });
   });
   return [...bad.values()];
 };

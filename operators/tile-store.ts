@@ -6,6 +6,7 @@
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
+import { largerPeak } from './linalg/larger-peak.ts';
 import { placeRows } from './placed-rows.ts';
 import { type Generation, SpillFiles } from './spill-files.ts';
 import type {
@@ -365,18 +366,4 @@ const mirror = (gram: Float64Array, rows: number): void => {
 const widenPeaks = (peaks: Float64Array, directions: Float32Array, width: number): void => {
   for (let j = 0; j < peaks.length; j++)
     peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
-};
-
-/** Whichever is larger in magnitude: the peak so far, or the first largest of a row's entries. */
-const largerPeak = (peak: number, row: Float32Array): number => {
-  let largest = peak;
-  let magnitude = Math.abs(peak);
-  for (let i = 0; i < row.length; i++) {
-    const value = Math.abs(row[i]!);
-    if (value > magnitude) {
-      magnitude = value;
-      largest = row[i]!;
-    }
-  }
-  return largest;
 };

@@ -2,19 +2,7 @@
 // the data lane. This file is where they meet.
 import { join } from 'node:path';
 import { Effect } from 'effect';
-import {
-  concat,
-  defer,
-  EMPTY,
-  endWith,
-  ignoreElements,
-  lastValueFrom,
-  map,
-  mergeMap,
-  type Observable,
-  of,
-  tap,
-} from 'rxjs';
+import { concat, defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
@@ -285,12 +273,12 @@ class Execution {
     if (group.beside !== true) return null;
     const { engine, config, models, block } = this.#plan;
     const before = engine === 'exact' ? passesOver(engine, config) : Math.ceil(models.length / block);
-    return new GroupModes(this.#plan, group, this.#modesOptions as ExactModesOptions<unknown>, before);
+    return new GroupModes(this.#plan, group, this.#modesOptions, before);
   }
 
   #exact(): Observable<BlockUpdate> {
     const { config } = this.#plan;
-    return exactPca<never>(this.#plan, {
+    const slots = exactPca<never>(this.#plan, {
       rank: config.rank,
       center: config.center,
       basis: config.basis,
@@ -302,15 +290,12 @@ class Execution {
         for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
       },
       finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
-    }).pipe(
-      tap((update) => this.#recordBlock(update)),
-      endWith(null),
-      mergeMap((update) => {
-        if (update !== null) return of(update);
-        this.#finishSums();
-        return EMPTY;
-      }),
-    );
+    }).pipe(tap((update) => this.#recordBlock(update)));
+    const sums = defer(() => {
+      this.#finishSums();
+      return EMPTY;
+    });
+    return concat(slots, sums);
   }
 
   /** Whole models and modules, once all their slots are known. */

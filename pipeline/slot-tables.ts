@@ -9,7 +9,7 @@ import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch } from '../sinks/tables.ts';
 import type { PlannedSlot } from '../sources/reading-plan.ts';
-import { sideModesOf } from './choose-engine.ts';
+import { sideModesOf, sidePasses } from './choose-engine.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
 import { type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
 import type { Plan } from './plan.ts';
@@ -84,22 +84,13 @@ export class SlotTables {
   /** @param skipped models that are not in this slot, with the reason */
   append(
     subspace: SubspaceEstimate,
-    { updates, final }: SlotHistory,
+    history: SlotHistory,
     skipped: ReadonlyMap<number, string>,
   ): { readonly summary: SlotSummary; readonly models: SlotModels } {
-    const summary = summarise(subspace, updates);
-    this.#appendSpectrum(subspace, summary);
-    const stream = this.#stream!;
-    this.#appendModels(stream, subspace, final, updates);
-    for (const update of updates) this.#appendBlock(stream, subspace, update);
-    const seen = new Map<number, readonly [number, number]>();
-    for (const { modelIds, scores } of updates) {
-      modelIds.forEach(
-        (model, i) => void seen.set(model, [scores[i * SCORE_WIDTH + 2]!, scores[i * SCORE_WIDTH + 3]!]),
-      );
-    }
-    this.#appendModelSlots(subspace.slot, seen, skipped);
-    return { summary, models: slotModels(final, updates) };
+    const summary = this.appendSum(subspace, history);
+    const models = slotModels(history.final, history.updates);
+    this.#appendModelSlots(subspace.slot, models, skipped);
+    return { summary, models };
   }
 
   /**
@@ -112,9 +103,8 @@ export class SlotTables {
     this.#later.push(...results.map((one) => ({ ...one, spectrum: { ...one.spectrum, directions: none } })));
     if (found.energies !== null) this.#appendEnergies(found, found.energies);
     if (this.#stream === null) {
-      const { models, rawNorm2, meanEntry } = found;
-      const seen = new Map(models.map(({ id }, i) => [id, [rawNorm2[i]!, meanEntry[i]!] as const]));
-      this.#appendModelSlots(found.slot, seen, skipped);
+      const modelIds = Int32Array.from(found.models, ({ id }) => id);
+      this.#appendModelSlots(found.slot, { ...found, modelIds }, skipped);
     }
     return results.map(summariseMode);
   }
@@ -142,7 +132,7 @@ export class SlotTables {
       n_effective: null,
       components_90: summary.components_90,
       exactness: summary.exactness,
-      passes: this.#plan.config.energies ? 2 : 1,
+      passes: sidePasses(this.#plan.config),
       seed: null,
     });
     this.#appendSpectrumRows(slot, mode, spectrumOfMode(result), residuals === null ? 'exact' : 'a-posteriori');
@@ -159,7 +149,7 @@ export class SlotTables {
     }
   }
 
-  /** Several slots as one. */
+  /** All that is not about the slot's own tensors: several slots as one have no more. */
   appendSum(estimate: SubspaceEstimate, { updates, final }: SlotHistory): SlotSummary {
     const summary = summarise(estimate, updates);
     this.#appendSpectrum(estimate, summary);
@@ -169,8 +159,7 @@ export class SlotTables {
   }
 
   close(): void {
-    const order = [...this.#later].sort((a, b) => a.slot.id - b.slot.id);
-    for (const result of order) this.#appendMode(result);
+    for (const result of this.#later) this.#appendMode(result);
     for (const table of this.#all) table.close();
   }
 
@@ -315,24 +304,25 @@ export class SlotTables {
     });
   }
 
-  /** @param seen raw_norm2 and mean_entry of the models that are in */
+  /** @param models those that are in */
   #appendModelSlots(
     slot: PlannedSlot,
-    seen: ReadonlyMap<number, readonly [number, number]>,
+    { modelIds, rawNorm2, meanEntry }: Pick<SlotModels, 'modelIds' | 'rawNorm2' | 'meanEntry'>,
     skipped: ReadonlyMap<number, string>,
   ): void {
+    const place = new Map(Array.from(modelIds, (id, i) => [id, i]));
     for (const model of this.#plan.models) {
-      const known = seen.get(model.id);
+      const at = place.get(model.id);
       this.#modelSlots.append({
         slot_id: slot.id,
         model_id: model.id,
-        status: known === undefined ? 'skipped' : 'used',
-        reason: known === undefined ? (skipped.get(model.id) ?? null) : null,
+        status: at === undefined ? 'skipped' : 'used',
+        reason: at === undefined ? (skipped.get(model.id) ?? null) : null,
         dtype: slot.tensorIn(model).dtype,
         lora_rank: null,
         lora_scale: null,
-        raw_norm2: known?.[0] ?? null,
-        mean_entry: known?.[1] ?? null,
+        raw_norm2: at === undefined ? null : rawNorm2[at]!,
+        mean_entry: at === undefined ? null : meanEntry[at]!,
       });
     }
   }
