@@ -1,18 +1,22 @@
 // What the engine `incremental` keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
 // matrices updated, and the mixing they ask for is left for the next visit. One block at a time.
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { concat, defer, EMPTY, mergeMap, type Observable, of } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import { tilesOf } from '../sources/tile.ts';
 import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { findFaults, hasFiniteNorms, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
+import type { SavedSlot } from './state-table.ts';
 import { gramOfState, newRows, renewsAfter, rowsAfter, type StoredRows, settleRows } from './stored-rows.ts';
 import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
 import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import { savedRows } from './tile-store.ts';
 import type { SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
 import { blockNorms2, rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
 
@@ -39,6 +43,22 @@ interface SlotEngine {
 interface Spill {
   from: SpillStep['from'];
   to: Generation;
+}
+
+/** A group between two blocks, as it was written. */
+export interface SavedGroup {
+  readonly slots: readonly SavedSlot[];
+  /** Of the rows' file: bytes, the lengths of its pieces (a tile each) in runs, and the sha256 over those of its pieces. */
+  readonly size: number;
+  readonly pieces: readonly (readonly [number, number])[];
+  readonly sha256: string;
+}
+
+/** A group as it was written, to go on from; its file may hold more slots than the group has. */
+export interface RestoredGroup {
+  readonly slots: readonly SavedSlot[];
+  readonly path: string;
+  readonly fd: number;
 }
 
 /** What the parts of a block that came so far have added up to. */
@@ -80,9 +100,12 @@ export class IncrementalEngine {
   /** Null until the last part of a block that comes in parts. */
   async fold(block: WeightBlock, { read, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
     this.#waitedMs += Math.max(ready - this.#restingSince, 0);
-    if (block.index === 0 && block.part === 0) await (this.#opening ?? this.#open(block));
-    this.#opening = null;
-    if (block.index === 0 && block.part === 0) this.#beside = this.#options.beside?.(block.group) ?? null;
+    if (block.first && block.part === 0) {
+      await (this.#opening ?? this.#open(block));
+      this.#opening = null;
+      this.#beside = this.#options.beside?.(block.group) ?? null;
+    }
+    if (block.models.length === 0) return null;
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
     if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
     const folded = await Promise.all(
@@ -108,7 +131,7 @@ export class IncrementalEngine {
       group: block.group,
       index: block.index,
       blocks: block.blocks,
-      modelsSeen: Math.min((block.index + 1) * block.plan.block, block.plan.models.length),
+      modelsSeen: block.modelsSeen,
       slots,
       skipped,
       bytes: weightBytes(block.group.slots, block.models),
@@ -216,6 +239,31 @@ export class IncrementalEngine {
     return Promise.all(started.map(([i, slot]) => estimateSubspace(this.#options.tiles, i, slot)));
   }
 
+  /** Writes the group's rows, done with what was due, and tells the rest. */
+  async save(file: { readonly path: string; readonly fd: number }): Promise<SavedGroup> {
+    const slots: SavedSlot[] = [];
+    const pieces: [number, number][] = [];
+    const whole = createHash('sha256');
+    let size = 0;
+    for (const [i, engine] of this.#slots.entries()) {
+      const { slot, state, stored, spill } = engine;
+      slots.push({ slotId: slot.id, state, map: stored.map, norms2: stored.norms2, rowsAt: size });
+      if (state.models === 0) continue;
+      const stateRows = state.eigenvalues.length;
+      const task = { slot: i, mix: stored.due?.mix ?? null, stateRows, spill, to: { ...file, at: size } };
+      for (const digest of await this.#options.tiles.save(task)) whole.update(digest);
+      // A spilled slot's rows stay as they were, and so does what is due.
+      if (spill === null) engine.stored = settleRows(stored);
+      const tiles = tilesOf(slot.features);
+      const last = tiles.at(-1)!.width;
+      const bytes = (width: number): number => savedRows(stateRows) * width * 4;
+      if (last === tiles[0]!.width) pieces.push([tiles.length, bytes(last)]);
+      else pieces.push([tiles.length - 1, bytes(tiles[0]!.width)], [1, bytes(last)]);
+      size += bytes(slot.features);
+    }
+    return { slots, size, pieces, sha256: whole.digest('hex') };
+  }
+
   async #open({ plan, group }: WeightBlock): Promise<void> {
     const center = this.#options.center ?? true;
     const shiftIsOrigin = plan.base !== null || !center;
@@ -229,6 +277,7 @@ export class IncrementalEngine {
       spill: spill === null ? null : { from: null, to: 0 },
     }));
     const block = Math.min(plan.block, plan.models.length);
+    const saved = this.#options.restore?.(group) ?? null;
     try {
       if (spill !== null) createSpillFiles(spill);
       await this.#options.tiles.open(
@@ -246,6 +295,20 @@ export class IncrementalEngine {
       // The threads have them open: nothing is left behind, however the run ends.
       if (spill !== null) forgetSpillFiles(spill);
     }
+    if (saved !== null) await Promise.all(this.#slots.map((engine, i) => this.#load(engine, i, saved)));
+  }
+
+  async #load(engine: SlotEngine, index: number, { slots, path, fd }: RestoredGroup): Promise<void> {
+    const known = slots.find(({ slotId }) => slotId === engine.slot.id)!;
+    if (known.state.models === 0) return;
+    const { state, map, norms2, rowsAt } = known;
+    const stateRows = state.eigenvalues.length;
+    const generation = engine.spill === null ? null : 0;
+    await this.#options.tiles.load({ slot: index, stateRows, generation, from: { path, fd, at: rowsAt } });
+    engine.state = state;
+    engine.stored = { map, norms2, due: null };
+    engine.settled = true;
+    if (engine.spill !== null) engine.spill = { from: { generation: 0, stateRows, block: 0 }, to: 1 };
   }
 
   #spillPaths({ index, slots }: SlotGroup): readonly [string, string] {

@@ -8,6 +8,7 @@ import {
   defer,
   EMPTY,
   from,
+  ignoreElements,
   mergeMap,
   type Observable,
   type ObservableInput,
@@ -20,7 +21,7 @@ import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
-import { IncrementalEngine, type TimedRead } from './incremental-engine.ts';
+import { IncrementalEngine, type RestoredGroup, type TimedRead } from './incremental-engine.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { TileTimings } from './tile-tasks.ts';
@@ -41,6 +42,10 @@ export interface IncrementalPcaOptions<R> {
     readonly every: number;
     readonly use: (estimates: readonly SubspaceEstimate[], update: BlockUpdate) => ObservableInput<R>;
   };
+  /** What a checkpoint has of a group whose plan says so (`folded`). */
+  readonly restore?: (group: SlotGroup) => RestoredGroup | null;
+  /** May write down the running group's state after a block; the stream waits for it. */
+  readonly checkpoint?: (update: BlockUpdate, save: IncrementalEngine['save']) => Promise<void>;
   /** What a group's blocks are also handed to, where they come whole: its modes rows and cols. */
   readonly beside?: (group: SlotGroup) => GroupModes | null;
   /** Where slots too large for the memory keep their rows; needed when the plan has any. */
@@ -107,14 +112,19 @@ export const incrementalPca =
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(
               mergeMap((update) => {
-                if (update === null) return EMPTY;
-                if (block.index === block.blocks - 1) {
-                  return concat(of(update), engine.finish(timed.buffer) as Observable<R>);
-                }
-                const { snapshot } = options;
-                if (snapshot === undefined || (block.index + 1) % snapshot.every !== 0) return of(update);
-                const estimates = defer(() => engine.estimates());
-                return concat(of(update), estimates.pipe(mergeMap((seen) => snapshot.use(seen, update))));
+                const finish = defer(() => engine.finish(timed.buffer) as Observable<R>);
+                if (update === null) return block.models.length === 0 ? finish : EMPTY;
+                const { snapshot, checkpoint } = options;
+                const last = block.index === block.blocks - 1;
+                const looks = !last && snapshot !== undefined && (block.index + 1) % snapshot.every === 0;
+                return concat(
+                  of(update),
+                  looks ? defer(() => engine.estimates()).pipe(mergeMap((seen) => snapshot.use(seen, update))) : EMPTY,
+                  checkpoint === undefined
+                    ? EMPTY
+                    : defer(() => checkpoint(update, (file) => engine.save(file))).pipe(ignoreElements()),
+                  last ? finish : EMPTY,
+                );
               }),
               tap({ complete: () => engine.rest() }),
             ),

@@ -2,7 +2,7 @@
 import type { Device } from './devices/device.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { performScatterTask } from './scatter-work.ts';
-import { addVisits, firstOfEachModel, largestPeaks, type Tiles } from './tile-pool.ts';
+import { addVisits, firstOfEachModel, inTileOrder, largestPeaks, type Tiles } from './tile-pool.ts';
 import { TileStore } from './tile-store.ts';
 
 export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
@@ -19,6 +19,8 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
     scatter: async (task) => performScatterTask(device, task) as never,
     multiplyDouble: device.multiplyDouble,
     fetch: async (task) => store.fetch(task),
+    save: async (task) => inTileOrder(store.save(task)),
+    load: async (task) => store.load(task),
     takeTimings: async () => store.takeTimings(),
     close: async () => store.clear(),
   };

@@ -48,29 +48,36 @@ export class SpillFiles {
 
   /** Fills `values` from byte `at` on. Throws `SpillFailed`; a file that ends too early is a failure. */
   read(generation: Generation, at: number, values: Float32Array): void {
-    const path = this.#paths[generation]!;
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    for (let done = 0; done < bytes.length; ) {
-      const count = attempt(path, 'reading it', () =>
-        readSync(this.#fds[generation]!, bytes, done, bytes.length - done, at + done),
-      );
-      if (count === 0) throw new SpillFailed(path, 'reading it', new Error(`it ends at byte ${at + done}`));
-      done += count;
-    }
+    readValues(this.#paths[generation]!, this.#fds[generation]!, at, values);
   }
 
   /** Writes all of `values` at byte `at`. Throws `SpillFailed`. */
   write(generation: Generation, at: number, values: Float32Array): void {
-    const path = this.#paths[generation]!;
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    for (let done = 0; done < bytes.length; ) {
-      done += attempt(path, 'writing it', () =>
-        writeSync(this.#fds[generation]!, bytes, done, bytes.length - done, at + done),
-      );
-    }
+    writeValues(this.#paths[generation]!, this.#fds[generation]!, at, values);
   }
 
   close(): void {
     for (const fd of this.#fds) closeSync(fd);
   }
 }
+
+/**
+ * Fills `values` from byte `at` of an open file on, however short each read is.
+ * Throws `SpillFailed`; a file that ends too early is a failure.
+ */
+export const readValues = (path: string, fd: number, at: number, values: Float32Array): void => {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  for (let done = 0; done < bytes.length; ) {
+    const count = attempt(path, 'reading it', () => readSync(fd, bytes, done, bytes.length - done, at + done));
+    if (count === 0) throw new SpillFailed(path, 'reading it', new Error(`it ends at byte ${at + done}`));
+    done += count;
+  }
+};
+
+/** Writes all of `values` at byte `at` of an open file. Throws `SpillFailed`. */
+export const writeValues = (path: string, fd: number, at: number, values: Float32Array): void => {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  for (let done = 0; done < bytes.length; ) {
+    done += attempt(path, 'writing it', () => writeSync(fd, bytes, done, bytes.length - done, at + done));
+  }
+};

@@ -1,7 +1,7 @@
 // A slot's finished subspace: the numbers, and its rows for as long as they are on the device.
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
-import type { StoredRows } from './stored-rows.ts';
+import { type StoredRows, settleRows } from './stored-rows.ts';
 import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep } from './tile-tasks.ts';
@@ -72,7 +72,10 @@ const settleSigns = async (
   keep: boolean,
 ): Promise<SubspaceEstimate> => {
   const rank = reportedRank(spec, state);
-  const peaks = await tiles.finish({ slot: index, mix: unitDirections(state, rank, stored), spill, keep });
+  // For good, rows are settled first, as a checkpoint has them: the directions are the same bits with one or without.
+  const settle = keep ? null : (stored.due?.mix ?? null);
+  const mix = unitDirections(state, rank, keep ? stored : settleRows(stored));
+  const peaks = await tiles.finish({ slot: index, settle, mix, spill, keep });
   return { engine: 'incremental', slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
 };
 

@@ -9,12 +9,14 @@ import { type DeviceChoice, type FoundDevice, findDevice } from './devices/devic
 import type { DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
-import type { TilePeaks, TileVisit } from './tile-store.ts';
+import type { TileDigest, TilePeaks, TileVisit } from './tile-store.ts';
 import type {
   BadValue,
   FetchTask,
   FinishTask,
+  LoadTask,
   ProjectTask,
+  SaveTask,
   ScanTask,
   SlotLayout,
   TileTimings,
@@ -45,6 +47,9 @@ export interface Tiles {
   /** Makes directions of a slot, or of some of its tiles; tells their largest entries as `finish` does. */
   project(task: ProjectTask): Promise<Float64Array>;
   fetch(task: FetchTask): Promise<void>;
+  /** Writes a slot's rows to a file; the sha256 of what each tile wrote, in tile order. */
+  save(task: SaveTask): Promise<readonly Uint8Array[]>;
+  load(task: LoadTask): Promise<void>;
   /** Does a task of the modes rows and cols on whichever thread is free. */
   scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]>;
   readonly multiplyDouble: DoubleProduct;
@@ -160,6 +165,14 @@ export class TilePool implements Tiles {
     await this.#ask(task.slot, { kind: 'fetch', task });
   }
 
+  async save(task: SaveTask): Promise<readonly Uint8Array[]> {
+    return inTileOrder((await this.#ask<readonly TileDigest[]>(task.slot, { kind: 'save', task })).flat());
+  }
+
+  async load(task: LoadTask): Promise<void> {
+    await this.#ask(task.slot, { kind: 'load', task });
+  }
+
   async scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]> {
     const worker = this.#idle.pop() ?? (await new Promise<TileWorker>((resolve) => void this.#waiting.push(resolve)));
     try {
@@ -201,6 +214,9 @@ export const addVisits = (
   }
   return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum };
 };
+
+export const inTileOrder = (digests: readonly TileDigest[]): readonly Uint8Array[] =>
+  [...digests].sort((a, b) => a.tile - b.tile).map(({ sha256 }) => sha256);
 
 export const largestPeaks = (tiles: readonly TilePeaks[], directions: number): Float64Array => {
   const largest = new Float64Array(directions);

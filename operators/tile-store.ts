@@ -3,18 +3,21 @@
 // panel while it is in the cache: the mixing left over from the block before, widening and shifting the new rows into
 // place, the Gram. Mixing writes into a spare matrix, which then takes the panel's place.
 
+import { createHash } from 'node:crypto';
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { placeRows } from './placed-rows.ts';
-import { type Generation, SpillFiles } from './spill-files.ts';
+import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
 import type {
   BadValue,
   FetchTask,
   FinishTask,
+  LoadTask,
   Mix,
   ProjectTask,
+  SaveTask,
   ScanTask,
   SlotLayout,
   SpillStep,
@@ -56,6 +59,12 @@ export interface TileVisit {
   readonly tile: number;
   readonly gram: Float64Array;
   readonly shiftSum: number;
+}
+
+/** What a tile wrote to a checkpoint. */
+export interface TileDigest {
+  readonly tile: number;
+  readonly sha256: Uint8Array;
 }
 
 export interface TilePeaks {
@@ -216,6 +225,7 @@ export class TileStore {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
+        if (task.settle !== null) this.#mix(slot, panel, task.settle);
         this.#mix(slot, panel, task.mix);
         widenPeaks(peaks, this.#device.read(panel.matrix, MEAN + 1, peaks.length), panel.width);
         if (task.keep) this.#swap(slot, panel);
@@ -245,6 +255,50 @@ export class TileStore {
           if (task.signs[j - 1]! < 0) for (let i = 0; i < width; i++) target[i] = -row[i]!;
           else target.set(row);
         }
+      }
+    }
+  }
+
+  /** Writes tiles' rows to a file, and tells the sha256 of what each of them wrote. */
+  save({ slot: index, mix, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
+    const slot = this.#slots[index];
+    if (!slot) return [];
+    const rows = savedRows(stateRows);
+    return slot.tiles.map((tile) => {
+      const values = new Float32Array(rows * tile.width);
+      for (const panel of tile.panels) {
+        this.#bring(slot, tile, panel, spill);
+        if (mix !== null) this.#mix(slot, panel, mix);
+        const { start, width } = panel;
+        const own = this.#device.read(panel.matrix, SHIFT, rows);
+        for (let i = 0; i < rows; i++) values.set(own.subarray(i * width, (i + 1) * width), i * tile.width + start);
+        this.#leave(slot, tile, panel, null, 0);
+      }
+      writeValues(to.path, to.fd, to.at + tile.start * rows * 4, values);
+      return { tile: tile.index, sha256: createHash('sha256').update(values).digest() };
+    });
+  }
+
+  /** Reads tiles' rows from a file that `save` wrote. */
+  load({ slot: index, stateRows, generation, from }: LoadTask): void {
+    const slot = this.#slots[index];
+    if (!slot) return;
+    const rows = savedRows(stateRows);
+    for (const tile of slot.tiles) {
+      const values = new Float32Array(rows * tile.width);
+      readValues(from.path, from.fd, from.at + tile.start * rows * 4, values);
+      tile.shiftSum = 0;
+      for (const panel of tile.panels) {
+        this.#bring(slot, tile, panel, null);
+        const { start, width } = panel;
+        const own = new Float32Array((1 + rows) * width).fill(1, 0, width);
+        for (let i = 0; i < rows; i++) {
+          const row = i * tile.width + start;
+          own.set(values.subarray(row, row + width), (1 + i) * width);
+        }
+        this.#device.write(panel.matrix, 0, own);
+        tile.shiftSum += sumOfShift(own, width);
+        this.#leave(slot, tile, panel, generation === null ? null : { from: null, to: generation }, 1 + rows);
       }
     }
   }
@@ -335,11 +389,19 @@ export class TileStore {
     const first = new Float32Array(rowsBeforeBlock(0) * width).fill(1, 0, width);
     if (fromSpare) first.set(this.#device.read(spare, 0, 1), SHIFT * width);
     this.#device.write(matrix, 0, first);
-    let sum = 0;
-    for (let i = SHIFT * width; i < MEAN * width; i++) sum -= first[i]!;
-    return sum;
+    return sumOfShift(first, width);
   }
 }
+
+/** Rows of a slot in a checkpoint: all but the ones. */
+export const savedRows = (stateRows: number): number => rowsBeforeBlock(stateRows) - 1;
+
+/** Σ of the shift's entries, out of a panel's first rows, which hold it negated. */
+const sumOfShift = (rows: Float32Array, width: number): number => {
+  let sum = 0;
+  for (let i = SHIFT * width; i < MEAN * width; i++) sum -= rows[i]!;
+  return sum;
+};
 
 const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTile[] =>
   range === null ? tiles : tiles.filter(({ index }) => index >= range.from && index < range.to);

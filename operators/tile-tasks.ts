@@ -88,6 +88,8 @@ export interface BadValue {
 
 export interface FinishTask {
   readonly slot: number;
+  /** What the block before left undone, to be done first; null to look at the rows as they are. */
+  readonly settle: Mix | null;
   /** Makes the mean (row 0) and the k unit directions out of the rows held; replaces. */
   readonly mix: Mix;
   readonly spill: SpillStep | null;
@@ -112,6 +114,34 @@ export interface FetchTask {
   readonly generation: Generation | null;
   /** Receives, tile after tile, 1 + k rows of the tile's width: the absolute mean, then the directions. */
   readonly out: SharedArrayBuffer;
+}
+
+/** Rows of a slot in a checkpoint's file: [−shift; mean; r state rows], float32, tile after tile, each row-major. */
+export interface SavedRows {
+  readonly path: string;
+  /** Open in this process, whichever thread uses it. */
+  readonly fd: number;
+  /** Byte at which the slot begins. */
+  readonly at: number;
+}
+
+export interface SaveTask {
+  readonly slot: number;
+  /** What the block before left undone: done first. A spilled slot's rows stay as they were. */
+  readonly mix: Mix | null;
+  /** After the mix. */
+  readonly stateRows: number;
+  readonly spill: SpillStep | null;
+  readonly to: SavedRows;
+}
+
+/** Takes a slot's rows from a checkpoint, in place of its first blocks. */
+export interface LoadTask {
+  readonly slot: number;
+  readonly stateRows: number;
+  /** Where the rows of a spilled slot are left. */
+  readonly generation: Generation | null;
+  readonly from: SavedRows;
 }
 
 /** Seconds of work by kind, summed over threads. */

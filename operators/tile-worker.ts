@@ -6,7 +6,17 @@ import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
 import { TileStore } from './tile-store.ts';
-import type { FetchTask, FinishTask, ProjectTask, ScanTask, SlotLayout, TileTimings, VisitTask } from './tile-tasks.ts';
+import type {
+  FetchTask,
+  FinishTask,
+  LoadTask,
+  ProjectTask,
+  SaveTask,
+  ScanTask,
+  SlotLayout,
+  TileTimings,
+  VisitTask,
+} from './tile-tasks.ts';
 
 /** What every worker is told at birth. */
 export interface TileWorkerData {
@@ -20,6 +30,8 @@ export type TileRequest =
   | { readonly kind: 'finish'; readonly task: FinishTask }
   | { readonly kind: 'project'; readonly task: ProjectTask }
   | { readonly kind: 'fetch'; readonly task: FetchTask }
+  | { readonly kind: 'save'; readonly task: SaveTask }
+  | { readonly kind: 'load'; readonly task: LoadTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }
   | { readonly kind: 'timings' };
 
@@ -53,6 +65,10 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
       return tiles.project(request.task);
     case 'fetch':
       return tiles.fetch(request.task);
+    case 'save':
+      return tiles.save(request.task);
+    case 'load':
+      return tiles.load(request.task);
     case 'scatter':
       return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
     case 'timings':

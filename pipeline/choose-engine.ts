@@ -110,8 +110,11 @@ const incrementalFlops = ({ features }: PlannedSlot, models: number, { rank, blo
     const b = Math.min(block, models - n);
     const r = rowsAfter(n);
     const m = 1 + rowsAfter(n + b);
-    const adds = n > 0 && n + b < models && mayAdd(features, m) && !renewsAfter(n / block);
+    const adds = n > 0 && mayAdd(features, m) && !renewsAfter(n / block);
     products += (rowsBeforeBlock(r) + b) * b + m * (1 + r + b - (adds ? m : 0));
   }
+  // Then the directions.
+  const last = rowsAfter(models);
+  products += (1 + Math.min(rank, last)) * (1 + last);
   return 2 * features * products;
 };

@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import { promisify } from 'node:util';
 
 export interface Disk {
-  /** Creates `path` for writing; fails where it exists. Returns a descriptor. */
+  /** Creates `path` for writing and reading; fails where it exists. Returns a descriptor. */
   create(path: string): number;
   /** Opens `path` for appending, creating it where it is missing. */
   openAppend(path: string): number;
@@ -21,10 +21,16 @@ export interface Disk {
   remove(path: string): void;
   /** Makes the names in `folder` durable: a rename is not until its folder is synced. */
   syncFolder(folder: string): void;
+  /** Opens a file that exists for reading and appending. */
+  open(path: string): number;
+  /** Fills `into` from byte `at` on; may read less. Returns the bytes read, 0 at the end. */
+  read(fd: number, into: Uint8Array, at: number): number;
+  /** Names in a folder; none where there is no folder. */
+  list(folder: string): readonly string[];
 }
 
 export const nodeDisk: Disk = {
-  create: (path) => fs.openSync(path, 'wx'),
+  create: (path) => fs.openSync(path, 'wx+'),
   openAppend: (path) => fs.openSync(path, 'a'),
   write: (fd, pieces) => (pieces.length === 1 ? fs.writeSync(fd, pieces[0]!) : fs.writevSync(fd, pieces)),
   sync: (fd) => fs.fsyncSync(fd),
@@ -42,6 +48,16 @@ export const nodeDisk: Disk = {
       fs.fsyncSync(fd);
     } finally {
       fs.closeSync(fd);
+    }
+  },
+  open: (path) => fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_APPEND),
+  read: (fd, into, at) => fs.readSync(fd, into, 0, into.length, at),
+  list: (folder) => {
+    try {
+      return fs.readdirSync(folder);
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
+      throw cause;
     }
   },
 };

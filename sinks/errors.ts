@@ -11,3 +11,15 @@ export class SinkFailed extends Data.TaggedError('SinkFailed')<{
     return `${this.path}: ${this.detail}`;
   }
 }
+
+/** A file that does not hold what was written to it: cut off, changed or gone. Never used; the next older state is. */
+export class DamagedFile extends Error {
+  readonly path: string;
+  readonly detail: string;
+
+  constructor(path: string, detail: string) {
+    super(`${path}: ${detail}`);
+    this.path = path;
+    this.detail = detail;
+  }
+}

@@ -26,6 +26,8 @@ export interface SlotGroup {
   readonly slots: readonly PlannedSlot[];
   /** Set where the only slot is too large for the memory: its state is kept in a file and visited so many tiles at a time. */
   readonly tilesAtOnce?: number;
+  /** Set where a checkpoint has the state of the slots: what the first models, in so many blocks, left of them. */
+  readonly folded?: { readonly models: number; readonly blocks: number };
   /** Set where what is read for mode models feeds the modes rows and cols too. */
   readonly beside?: true;
 }
@@ -38,6 +40,10 @@ export interface ReadingPlan {
   /** Models a block. */
   readonly block: number;
 }
+
+/** Models that the group has still to fold. */
+export const modelsToFold = <M extends PlannedModel>({ folded }: SlotGroup, models: readonly M[]): readonly M[] =>
+  folded === undefined ? models : models.slice(folded.models);
 
 /** Bytes of the models' weights in these slots, as stored. */
 export const weightBytes = (slots: readonly PlannedSlot[], models: readonly PlannedModel[]): number => {

@@ -2,7 +2,7 @@
 // weights are read only when an operator asks for them, into a buffer that the operator owns. RxJS has no backpressure,
 // so payload never travels through a stream.
 import { defer, from, type Observable } from 'rxjs';
-import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
+import { modelsToFold, type PlannedModel, type ReadingPlan, type SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
 import { type StagedBlock, stageBlock, stagingBytes } from './staged-block.ts';
 import { type TileRange, tilesOf } from './tile.ts';
@@ -14,7 +14,12 @@ export interface WeightBlock {
   /** Which block of its group, and of how many. */
   readonly index: number;
   readonly blocks: number;
+  /** None where a checkpoint has all of the group's models: nothing is to be read, and the group is to be finished. */
   readonly models: readonly PlannedModel[];
+  /** Whether it is the first that the group streams: of what a checkpoint has, nothing is streamed again. */
+  readonly first: boolean;
+  /** Models of the stream up to and with this block. */
+  readonly modelsSeen: number;
   /** The parts in which the group's blocks come, one after the other; null where a block comes at once. */
   readonly parts: readonly TileRange[] | null;
   /** Which of the parts this is; 0 where there are none. */
@@ -53,21 +58,27 @@ export const weightBlocks = (plan: ReadingPlan): Observable<WeightBlock> =>
   defer(() => from(blocksOf(plan, new SourceFiles())));
 
 function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock> {
-  const blocks = Math.ceil(plan.models.length / plan.block);
   for (const group of plan.groups) {
     const parts = partsOf(group);
-    for (let index = 0; index < blocks; index++) {
-      const models = plan.models.slice(index * plan.block, (index + 1) * plan.block);
+    const folded = group.folded ?? { models: 0, blocks: 0 };
+    const blocks = folded.blocks + Math.ceil(modelsToFold(group, plan.models).length / plan.block);
+    // Where nothing is left to fold, an empty last block says so.
+    for (let index = Math.min(folded.blocks, blocks - 1); index < blocks; index++) {
+      const from = folded.models + Math.max(index - folded.blocks, 0) * plan.block;
+      const models = plan.models.slice(from, from + plan.block);
+      const first = index <= folded.blocks;
       const readPart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<ReadBlock> => {
         const staged = await stageBlock(files, group, models, buffer, 0, range);
-        if (index > 0 || plan.base === null) return { ...staged, base: null };
+        if (!first || plan.base === null) return { ...staged, base: null };
         const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
         if (base.faults.length > 0) throw base.faults[0]!.error;
         return { ...staged, base };
       };
+      const modelsSeen = from + models.length;
       for (let part = 0; part < (parts?.length ?? 1); part++) {
         const read = (buffer: SharedArrayBuffer, other = part): Promise<ReadBlock> => readPart(buffer, parts?.[other]);
-        yield { plan, group, index, blocks, models, parts, part, read };
+        yield { plan, group, index, blocks, models, first, modelsSeen, parts, part, read };
+        if (models.length === 0) break;
       }
     }
   }

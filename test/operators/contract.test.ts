@@ -88,6 +88,32 @@ describe.each(suites)('$engine, mode models, on $name', ({ open, engine }) => {
     });
   });
 
+  it.runIf(engine === 'incremental').each([
+    ['before anything is truncated', 0, 16_500],
+    ['where rows are added onto those held', 4, 16_500],
+    ['right after all rows were made the state’s own', 15, 5_000],
+    ['after the last block', 18, 5_000],
+    ['where rows are few and always mixed', 5, 40],
+  ])('goes on from a checkpoint to the same bits: %s', async (_name, interruptAfter, features) => {
+    const rows = planted(75, features, 6, 21, 1e-2);
+    await withTiles(async (tiles) => {
+      for (const base of [undefined, rows[3]!]) {
+        const options = { rank: 4, block: 4, ...(base === undefined ? {} : { base }) };
+        const whole = await fold(tiles, rows, options);
+        const resumed = await fold(tiles, rows, { ...options, interruptAfter });
+        const { state, rank, signs } = resumed.subspace;
+        expect({ state, rank, signs }).toEqual({
+          state: whole.subspace.state,
+          rank: whole.subspace.rank,
+          signs: whole.subspace.signs,
+        });
+        expect(resumed.scores).toEqual(whole.scores);
+        expect(resumed.mean).toEqual(whole.mean);
+        expect(resumed.basis).toEqual(whole.basis);
+      }
+    });
+  });
+
   it('finds no direction in identical models, and the right one beside constant duplicates', async () => {
     await withTiles(async (tiles) => {
       const [row, other] = planted(2, 300, 2, 3) as [Float32Array, Float32Array];

@@ -1,11 +1,15 @@
 // Streams for the tests of engines, held in memory: models with known weights in a plan that needs no files, and the
 // engine run over them on this thread. The float64 truth is computed here, by other means than the engine's.
-import { from, lastValueFrom, type Observable, tap, toArray } from 'rxjs';
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { concat, defer, filter, finalize, from, lastValueFrom, type Observable, tap, toArray } from 'rxjs';
 import { type ExactModesOptions, exactModes, type ModesOfSlot } from '../../operators/exact-modes.ts';
 import { exactPca } from '../../operators/exact-pca.ts';
-import { type BlockUpdate, incrementalPca } from '../../operators/incremental-pca.ts';
+import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../../operators/incremental-pca.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { SideMode } from '../../operators/scatter-tasks.ts';
+import { decodeStates, encodeStates } from '../../operators/state-table.ts';
 import type { EngineName, Subspace } from '../../operators/subspace.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
 import type { ModelUpdate } from '../../operators/update-subspace.ts';
@@ -40,6 +44,11 @@ export interface FoldOptions {
   readonly block: number;
   readonly center?: boolean;
   readonly base?: Float32Array;
+  /**
+   * Engine incremental: write the state down after this block (from 0), through an Arrow table and a file of rows, and go on
+   * from what was written.
+   */
+  readonly interruptAfter?: number;
 }
 
 interface PlannedStream {
@@ -109,6 +118,8 @@ const streamOf = (
         index,
         blocks: count,
         models: members,
+        first: index === 0,
+        modelsSeen: at + members.length,
         parts: null,
         part: 0,
         read: async () => ({
@@ -150,14 +161,54 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
             return from(keep(slot.subspace!));
           },
         })
-      : from(blocksOf(plan)).pipe(
-          incrementalPca<Subspace>({ ...common, finish: (subspace) => from(keep(subspace)) }),
+      : incremental(plan, blocksOf(plan), options.interruptAfter ?? null, {
+          ...common,
+          finish: (subspace) => from(keep(subspace)),
+        }).pipe(
           tap((event) => {
             if (event.kind === 'block') scores.push(...event.slots.flatMap(({ update }) => update.models));
           }),
         );
   const events = await lastValueFrom(stream.pipe(toArray()));
   return { scores, subspace: events.find((event): event is Subspace => event.kind === 'subspace')!, ...out };
+};
+
+const incremental = (
+  plan: ReadingPlan,
+  blocks: readonly WeightBlock[],
+  interruptAfter: number | null,
+  options: IncrementalPcaOptions<Subspace>,
+): Observable<BlockUpdate | Subspace> => {
+  if (interruptAfter === null) return from(blocks).pipe(incrementalPca<Subspace>(options));
+  const folder = mkdtempSync(join(tmpdir(), 'weightspan-state-'));
+  const path = join(folder, 'rows');
+  const fd = openSync(path, 'wx+');
+  let saved: Uint8Array | null = null;
+  const before = from(blocks.slice(0, interruptAfter + 1)).pipe(
+    incrementalPca<Subspace>({
+      ...options,
+      checkpoint: async ({ index }, save) => {
+        if (index === interruptAfter) saved = encodeStates((await save({ path, fd })).slots);
+      },
+    }),
+    filter((event) => event.kind === 'block'),
+  );
+  const after = defer(() => {
+    const models = Math.min((interruptAfter + 1) * plan.block, plan.models.length);
+    const group = { ...plan.groups[0]!, folded: { models, blocks: interruptAfter + 1 } };
+    const rest = blocks.slice(interruptAfter + 1).map((block) => ({ ...block, group }));
+    const last = { ...blocks.at(-1)!, group, models: [] };
+    const [first, ...others] = rest.length === 0 ? [last] : rest;
+    return from([{ ...first!, first: true }, ...others]).pipe(
+      incrementalPca<Subspace>({ ...options, restore: () => ({ slots: decodeStates(saved!), path, fd }) }),
+      finalize(() => {
+        closeSync(fd);
+        rmSync(folder, { recursive: true });
+      }),
+    );
+  });
+  // What the first stream would have finished is not looked at: it never came to that.
+  return concat(before, after);
 };
 
 export interface ModesOptions extends Pick<ExactModesOptions<never>, 'modes' | 'energies' | 'onBadSource'> {

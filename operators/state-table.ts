@@ -1,0 +1,126 @@
+// The small float64 part of slots' states as an Arrow file: what a checkpoint keeps beside the rows. Every number comes back
+// with the same bits. One row a slot, in the order of the group.
+import {
+  Field,
+  Float64,
+  Int32,
+  Int64,
+  List,
+  makeData,
+  RecordBatch,
+  Schema,
+  Struct,
+  Table,
+  tableFromIPC,
+  tableToIPC,
+  type Vector,
+} from 'apache-arrow';
+import type { SubspaceState } from './subspace-state.ts';
+
+/** A slot's state between two blocks, with nothing due. */
+export interface SavedSlot {
+  readonly slotId: number;
+  readonly state: SubspaceState;
+  /** As in `StoredRows`. */
+  readonly map: Float64Array | null;
+  readonly norms2: Float64Array | null;
+  /** Byte of the rows' file at which the slot begins. */
+  readonly rowsAt: number;
+}
+
+const scalars = [
+  'total',
+  'lost',
+  'truncation',
+  'largestNorm2',
+  'meanNorm2',
+  'shiftDotMean',
+  'shiftNorm2',
+  'totalUncentred',
+] as const satisfies readonly (keyof SubspaceState)[];
+
+const lists = ['eigenvalues', 'rowsDotMean', 'map', 'norms2'] as const;
+
+const listOf = (slot: SavedSlot, name: (typeof lists)[number]): Float64Array | null =>
+  name === 'map' || name === 'norms2' ? slot[name] : slot.state[name];
+
+/** `largestNorm2` as `largest_norm2`: names of columns are those of tables. */
+const columnName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+const float64List = new List(new Field('item', new Float64()));
+
+/** An Arrow IPC file. */
+export const encodeStates = (slots: readonly SavedSlot[]): Uint8Array => {
+  const length = slots.length;
+  const ints = (of: (slot: SavedSlot) => number) =>
+    makeData({ type: new Int32(), length, data: Int32Array.from(slots, of) });
+  const columns = [
+    [new Field('slot_id', new Int32()), ints(({ slotId }) => slotId)],
+    [new Field('models', new Int32()), ints(({ state }) => state.models)],
+    [
+      new Field('rows_at', new Int64()),
+      makeData({ type: new Int64(), length, data: BigInt64Array.from(slots, ({ rowsAt }) => BigInt(rowsAt)) }),
+    ],
+    ...scalars.map((name) => [
+      new Field(columnName(name), new Float64()),
+      makeData({ type: new Float64(), length, data: Float64Array.from(slots, ({ state }) => state[name]) }),
+    ]),
+    ...lists.map((name) => [
+      new Field(columnName(name), float64List, true),
+      listData(slots.map((slot) => listOf(slot, name))),
+    ]),
+  ] as const;
+  const schema = new Schema(columns.map(([field]) => field as Field));
+  const children = columns.map(([, data]) => data as ReturnType<typeof makeData>);
+  const data = makeData({ type: new Struct(schema.fields), length, nullCount: 0, children });
+  return tableToIPC(new Table([new RecordBatch(schema, data)]), 'file');
+};
+
+const listData = (values: readonly (Float64Array | null)[]) => {
+  const valueOffsets = new Int32Array(values.length + 1);
+  const nullBitmap = new Uint8Array(Math.ceil(values.length / 8));
+  values.forEach((value, i) => {
+    valueOffsets[i + 1] = valueOffsets[i]! + (value?.length ?? 0);
+    if (value !== null) nullBitmap[i >> 3] = nullBitmap[i >> 3]! | (1 << (i & 7));
+  });
+  const all = new Float64Array(valueOffsets[values.length]!);
+  values.forEach((value, i) => {
+    if (value !== null) all.set(value, valueOffsets[i]!);
+  });
+  const child = makeData({ type: new Float64(), length: all.length, data: all });
+  const nullCount = values.filter((value) => value === null).length;
+  return makeData({ type: float64List, length: values.length, nullCount, nullBitmap, valueOffsets, child });
+};
+
+/** What `encodeStates` made. Throws RangeError for anything else. */
+export const decodeStates = (bytes: Uint8Array): readonly SavedSlot[] => {
+  const table = tableFromIPC(bytes);
+  const column = (name: string): Vector => {
+    const found = table.getChild(columnName(name));
+    if (found === null) throw new RangeError(`a table of states without the column ${columnName(name)}`);
+    return found;
+  };
+  const list = (name: (typeof lists)[number], row: number): Float64Array | null => {
+    const value = column(name).get(row) as Vector | null;
+    return value === null ? null : Float64Array.from(value.toArray() as Float64Array);
+  };
+  return Array.from({ length: table.numRows }, (_, row): SavedSlot => {
+    const number = (name: string): number => Number(column(name).get(row));
+    const plain = Object.fromEntries(scalars.map((name) => [name, number(name)])) as Pick<
+      SubspaceState,
+      (typeof scalars)[number]
+    >;
+    return {
+      slotId: number('slotId'),
+      rowsAt: number('rowsAt'),
+      state: {
+        ...plain,
+        models: number('models'),
+        eigenvalues: list('eigenvalues', row) ?? new Float64Array(0),
+        rowsDotMean: list('rowsDotMean', row) ?? new Float64Array(0),
+      },
+      map: list('map', row),
+      norms2: list('norms2', row),
+    };
+  });
+};
