@@ -1,6 +1,7 @@
 // Flags over the config file over the defaults, and then the checks that no option can make alone. Everything wrong with
 // either is reported at once.
 import { Effect, Option, Result } from 'effect';
+import { parseCheckpointEvery } from './checkpoint-every.ts';
 import { type Decoded, decodeOptions } from './decode-options.ts';
 import { ConfigInvalid } from './errors.ts';
 import { defaultMemory } from './free-memory.ts';
@@ -24,6 +25,7 @@ export const defaults = {
   device: 'auto',
   basis: true,
   energies: true,
+  dropState: false,
 } as const satisfies Partial<RunConfig>;
 
 /** A run's configuration, and how its progress is to be shown. */
@@ -33,16 +35,18 @@ export interface ResolvedConfig {
   readonly quiet: boolean;
 }
 
-interface Rename {
+/** FROM=TO. */
+export interface Rename {
   readonly from: string;
   readonly to: string;
 }
 
-function splitRename(rule: string, index: number, issues: string[]): readonly Rename[] {
+/** @param name of the option, for the message; @param form of what it takes */
+export function splitRule(name: string, rule: string, form: string, issues: string[]): readonly Rename[] {
   const at = rule.indexOf('=');
   // An empty TO cuts a prefix off; an empty FROM would match everything.
   if (at >= 1) return [{ from: rule.slice(0, at), to: rule.slice(at + 1) }];
-  issues.push(`rename[${index}]: expected FROM=TO, found ${showValue(rule)}`);
+  issues.push(`${name}: expected ${form}, found ${showValue(rule)}`);
   return [];
 }
 
@@ -115,7 +119,9 @@ export const resolveConfig = (
     if (command === 'run' && isMissing('out')) {
       issues.push('out: expected the folder to write the run to (--out RUN), found nothing');
     }
-    const rename = (options.rename ?? []).flatMap((rule, index) => splitRename(rule, index, issues));
+    const rename = (options.rename ?? []).flatMap((rule, index) =>
+      splitRule(`rename[${index}]`, rule, 'FROM=TO', issues),
+    );
     issues.push(...findContradictions(options, rename));
     if (issues.length > 0) return yield* new ConfigInvalid({ issues });
 
@@ -142,6 +148,9 @@ export const resolveConfig = (
       device: options.device ?? defaults.device,
       basis: options.basis ?? defaults.basis,
       energies: options.energies ?? defaults.energies,
+      checkpointEvery:
+        options['checkpoint-every'] === undefined ? null : parseCheckpointEvery(options['checkpoint-every']),
+      dropState: options['drop-state'] ?? defaults.dropState,
       snapshotEvery: options['snapshot-every'] ?? null,
       scratch: options.scratch ?? null,
     };

@@ -1,4 +1,5 @@
 // The resolved configuration of a run: what flags, a config file and the defaults add up to.
+import type { CheckpointEvery } from './checkpoint-every.ts';
 import type { ModeName } from './schema.ts';
 
 export interface RunConfig {
@@ -30,6 +31,10 @@ export interface RunConfig {
   readonly basis: boolean;
   /** Measure each model along the directions of the modes rows and cols, in a second pass. */
   readonly energies: boolean;
+  /** How often a checkpoint is written; null: so seldom that they cost no more than 5% of the time. */
+  readonly checkpointEvery: CheckpointEvery | null;
+  /** Leave nothing behind that `extend` would need. */
+  readonly dropState: boolean;
   /** Blocks between two snapshots of the tables; null makes none. */
   readonly snapshotEvery: number | null;
   /** Folder for the rows of slots too large for the memory; null: inside the run folder. */

@@ -2,6 +2,7 @@
 // A flag that is written --no-X on the command line is `X: false` here. An `expected` annotation is the second half of the
 // error message: `rank: expected a whole number of at least 1, found 0`.
 import { Schema } from 'effect';
+import { parseCheckpointEvery } from './checkpoint-every.ts';
 import { parseMemorySize } from './memory-size.ts';
 
 const whole = (least: number, most: number, expected: string) =>
@@ -31,6 +32,14 @@ const size = Schema.Union([Schema.Number, Schema.String])
   .check(
     Schema.makeFilter((value: string | number) => parseMemorySize(value) !== null, {
       expected: 'a size of at least 1MiB, such as 512MiB, 4GiB or a number of bytes',
+    }),
+  );
+
+const checkpointEvery = Schema.Union([Schema.Number, Schema.String])
+  .annotate({ expected: 'a number of models, or a time such as 90s, 10m or 2h' })
+  .check(
+    Schema.makeFilter((value: string | number) => parseCheckpointEvery(value) !== null, {
+      expected: 'a number of models, or a time such as 90s, 10m or 2h',
     }),
   );
 
@@ -64,6 +73,8 @@ export const RunOptions = Schema.Struct({
   memory: Schema.optionalKey(size),
   threads: Schema.optionalKey(whole(1, 1024, 'a whole number from 1 to 1024')),
   device: Schema.optionalKey(choice(['auto', 'blas', 'tfjs'])),
+  'checkpoint-every': Schema.optionalKey(checkpointEvery),
+  'drop-state': Schema.optionalKey(flag),
   'snapshot-every': Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   scratch: Schema.optionalKey(text('a path')),
   basis: Schema.optionalKey(flag),

@@ -6,7 +6,7 @@ import { weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
-import type { BlockUpdate } from './incremental-pca.ts';
+import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import { ModeScatter, type ModeSpectrum, modelsAtOnce, type ScatterModels, type SlotEnergies } from './mode-scatter.ts';
 import type { SideMode } from './scatter-tasks.ts';
 import type { Tiles } from './tile-pool.ts';
@@ -25,6 +25,8 @@ export interface ExactModesOptions<R> {
   readonly energies?: boolean;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
   readonly onBadSource?: 'error' | 'skip';
+  /** After all of a group's slots were finished; the stream waits for it. */
+  readonly afterGroup?: (group: SlotGroup) => Promise<void>;
   /** Where the weights come from. Default: the plan's files. */
   readonly blocks?: (plan: ReadingPlan) => Observable<WeightBlock>;
   /** Uses a slot's results; what it emits goes downstream. Default: emits the results. */
@@ -66,7 +68,9 @@ const groupStream = <R>(
 ): Observable<BlockUpdate | R | ModesOfSlot> =>
   defer(() => {
     const modes = new GroupModes(plan, group, options as ExactModesOptions<unknown>);
-    return concat(modes.readAndFold(), modes.finish()) as Observable<BlockUpdate | R | ModesOfSlot>;
+    return concat(modes.readAndFold(), modes.finish(), afterGroup(options, group)) as Observable<
+      BlockUpdate | R | ModesOfSlot
+    >;
   });
 
 /**

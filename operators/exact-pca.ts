@@ -15,7 +15,7 @@ import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
 import { findFaults, hasFiniteNorms, leaveOut, withoutRepeats } from './find-faults.ts';
-import type { BlockUpdate } from './incremental-pca.ts';
+import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
 import type { SubspaceSpec } from './subspace-state.ts';
@@ -40,6 +40,8 @@ export interface ExactPcaOptions<R> {
   readonly onBadSource?: 'error' | 'skip';
   /** What a group's models are also handed to, where they are read whole and at once: its modes rows and cols. */
   readonly beside?: (group: SlotGroup) => GroupModes | null;
+  /** After all of a group's slots were finished; the stream waits for it. */
+  readonly afterGroup?: (group: SlotGroup) => Promise<void>;
   /** Sees a slot's Gram matrix, before its spectrum is found. */
   readonly onGram?: (slot: PlannedSlot, models: readonly PlannedModel[], gram: ExactGram) => void;
   /** Where the weights come from. Default: the plan's files. */
@@ -86,7 +88,7 @@ export const exactPca = <R = ExactSlot>(plan: ReadingPlan, options: ExactPcaOpti
   defer(() => {
     const buffers: SharedArrayBuffer[] = [];
     const wide = { ...plan, block: plan.models.length };
-    const bytes = Math.max(...plan.groups.map((group) => blockBufferBytes(wide, group)));
+    const bytes = Math.max(0, ...plan.groups.map((group) => blockBufferBytes(wide, group)));
     const acquire = (): SharedArrayBuffer => buffers.pop() ?? new SharedArrayBuffer(bytes);
     const release = (buffer: SharedArrayBuffer): void => void buffers.push(buffer);
     const groups = plan.groups.map((group) =>
@@ -165,6 +167,7 @@ class ExactGroup {
             this.#beside = null;
             return beside?.finish() ?? EMPTY;
           }),
+          afterGroup(this.#options, this.#group),
         );
       }),
     );

@@ -46,6 +46,8 @@ export interface IncrementalPcaOptions<R> {
   readonly restore?: (group: SlotGroup) => RestoredGroup | null;
   /** May write down the running group's state after a block; the stream waits for it. */
   readonly checkpoint?: (update: BlockUpdate, save: IncrementalEngine['save']) => Promise<void>;
+  /** After all of a group's slots were finished; the stream waits for it. */
+  readonly afterGroup?: (group: SlotGroup) => Promise<void>;
   /** What a group's blocks are also handed to, where they come whole: its modes rows and cols. */
   readonly beside?: (group: SlotGroup) => GroupModes | null;
   /** Where slots too large for the memory keep their rows; needed when the plan has any. */
@@ -85,6 +87,13 @@ export interface BlockUpdate {
   readonly tileSeconds: TileTimings;
 }
 
+/** Waits for whoever wants to know that a group is done. */
+export const afterGroup = (
+  options: Pick<IncrementalPcaOptions<unknown>, 'afterGroup'>,
+  group: SlotGroup,
+): Observable<never> =>
+  options.afterGroup === undefined ? EMPTY : defer(() => options.afterGroup!(group)).pipe(ignoreElements());
+
 /** Folds blocks of weights; emits an update a block, and what `finish` makes of each slot at a group's end. */
 export const incrementalPca =
   <R = Subspace>(options: IncrementalPcaOptions<R>): OperatorFunction<WeightBlock, BlockUpdate | R> =>
@@ -112,7 +121,10 @@ export const incrementalPca =
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(
               mergeMap((update) => {
-                const finish = defer(() => engine.finish(timed.buffer) as Observable<R>);
+                const finish = concat(
+                  defer(() => engine.finish(timed.buffer) as Observable<R>),
+                  afterGroup(options, block.group),
+                );
                 if (update === null) return block.models.length === 0 ? finish : EMPTY;
                 const { snapshot, checkpoint } = options;
                 const last = block.index === block.blocks - 1;

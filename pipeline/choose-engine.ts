@@ -24,14 +24,15 @@ const NOMINAL = { bytes: 1.5e9, flops: 50e9, algebra: 2e9 };
 
 /**
  * @param needs of a run, but for the engine
+ * @param groupsOf how an engine would group the slots
  * @throws ConfigInvalid when the engine asked for, or with `auto` either, does not fit the memory
  */
 export const chooseEngine = (
   config: RunConfig,
   slots: readonly PlannedSlot[],
   needs: Omit<MemoryNeeds, 'engine'>,
+  groupsOf = (engine: EngineName): readonly SlotGroup[] => groupSlots(slots, { ...needs, engine }),
 ): ChosenEngine => {
-  const groupsOf = (engine: EngineName): readonly SlotGroup[] => groupSlots(slots, { ...needs, engine });
   if (config.engine !== 'auto') return { engine: config.engine, groups: groupsOf(config.engine), reason: null };
   let exact: readonly SlotGroup[];
   try {

@@ -11,12 +11,14 @@ export const exitCodes = {
   bug: 70,
   output: 73,
   io: 74,
+  later: 75,
 } as const;
 
 interface Tagged {
   readonly _tag: string;
   readonly reason?: unknown;
   readonly signal?: NodeJS.Signals;
+  readonly canResume?: boolean;
 }
 
 const isTagged = (error: unknown): error is Tagged =>
@@ -31,6 +33,8 @@ export function exitCodeOf(error: unknown): number {
       return exitCodes.usage;
     case 'SourceMalformed':
     case 'NumericalFailure':
+    case 'RunChanged':
+    case 'RunUnusable':
       return exitCodes.data;
     case 'DeviceUnavailable':
       return exitCodes.device;
@@ -39,7 +43,9 @@ export function exitCodeOf(error: unknown): number {
     case 'SourceUnavailable':
       return exitCodes.io;
     case 'Interrupted':
-      return signalExitCode(error.signal ?? 'SIGTERM');
+      return error.canResume === true ? exitCodes.later : signalExitCode(error.signal ?? 'SIGTERM');
+    case 'RunLocked':
+      return exitCodes.later;
     default:
       return exitCodes.bug;
   }

@@ -2,8 +2,9 @@
 
 export { resolveConfig } from '../configs/resolve-config.ts';
 export type { RunConfig } from '../configs/run-config.ts';
-export { Interrupted } from './errors.ts';
+export { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
+export type { RunControl } from './execution.ts';
 export { makePlan, type Plan } from './plan.ts';
 export { planToJson, renderPlan } from './render-plan.ts';
-export { type RunControl, type RunError, run } from './run.ts';
+export { type ResumeOptions, type RunError, resumeRun, run } from './run.ts';
 export type { Telemetry, TelemetryEvent } from './telemetry.ts';

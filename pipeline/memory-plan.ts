@@ -254,9 +254,10 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
 /**
  * Puts consecutive slots together as long as they fit, and as it is worth it. A slot that does not fit alone makes a group
  * of its own, whose state is kept in a file.
+ * @param first index of the first group
  * @throws ConfigInvalid when not even one tile of a slot fits, with what it needs
  */
-export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): readonly SlotGroup[] => {
+export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first = 0): readonly SlotGroup[] => {
   // Needs add up but for the window, which the largest slot decides: the sum errs on the safe side.
   const alone = slots.map((slot) => totalOf(groupMemory(needs, { index: 0, slots: [slot] })));
   // All slots share their reading with the modes rows and cols, or none does: tables have them in order, whoever reads.
@@ -275,14 +276,14 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds): r
   let filled = 0;
   const close = (): void => {
     const beside = shared ? ({ beside: true } as const) : {};
-    if (current.length > 0) groups.push({ index: groups.length, slots: current, ...beside });
+    if (current.length > 0) groups.push({ index: first + groups.length, slots: current, ...beside });
     current = [];
     filled = 0;
   };
   slots.forEach((slot, i) => {
     if (filled + each[i]! > Math.min(needs.memory, GROUP_BYTES)) close();
     if (each[i]! > needs.memory) {
-      groups.push({ index: groups.length, slots: [slot], tilesAtOnce: tilesThatFit(slot, needs) });
+      groups.push({ index: first + groups.length, slots: [slot], tilesAtOnce: tilesThatFit(slot, needs) });
       return;
     }
     current.push(slot);

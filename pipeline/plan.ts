@@ -15,6 +15,7 @@ import { globMatcher } from '../sources/glob.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
 import type { ModelLocation } from '../sources/model.ts';
 import {
+  modelsToFold,
   type PlannedModel,
   type PlannedSlot,
   type ReadingPlan,
@@ -22,6 +23,7 @@ import {
   weightBytes,
 } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
+import type { Begin, ListedModel } from './begin.ts';
 import {
   chooseEngine,
   flopsOf,
@@ -32,7 +34,15 @@ import {
   sidePasses,
 } from './choose-engine.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
-import { type GroupMemory, groupMemory, groupSides, type MemoryNeeds, sideMemory, spillBytes } from './memory-plan.ts';
+import {
+  type GroupMemory,
+  groupMemory,
+  groupSides,
+  groupSlots,
+  type MemoryNeeds,
+  sideMemory,
+  spillBytes,
+} from './memory-plan.ts';
 import { shuffled } from './shuffle.ts';
 
 /** A model that will be folded, or the base. */
@@ -69,8 +79,21 @@ export interface SkippedModel {
   readonly reason: string;
 }
 
+/** Where a run that was interrupted, or is extended, goes on. Slots are done in order. */
+export interface Continuation {
+  readonly begin: Begin;
+  /** Slots whose results stand, in mode models and in the modes rows and cols. */
+  readonly done: { readonly models: number; readonly sides: number };
+  /** Slots that have a state to go on from, in order from the first that is not done in mode models. */
+  readonly saved: readonly { readonly slots: number; readonly models: number; readonly blocks: number }[];
+  /** Groups that are done. */
+  readonly groups: number;
+}
+
 export interface Plan extends ReadingPlan {
   readonly config: RunConfig;
+  /** All models whose headers were read. */
+  readonly listed: readonly ListedModel[];
   readonly engine: EngineName;
   /** Why `--engine auto` took it; null where it was asked for. */
   readonly engineReason: string | null;
@@ -98,41 +121,53 @@ export interface Plan extends ReadingPlan {
 }
 
 /** Disk that slots too large for the memory take, one after the other. */
-export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(...groupSpill);
+export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(0, ...groupSpill);
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
 
-export const makePlan = (config: RunConfig): Effect.Effect<Plan, PlanError> =>
+/** @param going on with a run, as it was begun; its sources are not looked for again */
+export const makePlan = (config: RunConfig, going: Continuation | null = null): Effect.Effect<Plan, PlanError> =>
   Effect.acquireUseRelease(
     // Started first: they come up while the device is found.
     Effect.sync(() => new HeaderWorkers()),
-    (workers) => planWith(config, workers),
+    (workers) => planWith(config, workers, going),
     (workers) => Effect.promise(() => workers.close()),
   );
 
-const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan, PlanError> =>
+const planWith = (
+  config: RunConfig,
+  workers: HeaderWorkers,
+  going: Continuation | null,
+): Effect.Effect<Plan, PlanError> =>
   Effect.gen(function* () {
     const device = yield* Effect.tryPromise({ try: () => findDevice(config.device), catch: (cause) => cause }).pipe(
       Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))),
     );
-    const base = config.base === null ? null : yield* findBase(config.base, workers);
-    const resolved = yield* resolveSources(config.sources);
-    const skipped: SkippedModel[] = [];
+    const known = going?.begin ?? null;
+    const base =
+      known !== null
+        ? yield* readBase(known.base?.location ?? null, workers)
+        : config.base === null
+          ? null
+          : yield* findBase(config.base, workers);
+    const resolved = known === null ? yield* resolveSources(config.sources) : { models: [], skipped: [] };
+    const skipped: SkippedModel[] = known === null ? [] : [...known.skipped];
     const skip = (id: number, { name, source }: { name: string; source: string }, reason: string): void => {
       skipped.push({ id, name, source, reason });
     };
     if (resolved.skipped.length > 0 && config.onBadSource === 'error')
       return yield* Effect.fail(resolved.skipped[0]!.error);
 
-    const listed = resolved.models.filter((location) => location.path !== base?.location.path);
-    const ordered = config.shuffle === null ? listed : shuffled(listed, config.shuffle);
-    const headers = yield* Effect.promise(() => workers.readHeaders(ordered));
+    const found = resolved.models.filter((location) => location.path !== base?.location.path);
+    const ordered = config.shuffle === null ? found : shuffled(found, config.shuffle);
+    const candidates = known?.listed ?? ordered.map((location, id) => ({ id, location }));
+    const headers = yield* Effect.promise(() => workers.readHeaders(candidates.map(({ location }) => location)));
     const read: (PlannedModel & { location: ModelLocation })[] = [];
-    for (const [id, header] of headers.entries()) {
-      const location = ordered[id]!;
+    for (const [i, header] of headers.entries()) {
+      const { id, location } = candidates[i]!;
       if (!(header instanceof Error)) read.push({ id, name: location.name, header, location });
       else if (config.onBadSource === 'error') return yield* Effect.fail(header);
-      else skip(id, location, header.message);
+      else if (known === null) skip(id, location, header.message);
     }
     for (const [i, source] of resolved.skipped.entries()) skip(ordered.length + i, source, source.error.message);
     if (read.length === 0) return yield* noModelsLeft(skipped);
@@ -140,12 +175,15 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     const chosen = yield* Effect.try({ try: () => chooseSlots(read, base, config), catch: (cause) => cause }).pipe(
       Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
     );
-    const kept = read.filter((model) => !chosen.skipped.has(model));
-    for (const [model, reason] of chosen.skipped) skip(model.id, (model as (typeof read)[number]).location, reason);
+    // What a run began without stays out, whatever it was that was wrong with it.
+    const out = new Set(skipped.map(({ id }) => id));
+    const kept = read.filter((model) => !chosen.skipped.has(model) && !out.has(model.id));
+    for (const [model, reason] of chosen.skipped)
+      if (!out.has(model.id)) skip(model.id, (model as (typeof read)[number]).location, reason);
     if (kept.length === 0) return yield* noModelsLeft(skipped);
     if (chosen.slots.length === 0) return yield* noSlotsLeft(chosen.leftOut);
 
-    const baseId = ordered.length + resolved.skipped.length;
+    const baseId = known?.base?.id ?? ordered.length + resolved.skipped.length;
     const all = base === null ? kept : [...kept, { ...base, id: baseId }];
     const printed = yield* Effect.promise(() => workers.fingerprints(fingerprintTasks(all, chosen.slots)));
     const models: ModelInPlan[] = [];
@@ -155,7 +193,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
         const { digest, pages } = fingerprint;
         models.push({ ...model, fingerprint: digest, pages, bytes: fileBytes(model) });
       } else if (config.onBadSource === 'error' || model.id === baseId) return yield* Effect.fail(fingerprint);
-      else skip(model.id, model.location, fingerprint.message);
+      else if (known === null) skip(model.id, model.location, fingerprint.message);
     }
     const baseModel = base === null ? null : models.pop()!;
     if (models.length === 0) return yield* noModelsLeft(skipped);
@@ -178,17 +216,23 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     const sideNeeds = { ...common, modes };
     const { engine, groups, reason, sideGroups } = yield* Effect.try({
       try: () => {
+        const first = going?.groups ?? 0;
+        const done = going?.done ?? { models: 0, sides: 0 };
         const ofModels = config.mode.includes('models')
-          ? chooseEngine(config, chosen.slots, common)
+          ? chooseEngine(config, chosen.slots, common, (engine) =>
+              groupsToDo(chosen.slots, { ...common, engine }, going),
+            )
           : ({ engine: 'exact', groups: [], reason: null } as const);
         const shared = ofModels.groups.some(({ beside }) => beside === true);
-        const apart = modes.length === 0 || shared ? [] : chosen.slots;
-        return { ...ofModels, sideGroups: groupSides(apart, sideNeeds, ofModels.groups.length) };
+        const apart = modes.length === 0 || shared ? [] : chosen.slots.slice(done.sides);
+        const sideGroups = groupSides(apart, sideNeeds, first + ofModels.groups.length);
+        return { ...ofModels, reason: known?.engineReason ?? ofModels.reason, sideGroups };
       },
       catch: (cause) => cause,
     }).pipe(Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))));
     const sums = yield* Effect.try({
-      try: () => (groups.length > 0 && engine === 'exact' ? sumsOf(chosen.slots, chosen.leftOut, config) : []),
+      try: () =>
+        config.mode.includes('models') && engine === 'exact' ? sumsOf(chosen.slots, chosen.leftOut, config) : [],
       catch: (cause) => cause as ConfigInvalid,
     });
     const needs: MemoryNeeds = { ...common, engine };
@@ -206,6 +250,7 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
     const inOrder = groupsInOrder({ groups, sideGroups, engine, config });
     return {
       config,
+      listed: read.map(({ id, location }) => ({ id, location })),
       engine,
       engineReason: reason,
       models,
@@ -229,6 +274,26 @@ const planWith = (config: RunConfig, workers: HeaderWorkers): Effect.Effect<Plan
       groupFlops,
     };
   });
+
+/** The groups of mode models that are left, those that have a state first. */
+const groupsToDo = (
+  slots: readonly PlannedSlot[],
+  needs: MemoryNeeds,
+  going: Continuation | null,
+): readonly SlotGroup[] => {
+  if (going === null) return groupSlots(slots, needs);
+  const groups: SlotGroup[] = [];
+  let at = going.done.models;
+  // They share their reading with the modes rows and cols from the first slot to the last, or not at all.
+  const shares = going.done.models === going.done.sides && going.saved.length === 0;
+  const rest = shares ? needs : { ...needs, sides: [] };
+  for (const { slots: count, models, blocks } of going.saved) {
+    const own = groupSlots(slots.slice(at, at + count), rest, going.groups + groups.length);
+    groups.push(...own.map((group) => ({ ...group, folded: { models, blocks } })));
+    at += count;
+  }
+  return [...groups, ...groupSlots(slots.slice(at), rest, going.groups + groups.length)];
+};
 
 /** A group as it runs: in which modes, and how often it reads its weights. */
 export interface PlannedGroup {
@@ -254,7 +319,7 @@ export const groupsInOrder = ({
 
 /** Weight bytes that some models cost a run, in all passes. */
 export const bytesOver = (groups: readonly PlannedGroup[], models: readonly PlannedModel[]): number =>
-  groups.reduce((sum, { group, passes }) => sum + weightBytes(group.slots, models) * passes, 0);
+  groups.reduce((sum, { group, passes }) => sum + weightBytes(group.slots, modelsToFold(group, models)) * passes, 0);
 
 /** Bytes that the fullest group holds. */
 export const peakMemory = ({ groupMemory }: Plan): number =>
@@ -275,7 +340,12 @@ const findBase = (argument: string, workers: HeaderWorkers) =>
         ],
       });
     }
-    const location = models[0]!;
+    return yield* readBase(models[0]!, workers);
+  });
+
+const readBase = (location: ModelLocation | null, workers: HeaderWorkers) =>
+  Effect.gen(function* () {
+    if (location === null) return null;
     const header = (yield* Effect.promise(() => workers.readHeaders([location])))[0]!;
     if (header instanceof Error) return yield* Effect.fail(header);
     return { id: -1, name: location.name, header, location };

@@ -13,6 +13,9 @@ import { TILE_WIDTH } from '../sources/tile.ts';
 import { basisFolders } from './basis-writer.ts';
 import { groupsInOrder, type ModelInPlan, type Plan } from './plan.ts';
 
+/** Where checkpoints stand in a run folder. */
+export const CHECKPOINTS = 'checkpoints';
+
 /** What a run's timings table holds of one block. */
 export interface BlockTiming {
   readonly group: number;
@@ -31,7 +34,7 @@ export interface BlockTiming {
 /** Makes the folder and those inside it. Throws `SinkFailed`. */
 export const createRunFolder = (out: string, config: RunConfig): void => {
   try {
-    for (const folder of ['spill', ...(config.basis ? basisFolders(config.center) : [])]) {
+    for (const folder of [CHECKPOINTS, 'spill', ...(config.basis ? basisFolders(config.center) : [])]) {
       mkdirSync(join(out, folder), { recursive: true });
     }
   } catch (cause) {
@@ -62,7 +65,7 @@ export const removeSpill = (out: string): void => removeScratch(join(out, 'spill
  */
 export const discardRunFolder = (out: string): void => {
   const names = [...Object.keys(tables).map((name) => `${name}.parquet`), 'run.json', 'events.ndjson'];
-  for (const name of ['spill', 'snapshots', 'basis', 'mean', ...names])
+  for (const name of [CHECKPOINTS, 'spill', 'snapshots', 'basis', 'mean', ...names])
     rmSync(join(out, name), { recursive: true, force: true });
   try {
     rmdirSync(out);

@@ -1,57 +1,28 @@
-// The main job. Effect owns what has a lifetime (workers, files, the run folder) and every way it can fail; RxJS carries
-// the data lane. This file is where they meet.
+// The main job. Effect owns what has a lifetime (workers, files, the run folder, its lease) and every way it can fail; what
+// is done in between is execution.ts.
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Effect } from 'effect';
-import { concat, defer, EMPTY, ignoreElements, lastValueFrom, map, mergeMap, type Observable, tap } from 'rxjs';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
+import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
-import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
-import { exactPca } from '../operators/exact-pca.ts';
-import { exactSpectrum } from '../operators/exact-spectrum.ts';
-import { GramSum } from '../operators/gram-sum.ts';
-import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
-import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import { TilePool } from '../operators/tile-pool.ts';
+import { type Recovered, UnknownFormat } from '../sinks/checkpoint-store.ts';
 import { SinkFailed } from '../sinks/errors.ts';
-import { type EventLog, openEventLog } from '../sinks/events.ts';
+import { openEventLog } from '../sinks/events.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
-import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
-import { weightBlocks } from '../sources/weight-blocks.ts';
-import { writeBasis, writeModeBases } from './basis-writer.ts';
-import { passesOver, sideModesOf } from './choose-engine.ts';
-import { Interrupted } from './errors.ts';
-import { slotFindings } from './find-warnings.ts';
-import { bytesOver, bytesToSpill, groupsInOrder, type ModelInPlan, makePlan, type Plan, type SlotSum } from './plan.ts';
-import { describeDevice } from './render-plan.ts';
-import {
-  type BlockTiming,
-  createRunFolder,
-  createScratch,
-  discardRunFolder,
-  removeScratch,
-  removeSpill,
-  writeModels,
-  writeRunJson,
-  writeSlots,
-  writeTimings,
-} from './run-folder.ts';
-import { type Alike, alikeInPages, alikeInSlot, duplicatesOf, sameModelFindings } from './same-models.ts';
-import { exactHistory, type SlotHistory, spooledHistory } from './slot-history.ts';
-import { evrAtCuts, namedEvr } from './slot-results.ts';
-import { SlotTables } from './slot-tables.ts';
-import { writeSnapshot } from './snapshot.ts';
-import type { SlotSummary, Telemetry } from './telemetry.ts';
-import { UpdateSpool } from './update-spool.ts';
-import { WarningLog } from './warning-log.ts';
-
-export interface RunControl {
-  /** Looked at between blocks: a signal that asks the run to stop, or null. */
-  readonly stopRequested: () => NodeJS.Signals | null;
-}
+import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
+import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRun } from './checkpoints.ts';
+import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
+import { Execution, type Going, quoted, type RunControl } from './execution.ts';
+import { Lease, leaseHolder } from './lease.ts';
+import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan } from './plan.ts';
+import { createRunFolder, createScratch, discardRunFolder, removeScratch } from './run-folder.ts';
+import type { Telemetry } from './telemetry.ts';
 
 export type RunError =
   | ConfigInvalid
@@ -60,7 +31,10 @@ export type RunError =
   | DeviceUnavailable
   | NumericalFailure
   | SinkFailed
-  | Interrupted;
+  | Interrupted
+  | RunChanged
+  | RunUnusable
+  | RunLocked;
 
 const failures = [
   ConfigInvalid,
@@ -70,6 +44,9 @@ const failures = [
   NumericalFailure,
   SinkFailed,
   Interrupted,
+  RunChanged,
+  RunUnusable,
+  RunLocked,
 ];
 
 const isRunError = (cause: unknown): cause is RunError => failures.some((failure) => cause instanceof failure);
@@ -80,49 +57,210 @@ const attempt = <A>(step: () => A | Promise<A>): Effect.Effect<A, RunError> =>
     Effect.catch((cause) => (isRunError(cause) ? Effect.fail(cause) : Effect.die(cause))),
   );
 
-/** Plans and executes a run; leaves a run folder, or nothing under a final name. */
+/**
+ * Plans and executes a run; leaves a run folder. One that is stopped or fails leaves what `resumeRun` goes on from, or, if
+ * it had not written a checkpoint of its work yet, nothing.
+ */
 export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl): Effect.Effect<void, RunError> =>
   Effect.gen(function* () {
     const out = config.out;
     if (out === null) return yield* new ConfigInvalid({ issues: ['out: expected a folder, found none'] });
+    yield* clearUnborn(out);
     // Before the plan, so that a wrong folder is told at once; and after it, when the models' own paths are known.
     yield* checkOutput(
       out,
       config.sources.filter((source) => source !== '-' && !source.startsWith('@')),
-    );
+    ).pipe(Effect.mapError((error) => occupiedByRun(out, error)));
     const planned = yield* makePlan(config);
     const { plan, contents } = config.verify ? yield* verified(planned) : { plan: planned, contents: new Map() };
     const paths = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map(({ location }) => location.path);
     yield* checkOutput(out, paths);
-    const scratchAdvice = 'name a larger file system with --scratch, or give more --memory';
-    yield* checkFreeSpace([
-      { folder: out, bytes: plan.bytesToWrite, advice: '--no-basis writes the least' },
-      { folder: config.scratch ?? out, bytes: bytesToSpill(plan), advice: scratchAdvice },
-    ]);
+    yield* checkSpace(out, plan);
     yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
+    const begin = beginOf(plan, contents);
+    yield* execute({ out, plan, begin, going: null, telemetry, control }).pipe(
+      Effect.onError(() => (hasCheckpoint(out) ? Effect.void : discard(out))),
+    );
+  });
+
+/** Takes away what a run left that was killed before it had written down what it is. */
+const clearUnborn = (out: string): Effect.Effect<void> =>
+  Effect.sync(() => {
+    const folder = checkpointFolder(out);
+    if (!existsSync(folder) || existsSync(join(out, 'run.json')) || leaseHolder(folder) !== null) return;
+    if (!readdirSync(folder).some((name) => name.startsWith('manifest-'))) discardRunFolder(out);
+  });
+
+/** Where the output is a run already, the command that goes on with it. */
+const occupiedByRun = <E>(out: string, error: E): E | SinkFailed => {
+  if (!(error instanceof SinkFailed) || error.reason !== 'occupied') return error;
+  const isFinished = existsSync(join(out, 'run.json'));
+  if (!isFinished && !existsSync(checkpointFolder(out))) return error;
+  const what = isFinished
+    ? `holds a finished run; fold more models into it with: weightspan extend ${quoted(out)} SOURCES`
+    : `holds a run that is not finished; go on with: weightspan resume ${quoted(out)}`;
+  return new SinkFailed({ path: out, reason: 'occupied', detail: `${what}; or give another --out` });
+};
+
+/** What may be changed when a run goes on. */
+export interface ResumeOptions {
+  readonly memory: number | null;
+  readonly threads: number | null;
+  readonly scratch: string | null;
+  readonly checkpointEvery: CheckpointEvery | null;
+  /** Go on with another device, library or kernel. */
+  readonly allowInexact: boolean;
+  readonly roots: RunContent['roots'];
+}
+
+/** Goes on with a run from its newest checkpoint that holds. Resolves with false where it is finished already. */
+export const resumeRun = (
+  out: string,
+  options: ResumeOptions,
+  telemetry: Telemetry,
+  control: RunControl,
+): Effect.Effect<boolean, RunError> =>
+  Effect.gen(function* () {
+    const seen = yield* recovered(out);
+    if (seen.manifest === null) {
+      if (existsSync(join(out, 'run.json'))) return false;
+      return yield* nothingToResume(out, seen);
+    }
+    if (seen.manifest.content.stage === 'finished') return false;
     yield* Effect.scoped(
       Effect.gen(function* () {
-        const events = yield* Effect.acquireRelease(
-          attempt(() => openEventLog(join(out, 'events.ndjson'))),
-          (log) => Effect.sync(() => log.close()),
-        );
-        const scratch = yield* Effect.acquireRelease(
-          attempt(() => createScratch(out, config)),
-          (folder) => Effect.sync(() => removeScratch(folder)),
-        );
-        const tiles = yield* Effect.acquireRelease(
-          attempt(() => new TilePool(plan.device, config.threads)),
-          (pool) => Effect.promise(() => pool.close()),
-        );
-        const execution = yield* Effect.acquireRelease(
-          attempt(() => new Execution(out, scratch, plan, tiles, telemetry, events, control)),
-          (execution) => Effect.promise(() => execution.abandon()),
-        );
-        yield* attempt(() => execution.stream());
-        yield* attempt(() => execution.finish(contents));
+        const lease = yield* leaseOf(out, seen.manifest!.fence);
+        // What is there now is nobody else's.
+        const from = yield* recovered(out);
+        const { manifest } = from;
+        if (manifest === null) return yield* nothingToResume(out, from);
+        const begin = yield* attempt(() => readBegin(out, manifest));
+        const roots = [...manifest.content.roots, ...options.roots];
+        const going = { ...continuationOf(begin, manifest.content), begin: rooted(begin, roots) };
+        const config: RunConfig = {
+          ...begin.config,
+          out,
+          memory: options.memory ?? begin.config.memory,
+          threads: options.threads ?? begin.config.threads,
+          scratch: options.scratch ?? begin.config.scratch,
+          checkpointEvery: options.checkpointEvery ?? begin.config.checkpointEvery,
+        };
+        const plan = yield* makePlan(config, going).pipe(Effect.mapError((error) => withAdvice(out, error)));
+        yield* attempt(() => checkUnchanged(out, begin, plan));
+        const difference = deviceDifference(begin.device, plan.device.info);
+        if (difference !== null && !options.allowInexact) {
+          const advice = 'results may differ in the last bits; give --allow-inexact to go on all the same';
+          return yield* new RunChanged({ run: out, differences: [`device: ${difference}`], advice });
+        }
+        yield* checkSpace(out, plan);
+        const inexact = [...manifest.content.inexact, ...(difference === null ? [] : [difference])];
+        yield* attempt(() => createRunFolder(out, config));
+        yield* work({ out, plan, begin, going: { recovered: from, roots, inexact }, telemetry, control, lease });
       }),
-    ).pipe(Effect.onError(() => discard(out)));
+    );
+    return true;
   });
+
+const recovered = (out: string): Effect.Effect<Recovered<RunContent>, RunError> =>
+  attempt(() => {
+    try {
+      return recoverRun(out);
+    } catch (cause) {
+      if (cause instanceof UnknownFormat) throw new RunUnusable({ run: out, detail: cause.message });
+      throw cause;
+    }
+  });
+
+const nothingToResume = (out: string, { damages }: Recovered<RunContent>): RunUnusable => {
+  const [first] = damages;
+  const detail =
+    first === undefined
+      ? 'expected the folder of a run, found no checkpoint in it; a run that was killed that early is begun again by its own command'
+      : `no checkpoint of it can be used: ${first.message}; start over with another --out`;
+  return new RunUnusable({ run: out, detail });
+};
+
+/** Where a model cannot even be read, the run it belongs to is named too. */
+const withAdvice = (run: string, error: RunError): RunError =>
+  error instanceof SourceMalformed || error instanceof SourceUnavailable
+    ? new RunChanged({ run, differences: [error.message], advice: SOURCES_ADVICE })
+    : error;
+
+const hasCheckpoint = (out: string): boolean => {
+  try {
+    return recoverRun(out).manifest!.sequence > 1;
+  } catch {
+    return false;
+  }
+};
+
+const checkSpace = (out: string, plan: Plan): Effect.Effect<void, SinkFailed> =>
+  checkFreeSpace([
+    { folder: out, bytes: plan.bytesToWrite, advice: '--no-basis writes the least' },
+    {
+      folder: plan.config.scratch ?? out,
+      bytes: bytesToSpill(plan),
+      advice: 'name a larger file system with --scratch, or give more --memory',
+    },
+  ]);
+
+const leaseOf = (out: string, after: number) =>
+  Effect.acquireRelease(
+    attempt(() => {
+      mkdirSync(checkpointFolder(out), { recursive: true });
+      return Lease.take(out, checkpointFolder(out), after);
+    }),
+    (lease) => Effect.sync(() => lease.release()),
+  );
+
+interface Work {
+  readonly out: string;
+  readonly plan: Plan;
+  readonly begin: Begin;
+  readonly going: Going | null;
+  readonly telemetry: Telemetry;
+  readonly control: RunControl;
+}
+
+const execute = (of: Work): Effect.Effect<void, RunError> =>
+  Effect.scoped(Effect.flatMap(leaseOf(of.out, 0), (lease) => work({ ...of, lease })));
+
+const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { readonly lease: Lease }) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { config } = plan;
+      const from = going?.recovered.manifest?.content.events ?? null;
+      const lost = from === null ? 0 : blocksBehind(join(out, 'events.ndjson'), from.size);
+      const events = yield* Effect.acquireRelease(
+        attempt(() => openEventLog(join(out, 'events.ndjson'), from === null ? {} : { from })),
+        (log) => Effect.sync(() => log.close()),
+      );
+      const scratch = yield* Effect.acquireRelease(
+        attempt(() => createScratch(out, config)),
+        (folder) => Effect.sync(() => removeScratch(folder)),
+      );
+      const tiles = yield* Effect.acquireRelease(
+        attempt(() => new TilePool(plan.device, config.threads)),
+        (pool) => Effect.promise(() => pool.close()),
+      );
+      const execution = yield* Effect.acquireRelease(
+        attempt(() => new Execution({ out, scratch, plan, tiles, telemetry, events, control, lease, begin, going })),
+        (execution) => Effect.promise(() => execution.abandon()),
+      );
+      yield* attempt(() => execution.stream(lost));
+      yield* attempt(() => execution.finish(contentsOf(begin)));
+    }),
+  );
+
+/** Blocks that a run reported behind a checkpoint. */
+const blocksBehind = (path: string, size: number): number => {
+  try {
+    const lines = readFileSync(path).subarray(size).toString().split('\n');
+    return lines.filter((line) => line.includes('"type":"block"')).length;
+  } catch {
+    return 0;
+  }
+};
 
 /** `--verify`: the plan without the models whose weights are bad, or their fault. The base must be sound. */
 const verified = (plan: Plan) =>
@@ -152,360 +290,3 @@ const verified = (plan: Plan) =>
   });
 
 const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));
-
-/** As tables see it: a row vector of all weights. */
-const slotOfSum = ({ id, name }: SlotSum, features: number): PlannedSlot => ({
-  id,
-  name,
-  rows: 1,
-  cols: features,
-  features,
-  tensorIn: () => {
-    throw new Error(`${name} stands for several tensors`);
-  },
-});
-
-/** One run's work and what it has gathered so far. */
-class Execution {
-  readonly #out: string;
-  readonly #scratch: string;
-  readonly #plan: Plan;
-  readonly #tiles: TilePool;
-  readonly #telemetry: Telemetry;
-  readonly #control: RunControl;
-  readonly #tables: SlotTables;
-  readonly #summaries: SlotSummary[] = [];
-  readonly #warnings: WarningLog;
-  readonly #timings: BlockTiming[] = [];
-  /** Models that data faults left out, by slot. */
-  readonly #skipped = new Map<number, Map<number, string>>();
-  readonly #modelOf: (id: number) => ModelInPlan;
-  readonly #sums: ReadonlyMap<SlotSum, GramSum>;
-  #alike: Alike;
-  #spool: UpdateSpool | null = null;
-  #started = 0;
-  #blockStarted = 0;
-  #bytesRead = 0;
-  /** Milliseconds of finishing slots: files and table rows. */
-  #writing = 0;
-  /** Settles when the basis and mean files written so far are durable. */
-  #durable: Promise<void> = Promise.resolve();
-  /** Milliseconds of writing basis and mean files since the last block. */
-  #writingSinceBlock = 0;
-
-  constructor(
-    out: string,
-    scratch: string,
-    plan: Plan,
-    tiles: TilePool,
-    telemetry: Telemetry,
-    events: EventLog,
-    control: RunControl,
-  ) {
-    this.#out = out;
-    this.#scratch = scratch;
-    this.#plan = plan;
-    this.#tiles = tiles;
-    this.#control = control;
-    this.#telemetry = (event) => {
-      telemetry(event);
-      events.write(event);
-    };
-    this.#tables = new SlotTables(out, plan);
-    this.#warnings = new WarningLog(out, this.#telemetry);
-    const byId = new Map(plan.models.map((model) => [model.id, model]));
-    this.#modelOf = (id) => byId.get(id)!;
-    this.#sums = new Map(plan.sums.map((sum) => [sum, new GramSum(plan.models)]));
-    this.#alike = alikeInPages(plan.models);
-  }
-
-  async stream(): Promise<void> {
-    const { config, models, slots, leftOut, skipped, bytesToRead, device } = this.#plan;
-    this.#telemetry({
-      type: 'plan',
-      models: models.length,
-      slots: slots.length,
-      leftOut: leftOut.length,
-      skipped: skipped.length,
-      groups: groupsInOrder(this.#plan).length,
-      bytesToRead,
-      device: describeDevice(this.#plan),
-      threads: config.threads,
-      memory: config.memory,
-    });
-    const nothing = { slot: null, slotId: null, model: null, modelId: null, value: null };
-    for (const text of device.warnings) this.#warnings.add({ ...nothing, code: 'device', text });
-    for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
-    await this.#tiles.ready();
-    this.#started = this.#blockStarted = performance.now();
-    const results = concat(this.#models(), this.#sides());
-    await lastValueFrom(results.pipe(ignoreElements()), { defaultValue: undefined });
-    this.#closeSpool();
-  }
-
-  #models(): Observable<BlockUpdate> {
-    if (this.#plan.groups.length === 0) return EMPTY;
-    return this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
-  }
-
-  /** The modes rows and cols, always exact. */
-  get #modesOptions(): ExactModesOptions<never> {
-    const { config } = this.#plan;
-    return {
-      modes: sideModesOf(config),
-      rank: config.rank,
-      center: config.center,
-      energies: config.energies,
-      onBadSource: config.onBadSource,
-      tiles: this.#tiles,
-      finish: (found) => this.#finishModes(found),
-    };
-  }
-
-  /** Groups that mode models does not share. */
-  #sides(): Observable<BlockUpdate> {
-    const plan = { ...this.#plan, groups: this.#plan.sideGroups };
-    return exactModes<never>(plan, this.#modesOptions).pipe(tap((update) => this.#recordBlock(update)));
-  }
-
-  /** Groups that it shares. */
-  #beside(group: SlotGroup): GroupModes | null {
-    if (group.beside !== true) return null;
-    const { engine, config, models, block } = this.#plan;
-    const before = engine === 'exact' ? passesOver(engine, config) : Math.ceil(models.length / block);
-    return new GroupModes(this.#plan, group, this.#modesOptions, before);
-  }
-
-  #exact(): Observable<BlockUpdate> {
-    const { config } = this.#plan;
-    const slots = exactPca<never>(this.#plan, {
-      rank: config.rank,
-      center: config.center,
-      basis: config.basis,
-      onBadSource: config.onBadSource,
-      tiles: this.#tiles,
-      scratch: this.#scratch,
-      beside: (group) => this.#beside(group),
-      onGram: (slot, models, gram) => {
-        for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
-      },
-      finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
-    }).pipe(tap((update) => this.#recordBlock(update)));
-    const sums = defer(() => {
-      this.#finishSums();
-      return EMPTY;
-    });
-    return concat(slots, sums);
-  }
-
-  /** Whole models and modules, once all their slots are known. */
-  #finishSums(): void {
-    const start = performance.now();
-    const { config, base, block } = this.#plan;
-    for (const [sum, total] of this.#sums) {
-      const { models, gram, features } = total.result();
-      if (models.length === 0) continue;
-      const slot = slotOfSum(sum, features);
-      const { rank, center } = config;
-      const spec = { features, rank, center, shiftIsOrigin: base !== null || !center };
-      const spectrum = exactSpectrum(spec, gram, block, this.#tiles.solve);
-      const signs = new Float64Array(spectrum.rank).fill(1);
-      const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
-      this.#summaries.push(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));
-    }
-    this.#writing += performance.now() - start;
-  }
-
-  #incremental(): Observable<BlockUpdate> {
-    const { config } = this.#plan;
-    return weightBlocks(this.#plan).pipe(
-      map((block) => {
-        this.#stopIfAsked(block.index);
-        return block;
-      }),
-      incrementalPca<never>({
-        rank: config.rank,
-        center: config.center,
-        onBadSource: config.onBadSource,
-        tiles: this.#tiles,
-        scratch: this.#scratch,
-        beside: (group) => this.#beside(group),
-        ...this.#snapshots(),
-        finish: (subspace) => this.#finishSlot(subspace, subspace, () => spooledHistory(this.#spool!, subspace)),
-      }),
-      tap((update) => this.#recordBlock(update)),
-    );
-  }
-
-  /** Gives the tables their names, run.json last. */
-  async finish(contents: ReadonlyMap<number, string>): Promise<void> {
-    const { config, models, bytesToRead, flops } = this.#plan;
-    const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
-    await this.#durable;
-    const duplicates = duplicatesOf(models, contents);
-    for (const found of sameModelFindings(duplicates, this.#alike, this.#modelOf)) this.#warnings.add(found);
-    this.#tables.close();
-    writeSlots(this.#out, this.#plan);
-    writeModels(this.#out, this.#plan, contents, duplicates);
-    this.#warnings.close();
-    // What was written since the last block belongs to it: a group's files are written at its end.
-    const last = this.#timings.pop();
-    if (last !== undefined) this.#timings.push({ ...last, write_s: last.write_s + this.#writingSinceBlock / 1e3 });
-    writeTimings(this.#out, this.#timings);
-    removeSpill(this.#out);
-    writeRunJson(this.#out, this.#plan);
-    this.#telemetry({
-      type: 'done',
-      out: config.out ?? this.#out,
-      models: models.length,
-      slots: this.#summaries,
-      warnings: this.#warnings.groups,
-      bytesRead: bytesToRead,
-      fit_s: fitted,
-      tables_s: (performance.now() - this.#started) / 1e3,
-      flops,
-      device: describeDevice(this.#plan),
-    });
-  }
-
-  /** Leaves nothing half-written; what is finished has its name already. */
-  async abandon(): Promise<void> {
-    await this.#durable.catch(() => {});
-    this.#tables.abort();
-    this.#warnings.abort();
-    this.#closeSpool();
-    removeSpill(this.#out);
-  }
-
-  #closeSpool(): void {
-    this.#spool?.close();
-    this.#spool = null;
-  }
-
-  #stopIfAsked(block: number): void {
-    const signal = this.#control.stopRequested();
-    if (signal !== null)
-      throw new Interrupted({ signal, detail: `stopped before block ${block + 1}; nothing was kept` });
-  }
-
-  #recordBlock(update: BlockUpdate): void {
-    const { config, models, bytesToRead } = this.#plan;
-    const { group, index } = update;
-    const groups = groupsInOrder(this.#plan).length;
-    if (index === 0) {
-      this.#closeSpool();
-      this.#spool = new UpdateSpool(join(this.#out, 'spill', `group-${String(group.index).padStart(4, '0')}.spool`));
-      this.#telemetry({ type: 'group', group: group.index, groups, slots: group.slots.length });
-    }
-    for (const slot of update.slots) this.#spool!.append(index, config.rank, slot);
-    for (const fault of update.skipped) {
-      const bySlot = this.#skipped.get(fault.slot.id) ?? new Map<number, string>();
-      // Another mode may have said so before.
-      if (bySlot.has(fault.model.id)) continue;
-      bySlot.set(fault.model.id, fault.error.message);
-      this.#skipped.set(fault.slot.id, bySlot);
-      const names = { model: fault.model.name, slot: fault.slot.name };
-      this.#telemetry({ type: 'skip', ...names, reason: fault.error.message });
-    }
-    this.#bytesRead += update.bytes;
-    const now = performance.now();
-    this.#telemetry({
-      type: 'block',
-      group: group.index,
-      groups,
-      block: index,
-      blocks: update.blocks,
-      modelsSeen: update.modelsSeen,
-      models: models.length,
-      bytesRead: this.#bytesRead,
-      bytesToRead,
-      seconds: (now - this.#started) / 1e3,
-      slots: update.slots.map(({ slot, update: { state, drift } }) => ({
-        slot: slot.name,
-        ...namedEvr(evrAtCuts(state.eigenvalues.subarray(0, config.rank), state.total, config.rank)),
-        drift: drift[1]?.max ?? null,
-      })),
-    });
-    this.#timings.push({
-      group: group.index,
-      block: index,
-      models_seen: update.modelsSeen,
-      seconds: (now - this.#blockStarted) / 1e3,
-      bytes: update.bytes,
-      read_s: update.readSeconds,
-      wait_s: update.waitSeconds,
-      widen_s: update.tileSeconds.widen,
-      gram_s: update.tileSeconds.gram,
-      mix_s: update.tileSeconds.mix,
-      write_s: this.#writingSinceBlock / 1e3,
-    });
-    this.#writingSinceBlock = 0;
-    this.#blockStarted = performance.now();
-    this.#stopIfAsked(index + 1);
-  }
-
-  /** A slot's files and rows, while its state is still on the device. */
-  #finishSlot(estimate: SubspaceEstimate, subspace: Subspace | null, history: () => SlotHistory): Observable<never> {
-    return defer(async () => {
-      const start = performance.now();
-      const { slot } = estimate;
-      const { summary, models } = this.#tables.append(estimate, history(), this.#skippedOf(slot.id));
-      this.#summaries.push(summary);
-      for (const found of slotFindings(estimate, models, this.#modelOf)) this.#warnings.add(found);
-      this.#alike = alikeInSlot(this.#alike, estimate, models);
-      if (this.#plan.config.basis && subspace !== null) await this.#writeBasis(subspace);
-      this.#writing += performance.now() - start;
-    }).pipe(mergeMap(() => EMPTY));
-  }
-
-  #finishModes(found: ModesOfSlot): Observable<never> {
-    return defer(() => {
-      const start = performance.now();
-      const { config } = this.#plan;
-      this.#summaries.push(...this.#tables.appendModes(found, this.#skippedOf(found.slot.id)));
-      if (config.basis) {
-        const alone = !config.mode.includes('models');
-        for (const [file, bytes] of writeModeBases(this.#out, found, alone))
-          this.#telemetry({ type: 'write', file, bytes });
-      }
-      const spent = performance.now() - start;
-      this.#writing += spent;
-      this.#writingSinceBlock += spent;
-      return EMPTY;
-    });
-  }
-
-  /** The disk may take its time while the next group is folded, but never for more than one slot's files. */
-  async #writeBasis(subspace: Subspace): Promise<void> {
-    await this.#durable;
-    const start = performance.now();
-    const { bytes, durable } = await writeBasis(this.#out, subspace);
-    this.#durable = durable.then(() => {
-      this.#writingSinceBlock += performance.now() - start;
-      for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
-    });
-    // Whoever waits for it is told; until then nobody does.
-    this.#durable.catch(() => {});
-  }
-
-  #skippedOf(slotId: number): ReadonlyMap<number, string> {
-    return this.#skipped.get(slotId) ?? new Map();
-  }
-
-  /** What makes the snapshots, where they are asked for. */
-  #snapshots(): Pick<IncrementalPcaOptions<never>, 'snapshot'> {
-    const every = this.#plan.config.snapshotEvery;
-    if (every === null) return {};
-    const use = (estimates: readonly SubspaceEstimate[], update: BlockUpdate): Observable<never> =>
-      defer(() => {
-        const start = performance.now();
-        const folder = writeSnapshot(this.#out, this.#plan, update, estimates, this.#spool!, (id) =>
-          this.#skippedOf(id),
-        );
-        this.#telemetry({ type: 'snapshot', folder, modelsSeen: update.modelsSeen });
-        this.#writing += performance.now() - start;
-        return EMPTY;
-      });
-    return { snapshot: { every, use } };
-  }
-}

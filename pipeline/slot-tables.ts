@@ -7,12 +7,13 @@ import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { unshiftedMeanNorm2 } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
-import type { TableBatch } from '../sinks/tables.ts';
+import type { TableBatch, TableName } from '../sinks/tables.ts';
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { sideModesOf, sidePasses } from './choose-engine.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
 import { type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
 import type { Plan } from './plan.ts';
+import type { TableRows } from './run-journal.ts';
 import type { SlotHistory } from './slot-history.ts';
 import {
   capturedShare,
@@ -33,31 +34,54 @@ import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 
 const MODE = 'models';
 
+type Appender<N extends TableName> = Pick<Table<N>, 'append'>;
+
 interface StreamTables {
-  readonly coefficients: Table<'coefficients'>;
-  readonly scores: Table<'scores'>;
-  readonly convergence: Table<'convergence'>;
-  readonly convergenceSpectrum: Table<'convergence_spectrum'>;
+  readonly coefficients: Appender<'coefficients'>;
+  readonly scores: Appender<'scores'>;
+  readonly convergence: Appender<'convergence'>;
+  readonly convergenceSpectrum: Appender<'convergence_spectrum'>;
+}
+
+/** A table by what `TableRows` knows of it. */
+interface AnyTable {
+  append(batch: TableRows['batch'], extra?: TableRows['extra']): void;
+  close(): void;
+  abort(): void;
+}
+
+export interface SlotTablesOptions {
+  /** All that were asked for, or what a snapshot shows. */
+  readonly modes?: 'all' | 'models';
+  /** Sees all rows, in order. */
+  readonly record?: (rows: TableRows) => void;
 }
 
 export class SlotTables {
   readonly #plan: Plan;
-  readonly #subspaces: Table<'subspaces'>;
-  readonly #spectrum: Table<'spectrum'>;
-  readonly #modelSlots: Table<'model_slots'>;
+  readonly #subspaces: Appender<'subspaces'>;
+  readonly #spectrum: Appender<'spectrum'>;
+  readonly #modelSlots: Appender<'model_slots'>;
   /** Tables of mode models alone; null where it was not asked for. */
   readonly #stream: StreamTables | null;
   /** Null where the modes rows and cols, or their energies, were not asked for. */
-  readonly #energies: Table<'energies'> | null;
-  /** Results in the modes rows and cols, which stand behind those of mode models, whatever is found first. */
-  readonly #later: ModeResult[] = [];
+  readonly #energies: Appender<'energies'> | null;
+  readonly #tables = new Map<TableName, AnyTable>();
+  readonly #record: (rows: TableRows) => void;
+  /** Rows of the modes rows and cols that stand behind those of mode models, whatever is found first. */
+  readonly #later: TableRows[] = [];
+  #isLater = false;
 
-  /** @param modes all that were asked for, or what a snapshot shows */
-  constructor(folder: string, plan: Plan, modes: 'all' | 'models' = 'all') {
+  constructor(folder: string, plan: Plan, { modes = 'all', record = () => {} }: SlotTablesOptions = {}) {
     this.#plan = plan;
-    this.#subspaces = openTable(folder, 'subspaces');
-    this.#spectrum = openTable(folder, 'spectrum');
-    this.#modelSlots = openTable(folder, 'model_slots');
+    this.#record = record;
+    const open = <N extends TableName>(name: N, extraFloat32: readonly string[] = []): Appender<N> => {
+      this.#tables.set(name, openTable(folder, name, { extraFloat32 }) as unknown as AnyTable);
+      return { append: (batch, extra) => this.#put({ table: name, batch, ...(extra === undefined ? {} : { extra }) }) };
+    };
+    this.#subspaces = open('subspaces');
+    this.#spectrum = open('spectrum');
+    this.#modelSlots = open('model_slots');
     const { mode, rank } = plan.config;
     const widest = (of: (slot: PlannedSlot) => number): number =>
       plan.slots.reduce((most, slot) => Math.max(most, Math.min(rank, of(slot))), 0);
@@ -65,20 +89,31 @@ export class SlotTables {
     const most = widest(({ features }) => Math.min(features, plan.models.length));
     this.#stream = mode.includes('models')
       ? {
-          coefficients: openTable(folder, 'coefficients', { extraFloat32: columns('c', most) }),
-          scores: openTable(folder, 'scores'),
-          convergence: openTable(folder, 'convergence'),
-          convergenceSpectrum: openTable(folder, 'convergence_spectrum'),
+          coefficients: open('coefficients', columns('c', most)),
+          scores: open('scores'),
+          convergence: open('convergence'),
+          convergenceSpectrum: open('convergence_spectrum'),
         }
       : null;
     const sides = modes === 'all' && plan.config.energies ? sideModesOf(plan.config) : [];
     const longest = widest((slot) => Math.max(0, ...sides.map((name) => sideOf(name, slot))));
-    this.#energies = sides.length === 0 ? null : openTable(folder, 'energies', { extraFloat32: columns('e', longest) });
+    this.#energies = sides.length === 0 ? null : open('energies', columns('e', longest));
   }
 
-  get #all() {
-    const some = [this.#subspaces, this.#spectrum, this.#modelSlots, ...Object.values(this.#stream ?? {})];
-    return this.#energies === null ? some : [...some, this.#energies];
+  /** Appends rows that a run before this one recorded. */
+  replay(rows: TableRows): void {
+    if (rows.later === true) this.#later.push(rows);
+    else this.#append(rows);
+  }
+
+  #put(rows: TableRows): void {
+    const placed: TableRows = this.#isLater ? { ...rows, later: true } : rows;
+    this.#record(placed);
+    this.replay(placed);
+  }
+
+  #append({ table, batch, extra }: TableRows): void {
+    this.#tables.get(table)!.append(batch, extra);
   }
 
   /** @param skipped models that are not in this slot, with the reason */
@@ -99,8 +134,9 @@ export class SlotTables {
    */
   appendModes(found: ModesOfSlot, skipped: ReadonlyMap<number, string>): readonly SlotSummary[] {
     const results = modeResults(found, this.#plan.config);
-    const none = new Float32Array(0);
-    this.#later.push(...results.map((one) => ({ ...one, spectrum: { ...one.spectrum, directions: none } })));
+    this.#isLater = true;
+    for (const result of results) this.#appendMode(result);
+    this.#isLater = false;
     if (found.energies !== null) this.#appendEnergies(found, found.energies);
     if (this.#stream === null) {
       const modelIds = Int32Array.from(found.models, ({ id }) => id);
@@ -159,12 +195,12 @@ export class SlotTables {
   }
 
   close(): void {
-    for (const result of this.#later) this.#appendMode(result);
-    for (const table of this.#all) table.close();
+    for (const rows of this.#later) this.#append(rows);
+    for (const table of this.#tables.values()) table.close();
   }
 
   abort(): void {
-    for (const table of this.#all) table.abort();
+    for (const table of this.#tables.values()) table.abort();
   }
 
   #appendSpectrum(subspace: SubspaceEstimate, summary: SlotSummary): void {

@@ -34,7 +34,7 @@ export const writeSnapshot = (
   const seen: Plan = { ...plan, models: plan.models.slice(0, update.modelsSeen) };
   try {
     mkdirSync(temporary, { recursive: true });
-    const tables = new SlotTables(temporary, seen, 'models');
+    const tables = new SlotTables(temporary, seen, { modes: 'models' });
     try {
       for (const estimate of estimates)
         tables.append(estimate, spooledHistory(spool, estimate), skippedOf(estimate.slot.id));

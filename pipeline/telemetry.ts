@@ -87,6 +87,31 @@ export type TelemetryEvent =
   | { readonly type: 'warning'; readonly warning: Warning }
   /** The tables so far, in a folder of the run's. */
   | { readonly type: 'snapshot'; readonly folder: string; readonly modelsSeen: number }
+  /** A run goes on from a checkpoint. */
+  | {
+      readonly type: 'resumed';
+      readonly checkpoint: number;
+      readonly groups: number;
+      /** Groups done, and of the next one its blocks and models. */
+      readonly group: number;
+      readonly block: number;
+      readonly modelsSeen: number;
+      readonly bytesRead: number;
+      readonly seconds: number;
+      /** Blocks that had been folded after it, and are again. */
+      readonly lost: number;
+      /** Checkpoints that could not be used, and why. */
+      readonly damages: readonly string[];
+    }
+  | { readonly type: 'checkpoint'; readonly checkpoint: number; readonly seconds: number }
+  /** A signal asked the run to stop; it can go on from here. */
+  | {
+      readonly type: 'stopped';
+      readonly signal: string;
+      readonly bytesRead: number;
+      readonly bytesToRead: number;
+      readonly seconds: number;
+    }
   | { readonly type: 'write'; readonly file: string; readonly bytes: number }
   | {
       readonly type: 'done';

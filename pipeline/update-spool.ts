@@ -1,11 +1,11 @@
-// What each block taught about each slot, kept on disk until the group ends: a fixed-order run of float64 values a record.
+// What each block taught about each slot, kept on disk while the run goes on, and as long as its state is kept: a
+// fixed-order run of float64 values a record.
 // Coordinates of old models are not turned with every block (that would cost N k² a block): each block leaves its
 // coordinates and its small map here, and the maps are composed backwards once. So memory does not grow with the models;
 // disk does, by about 8 (b ℓ + ℓ²) bytes a block and slot.
-import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import type { SlotUpdate } from '../operators/incremental-pca.ts';
 import { cutsOf, type ModelUpdate, type SubspaceUpdate } from '../operators/update-subspace.ts';
-import { sinkFailure } from '../sinks/durable-file.ts';
+import { AppendLog, type LogCut } from '../sinks/append-log.ts';
 
 /** One block of one slot, as it was written. */
 export interface SpooledUpdate {
@@ -29,7 +29,8 @@ export interface SpooledUpdate {
 }
 
 export const SCORE_WIDTH = 5;
-const HEADER = 8;
+/** Floats of the record in all, the slot's id, and eight numbers. */
+const HEADER = 10;
 
 /** Drift as a record has it. */
 export const driftValues = (drift: SubspaceUpdate['drift'], rank: number): Float64Array =>
@@ -47,26 +48,34 @@ export const scoreValues = (models: readonly ModelUpdate[]): Float64Array =>
   );
 
 export class UpdateSpool {
-  readonly #path: string;
-  readonly #fd: number;
-  #end = 0;
+  readonly log: AppendLog;
   /** For each slot id the place and length of its records, in block order. */
   readonly #records = new Map<number, { readonly at: number; readonly floats: number }[]>();
 
-  constructor(path: string) {
-    this.#path = path;
-    try {
-      this.#fd = openSync(path, 'wx+');
-    } catch (cause) {
-      throw sinkFailure(path, 'creating it', cause);
+  private constructor(log: AppendLog) {
+    this.log = log;
+  }
+
+  /** Throws `SinkFailed`. */
+  static create(path: string): UpdateSpool {
+    return new UpdateSpool(AppendLog.create(path));
+  }
+
+  /** A spool as it was at a checkpoint. Throws `SinkFailed`, `DamagedFile`. */
+  static reopen(path: string, cut: LogCut): UpdateSpool {
+    const spool = new UpdateSpool(AppendLog.reopen(path, cut));
+    const header = new Float64Array(2);
+    for (let at = 0; at < cut.size; at += header[0]! * 8) {
+      spool.log.read(new Uint8Array(header.buffer), at);
+      spool.#know(header[1]!, at, header[0]!);
     }
+    return spool;
   }
 
   append(block: number, rank: number, { slot, models, update }: SlotUpdate): void {
     const { state, oldRows, newRows, carry } = update;
-    const header = [block, models.length, state.models, oldRows, newRows, state.total, state.lost, carry.constant];
+    const numbers = [block, models.length, state.models, oldRows, newRows, state.total, state.lost, carry.constant];
     const parts: ArrayLike<number>[] = [
-      header,
       models.map((model) => model.id),
       state.eigenvalues,
       driftValues(update.drift, rank),
@@ -76,18 +85,16 @@ export class UpdateSpool {
       carry.offset,
       carry.gradient,
     ];
-    const floats = parts.reduce((sum, part) => sum + part.length, 0);
+    const floats = parts.reduce((sum, part) => sum + part.length, HEADER);
     const record = new Float64Array(floats);
-    let at = 0;
+    record.set([floats, slot.id, ...numbers]);
+    let at = HEADER;
     for (const part of parts) {
       record.set(part, at);
       at += part.length;
     }
-    this.#write(new Uint8Array(record.buffer));
-    const known = this.#records.get(slot.id) ?? [];
-    known.push({ at: this.#end, floats });
-    this.#records.set(slot.id, known);
-    this.#end += floats * 8;
+    this.#know(slot.id, this.log.size, floats);
+    this.log.append(new Uint8Array(record.buffer));
   }
 
   /** The number of a slot's records. */
@@ -98,14 +105,8 @@ export class UpdateSpool {
   read(slotId: number, index: number): SpooledUpdate {
     const { at, floats } = this.#records.get(slotId)![index]!;
     const values = new Float64Array(floats);
-    const bytes = new Uint8Array(values.buffer);
-    for (let done = 0; done < bytes.length; ) {
-      const count = readSync(this.#fd, bytes, done, bytes.length - done, at + done);
-      if (count === 0)
-        throw sinkFailure(this.#path, 'reading it back', new Error('it is shorter than what was written'));
-      done += count;
-    }
-    const [block, b, modelsSeen, oldRows, newRows, total, lost, constant] = values as unknown as number[];
+    this.log.read(new Uint8Array(values.buffer), at);
+    const [, , block, b, modelsSeen, oldRows, newRows, total, lost, constant] = values as unknown as number[];
     let from = HEADER;
     const take = (length: number): Float64Array => {
       from += length;
@@ -130,17 +131,9 @@ export class UpdateSpool {
     };
   }
 
-  close(): void {
-    closeSync(this.#fd);
-    rmSync(this.#path, { force: true });
-  }
-
-  #write(bytes: Uint8Array): void {
-    try {
-      for (let done = 0; done < bytes.length; )
-        done += writeSync(this.#fd, bytes, done, bytes.length - done, this.#end + done);
-    } catch (cause) {
-      throw sinkFailure(this.#path, `writing ${bytes.length} bytes of the coefficient spool`, cause);
-    }
+  #know(slotId: number, at: number, floats: number): void {
+    const known = this.#records.get(slotId) ?? [];
+    known.push({ at, floats });
+    this.#records.set(slotId, known);
   }
 }

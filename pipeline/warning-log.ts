@@ -13,12 +13,24 @@ export class WarningLog {
   readonly #telemetry: Telemetry;
   readonly #groups = new Map<string, WarningGroup>();
 
-  constructor(folder: string, telemetry: Telemetry) {
+  readonly #record: (finding: Finding) => void;
+
+  /** @param record sees all that is added, in order */
+  constructor(folder: string, telemetry: Telemetry, record: (finding: Finding) => void = () => {}) {
     this.#table = openTable(folder, 'warnings');
     this.#telemetry = telemetry;
+    this.#record = record;
   }
 
-  add({ slotId, modelId, ...warning }: Finding): void {
+  add(finding: Finding): void {
+    this.#record(finding);
+    this.replay(finding);
+    const { slotId, modelId, ...warning } = finding;
+    this.#telemetry({ type: 'warning', warning });
+  }
+
+  /** Takes what a run before this one recorded. */
+  replay({ slotId, modelId, ...warning }: Finding): void {
     const { code, slot, model, value, text } = warning;
     const name = slot ?? model;
     const row = name === null ? text : `${slot === null ? 'model' : 'slot'} ${displayName(name)}: ${text}`;
@@ -29,7 +41,6 @@ export class WarningLog {
     const group = this.#groups.get(key) ?? { code, text, of, count: 0, names: [] };
     const names = name === null || group.names.length === NAMED ? group.names : [...group.names, name];
     this.#groups.set(key, { ...group, count: group.count + 1, names });
-    this.#telemetry({ type: 'warning', warning });
   }
 
   get groups(): readonly WarningGroup[] {

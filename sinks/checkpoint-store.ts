@@ -85,6 +85,8 @@ export class CheckpointStore<C> {
   readonly #now: () => Date;
   readonly #fence: number;
   #temporaries = 0;
+  /** Names that were given to files which no manifest has yet. */
+  readonly #sealed = new Set<string>();
   #last: { readonly sequence: number; readonly digest: string | null };
   /** Files and manifests of the checkpoints that stay, oldest first. */
   #kept: { readonly sequence: number; readonly files: ReadonlySet<string> }[];
@@ -139,6 +141,7 @@ export class CheckpointStore<C> {
       this.discard({ path, fd: open ? fd : -1 });
       throw sinkFailure(join(this.#folder, name), `making its ${size} bytes durable`, cause);
     }
+    this.#sealed.add(name);
     return { name, size, sha256, pieces };
   }
 
@@ -181,11 +184,11 @@ export class CheckpointStore<C> {
     const digest = sha256(body);
     const name = manifestName(sequence);
     const path = join(this.#folder, name);
+    this.#mayWrite();
     this.#last = { ...this.#last, sequence };
     try {
       // The files' names, before anything counts on them.
       this.#disk.syncFolder(this.#folder);
-      this.#mayWrite();
       const fd = this.#disk.create(path);
       try {
         writeFully(this.#disk, fd, [Buffer.from(`{"sha256":"${digest}","manifest":${body}}\n`)]);
@@ -199,6 +202,7 @@ export class CheckpointStore<C> {
       throw sinkFailure(path, 'writing it', cause);
     }
     this.#last = { sequence, digest };
+    for (const { name: known } of files) this.#sealed.delete(known);
     this.#kept = [...this.#kept, { sequence, files: new Set(files.map(({ name }) => name)) }].slice(-KEPT);
     this.#prune();
     return manifest;
@@ -206,7 +210,8 @@ export class CheckpointStore<C> {
 
   /** Removes what no checkpoint that stays needs. */
   #prune(): void {
-    const needed = new Set(this.#kept.flatMap(({ sequence, files }) => [manifestName(sequence), ...files]));
+    const stay = this.#kept.flatMap(({ sequence, files }) => [manifestName(sequence), ...files]);
+    const needed = new Set([...stay, ...this.#sealed]);
     for (const name of this.#disk.list(this.#folder)) {
       const isOurs = MANIFEST.test(name) || STORED.test(name);
       if (isOurs && !needed.has(name)) this.#remove(name);

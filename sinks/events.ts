@@ -5,14 +5,22 @@ import { type Disk, nodeDisk } from './disk.ts';
 import { sinkFailure, writeFully } from './durable-file.ts';
 
 export interface EventLogOptions {
-  /** The sequence number of the first event; default 0. A resumed run goes on counting. */
-  readonly firstSeq?: number;
+  /** Where a resumed run goes on: what stands behind is cut off, and will happen again. Default: at the end, from 0. */
+  readonly from?: EventPosition;
   readonly now?: () => Date;
   readonly disk?: Disk;
 }
 
+export interface EventPosition {
+  /** Bytes so far. */
+  readonly size: number;
+  /** The sequence number of the next event. */
+  readonly seq: number;
+}
+
 export interface EventLog {
   readonly path: string;
+  readonly position: EventPosition;
   /**
    * Appends an event. Throws `SinkFailed` the first time the disk refuses, having cut the file back to its last
    * whole line; from then on events are dropped without a word.
@@ -24,8 +32,8 @@ export interface EventLog {
 
 /** Opens an event log for appending, creating it where it is missing. Throws `SinkFailed`. */
 export function openEventLog(path: string, options: EventLogOptions = {}): EventLog {
-  const { firstSeq = 0, now = () => new Date(), disk = nodeDisk } = options;
-  let seq = firstSeq;
+  const { from = null, now = () => new Date(), disk = nodeDisk } = options;
+  let seq = from?.seq ?? 0;
   let fd: number | null = null;
   let whole = 0;
 
@@ -49,12 +57,19 @@ export function openEventLog(path: string, options: EventLogOptions = {}): Event
   try {
     fd = disk.openAppend(path);
     whole = disk.size(fd);
+    if (from !== null && whole > from.size) {
+      disk.truncate(fd, from.size);
+      whole = from.size;
+    }
   } catch (cause) {
     throw sinkFailure(path, 'opening it', cause);
   }
 
   return {
     path,
+    get position() {
+      return { size: whole, seq };
+    },
     write: (event) => {
       attempt(`appending event ${seq}`, (open) => {
         const line = Buffer.from(`${JSON.stringify({ seq, time: now().toISOString(), ...event })}\n`);

@@ -214,3 +214,17 @@ export function renderPlanLine(plan: Plan): string {
     `${formatBytes(plan.memory)} memory`,
   ].join(' · ');
 }
+
+/** Where a run goes on, and what of it is done again. */
+export function renderResumedLines(event: Extract<TelemetryEvent, { type: 'resumed' }>): readonly string[] {
+  const { checkpoint, group, groups, block, modelsSeen, lost, damages } = event;
+  const where = [
+    ...(groups > 1 ? [`group ${group + 1} of ${groups}`] : []),
+    block > 0 ? `${formatPlural(modelsSeen, 'model')} in ${formatPlural(block, 'block')}` : 'from its beginning',
+  ];
+  const again = lost > 0 ? `; ${formatPlural(lost, 'block')} after it ${lost === 1 ? 'is' : 'are'} done again` : '';
+  return [
+    ...damages.map((damage) => escapeControls(`a newer checkpoint cannot be used: ${damage}`)),
+    `resumed from checkpoint ${checkpoint}: ${where.join(', ')}${again}`,
+  ];
+}

@@ -8,6 +8,7 @@ import {
   emptyView,
   renderPlanLine,
   renderProgressLine,
+  renderResumedLines,
   renderView,
   updateView,
   type ViewState,
@@ -68,6 +69,9 @@ export class Terminal {
       case 'skip':
         this.#showSkip(event.model, event.slot, event.reason);
         return;
+      case 'resumed':
+        this.#print(renderResumedLines(event));
+        return;
       case 'write':
         this.#files.push({ file: event.file, bytes: event.bytes });
         if (this.#live) this.#progress();
@@ -79,6 +83,7 @@ export class Terminal {
         this.#finish(this.#live);
         this.#print(renderSummary(event, { columns: this.#columns(), color: this.#color, files: this.#files }));
         return;
+      case 'stopped':
       case 'failed':
         // The error itself is the caller's to report, once.
         this.#finish();

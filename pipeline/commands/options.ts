@@ -7,7 +7,7 @@ import { defaults } from '../../configs/resolve-config.ts';
 const text = (name: string, metavar: string, description: string) =>
   Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description), Flag.optional);
 
-const repeatable = (name: string, metavar: string, description: string) =>
+export const repeatable = (name: string, metavar: string, description: string) =>
   Flag.String(name).pipe(
     Flag.withMetavar(metavar),
     Flag.withDescription(`${description} (repeatable)`),
@@ -19,7 +19,7 @@ const flag = (name: string, description: string) =>
   Flag.Boolean(name).pipe(Flag.withOptionalValue('true'), Flag.withDescription(description));
 
 // --no-verify takes back what a config file says.
-const on = (name: string, description: string) => flag(name, description).pipe(Flag.optional);
+export const on = (name: string, description: string) => flag(name, description).pipe(Flag.optional);
 
 // The flag people type is the negated one, so help shows that one; --center takes back what a config file says.
 export const off = (name: string, description: string) =>
@@ -64,6 +64,12 @@ export const options = {
   memory: text('memory', 'SIZE', 'Memory budget, e.g. 512MiB or 4GiB (default: 4GiB, or half of what is free if less)'),
   threads: text('threads', 'N', 'Worker threads (default: what affinity and the control group allow)'),
   device: text('device', 'NAME', `Who multiplies: auto, blas or tfjs (default ${defaults.device})`),
+  checkpointEvery: text(
+    'checkpoint-every',
+    'N|TIME',
+    'Write a checkpoint after so many models, or such a time, e.g. 10m (default: as often as costs 5% of the time)',
+  ),
+  dropState: on('drop-state', 'Keep no state of what is finished: less disk, and no `weightspan extend` later'),
   snapshotEvery: text(
     'snapshot-every',
     'N',
@@ -100,6 +106,8 @@ export interface Flags {
   readonly memory: Given<string>;
   readonly threads: Given<string>;
   readonly device: Given<string>;
+  readonly checkpointEvery: Given<string>;
+  readonly dropState: Given<boolean>;
   readonly snapshotEvery: Given<string>;
   readonly scratch: Given<string>;
   readonly noBasis: Given<boolean>;
@@ -115,38 +123,42 @@ export const wantsJson = (flags: Flags): boolean => Option.getOrElse(flags.json,
 /** A plain number as one; anything else stays text, for the schema to refuse in its words. */
 const asNumber = (value: string): string | number => (/^-?\d{1,15}(\.\d{1,15})?$/.test(value) ? Number(value) : value);
 
-const listed = (values: readonly string[]): readonly string[] | undefined => (values.length > 0 ? values : undefined);
+const listed = (values: readonly string[] = []): readonly string[] | undefined =>
+  values.length > 0 ? values : undefined;
 
 /** Only what was said, under the names a config file uses. */
-export function givenOptions(flags: Flags): Readonly<Record<string, unknown>> {
-  const number = (value: Given<string>) => Option.getOrUndefined(Option.map(value, asNumber));
-  const not = (value: Given<boolean>) => Option.getOrUndefined(Option.map(value, (given) => !given));
+export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unknown>> {
+  const plain = <V>(value: Given<V> = Option.none()) => Option.getOrUndefined(value);
+  const number = (value: Given<string> = Option.none()) => Option.getOrUndefined(Option.map(value, asNumber));
+  const not = (value: Given<boolean> = Option.none()) => Option.getOrUndefined(Option.map(value, (given) => !given));
   const given: Record<string, unknown> = {
     sources: listed(flags.sources),
-    out: Option.getOrUndefined(flags.out),
-    engine: Option.getOrUndefined(flags.engine),
-    mode: Option.getOrUndefined(Option.map(flags.mode, (value) => value.split(','))),
+    out: plain(flags.out),
+    engine: plain(flags.engine),
+    mode: plain(flags.mode)?.split(','),
     rank: number(flags.rank),
     block: number(flags.block),
-    base: Option.getOrUndefined(flags.base),
+    base: plain(flags.base),
     center: not(flags.noCenter),
     shuffle: number(flags.shuffle),
     include: listed(flags.include),
     exclude: listed(flags.exclude),
     'group-by': listed(flags.groupBy),
     rename: listed(flags.rename),
-    'on-mismatch': Option.getOrUndefined(flags.onMismatch),
-    'on-bad-source': Option.getOrUndefined(flags.onBadSource),
-    verify: Option.getOrUndefined(flags.verify),
+    'on-mismatch': plain(flags.onMismatch),
+    'on-bad-source': plain(flags.onBadSource),
+    verify: plain(flags.verify),
     memory: number(flags.memory),
     threads: number(flags.threads),
-    device: Option.getOrUndefined(flags.device),
+    device: plain(flags.device),
+    'checkpoint-every': number(flags.checkpointEvery),
+    'drop-state': plain(flags.dropState),
     'snapshot-every': number(flags.snapshotEvery),
-    scratch: Option.getOrUndefined(flags.scratch),
+    scratch: plain(flags.scratch),
     basis: not(flags.noBasis),
     energies: not(flags.noEnergies),
-    json: Option.getOrUndefined(flags.json),
-    quiet: Option.getOrUndefined(flags.quiet),
+    json: plain(flags.json),
+    quiet: plain(flags.quiet),
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }

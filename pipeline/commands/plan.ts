@@ -15,7 +15,9 @@ import { writeOutput } from './standard-output.ts';
 // A plan has nothing to lose: it stops where it stands.
 const interrupted = Effect.callback<never, Interrupted>((resume) => {
   const remove = onStopRequested((signal) =>
-    resume(Effect.fail(new Interrupted({ signal, detail: 'stopped while planning; nothing was written' }))),
+    resume(
+      Effect.fail(new Interrupted({ signal, canResume: false, detail: 'stopped while planning; nothing was written' })),
+    ),
   );
   return Effect.sync(remove);
 });

@@ -15,7 +15,8 @@ const execute = (flags: Flags) => {
     const { config, json, quiet } = yield* resolveConfig(givenOptions(flags), Option.getOrNull(flags.config), 'run');
     failureIsWanted = json;
     const signal = stopRequested();
-    if (signal !== null) return yield* new Interrupted({ signal, detail: 'stopped before anything was read' });
+    if (signal !== null)
+      return yield* new Interrupted({ signal, canResume: false, detail: 'stopped before anything was read' });
 
     const progress = showProgress({ json, quiet });
     yield* runPipeline(

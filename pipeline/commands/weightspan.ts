@@ -7,6 +7,7 @@ import { CliConfig, CliOutput, Command, GlobalFlag, type HelpDoc } from 'effect/
 import { exitCodes } from '../exit-codes.ts';
 import { plan } from './plan.ts';
 import { describeFailure } from './report-failure.ts';
+import { resume } from './resume.ts';
 import { run } from './run.ts';
 import { exitAfterFlush, writeOutput } from './standard-output.ts';
 
@@ -19,8 +20,9 @@ const weightspan = Command.make('weightspan').pipe(
   Command.withExamples([
     { command: 'weightspan plan ./checkpoints', description: 'What a run would do' },
     { command: 'weightspan run ./checkpoints --out runs/first', description: 'The run' },
+    { command: 'weightspan resume runs/first', description: 'Go on where it was stopped' },
   ]),
-  Command.withSubcommands([plan, run]),
+  Command.withSubcommands([plan, run, resume]),
 );
 
 // Flags without a value are declared with an optional one (options.ts); help should not offer it.

@@ -89,7 +89,8 @@ describe.each(devices)('on $name', ({ open, openDevice }) => {
     const panels = Math.ceil(16_384 / device.info.panel) + Math.ceil((FEATURES - 16_384) / device.info.panel);
     try {
       await fold(tiles, planted(320, 30, 0.95, 0), { rank: RANK, block: BLOCK });
-      // 19 visits after the first, what the last block left, and the mixing into directions.
+      // 19 visits after the first, what the last block left, and the mixing into directions. A few blocks may find their
+      // rows too far off.
       expect((counts.added + counts.replaced) / panels).toBe(21);
       expect(counts.replaced / panels).toBeGreaterThanOrEqual(3);
       expect(counts.added / panels).toBeGreaterThanOrEqual(12);

@@ -9,7 +9,7 @@ import { SinkFailed } from '../../sinks/errors.ts';
 import { SourceMalformed, SourceUnavailable } from '../../sources/errors.ts';
 
 const sink = (reason: 'occupied' | 'no-space' | 'io') => new SinkFailed({ path: 'p', reason, detail: 'd' });
-const stopped = (signal: NodeJS.Signals) => new Interrupted({ signal, detail: 'd' });
+const stopped = (signal: NodeJS.Signals) => new Interrupted({ signal, canResume: false, detail: 'd' });
 
 describe('every error has its code', () => {
   it.each<[number, Error]>([

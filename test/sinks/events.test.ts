@@ -19,13 +19,15 @@ function lines(path: string): unknown[] {
 }
 
 describe('openEventLog', () => {
-  it('numbers and dates events, in that order of fields, and goes on where it was', () => {
+  it('numbers and dates events, in that order of fields, and goes on from a position, without what came after', () => {
     const path = folder.join('events.ndjson');
     const log = openEventLog(path, { now });
     log.write(plan);
     log.write(block());
+    const from = log.position;
+    log.write(block());
     log.close();
-    const next = openEventLog(path, { now, firstSeq: 2 });
+    const next = openEventLog(path, { now, from });
     next.write({ type: 'failed', error: 'SinkFailed', message: 'x' });
     next.close();
     const time = '2026-11-02T03:04:05.678Z';

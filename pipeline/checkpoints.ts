@@ -1,0 +1,414 @@
+// A run's checkpoints: what is written down between two blocks, or two groups, and how often. The bytes of a cut are put
+// together while the run waits; the disk is waited for while it goes on.
+
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
+import type { RestoredGroup, SavedGroup } from '../operators/incremental-engine.ts';
+import { decodeStates, encodeStates } from '../operators/state-table.ts';
+import type { LogCut } from '../sinks/append-log.ts';
+import {
+  CheckpointStore,
+  type Manifest,
+  type OpenFile,
+  type Recovered,
+  recoverCheckpoint,
+  type StoredFile,
+} from '../sinks/checkpoint-store.ts';
+import { nodeDisk } from '../sinks/disk.ts';
+import { sinkFailure } from '../sinks/durable-file.ts';
+import type { Begin } from './begin.ts';
+import type { Lease } from './lease.ts';
+import type { Continuation } from './plan.ts';
+import { CHECKPOINTS } from './run-folder.ts';
+import { type JournalEntry, RunJournal } from './run-journal.ts';
+import { UpdateSpool } from './update-spool.ts';
+
+/** States of consecutive slots after some of the models. */
+export interface SavedSlots {
+  /** The first of the slots, and how many. The files may have more. */
+  readonly first: number;
+  readonly slots: number;
+  readonly models: number;
+  readonly blocks: number;
+  /** Names of the files: an Arrow table, and float32 rows. */
+  readonly states: string;
+  readonly rows: string;
+}
+
+/** How far a run has come. */
+export interface Position {
+  /** Slots whose results stand, in mode models and in the modes rows and cols; they are done in order. */
+  readonly done: { readonly models: number; readonly sides: number };
+  /** Groups that are done. */
+  readonly groups: number;
+  /** Sums of Gram matrices of the slots done: the file; null where there are none, or their results stand. */
+  readonly sums: string | null;
+  readonly sumsDone: boolean;
+  readonly bytesRead: number;
+  readonly seconds: number;
+  readonly events: { readonly size: number; readonly seq: number };
+}
+
+/** What a manifest says, beside its files. */
+export interface RunContent extends Position {
+  readonly stage: 'running' | 'finished';
+  /** Name of the file that says what the run is. */
+  readonly begin: string;
+  /** Of slots that are not done in mode models, in order. */
+  readonly saved: readonly SavedSlots[];
+  /** Final states of those that are. */
+  readonly kept: readonly SavedSlots[];
+  /** Where models moved since the run was begun. */
+  readonly roots: readonly { readonly from: string; readonly to: string }[];
+  /** What was allowed to differ when the run was resumed (`--allow-inexact`), so that bits may. */
+  readonly inexact: readonly string[];
+}
+
+const JOURNAL = `${CHECKPOINTS}/journal.ndjson`;
+const SPOOL = `${CHECKPOINTS}/blocks.spool`;
+
+export const checkpointFolder = (run: string): string => join(run, CHECKPOINTS);
+
+/** Finds a run's newest checkpoint that holds. Throws `SinkFailed`, `UnknownFormat`. */
+export const recoverRun = (run: string): Recovered<RunContent> => recoverCheckpoint(run, checkpointFolder(run));
+
+/** Reads what a run is. */
+export const readBegin = (run: string, { content }: Manifest<RunContent>): Begin =>
+  JSON.parse(readWhole(join(checkpointFolder(run), content.begin)).toString()) as Begin;
+
+const readWhole = (path: string): Buffer => {
+  try {
+    const fd = nodeDisk.open(path);
+    try {
+      const bytes = Buffer.alloc(nodeDisk.size(fd));
+      for (let done = 0; done < bytes.length; ) {
+        const count = nodeDisk.read(fd, bytes.subarray(done), done);
+        if (count <= 0) throw new Error(`it ends at byte ${done}`);
+        done += count;
+      }
+      return bytes;
+    } finally {
+      nodeDisk.close(fd);
+    }
+  } catch (cause) {
+    throw sinkFailure(path, 'reading it', cause);
+  }
+};
+
+/** What `makePlan` needs to go on. */
+export const continuationOf = (begin: Begin, { done, groups, saved }: RunContent): Continuation => ({
+  begin,
+  done,
+  groups,
+  saved,
+});
+
+/** When to write the next checkpoint: as asked, or so seldom that all of them cost no more than 5% of the time. */
+export class Pace {
+  readonly #every: CheckpointEvery | null;
+  #since = performance.now();
+  #models = 0;
+  #wait = LEAST_SECONDS;
+
+  constructor(every: CheckpointEvery | null) {
+    this.#every = every;
+  }
+
+  /** @param models folded since the last call */
+  isDue(models: number): boolean {
+    this.#models += models;
+    if (this.#every !== null && 'models' in this.#every) return this.#models >= this.#every.models;
+    return (performance.now() - this.#since) / 1e3 >= (this.#every?.seconds ?? this.#wait);
+  }
+
+  restart(): void {
+    this.#since = performance.now();
+    this.#models = 0;
+  }
+
+  /** @param seconds what the last checkpoint cost */
+  cost(seconds: number): void {
+    this.#wait = Math.max(LEAST_SECONDS, seconds / MOST_SHARE);
+  }
+}
+
+/** Less than this between two is of no use to anybody. */
+const LEAST_SECONDS = 10;
+const MOST_SHARE = 0.05;
+
+/** A cut of everything but the engine's rows: cheap to remember, and to be written when somebody asks. */
+interface Boundary {
+  readonly position: Position;
+  readonly journal: LogCut;
+  readonly spool: LogCut;
+}
+
+export interface CheckpointsOptions {
+  readonly run: string;
+  readonly lease: Lease;
+  readonly begin: Begin;
+  readonly every: CheckpointEvery | null;
+  /** Keep the states of slots that are done. */
+  readonly keep: boolean;
+  readonly roots: RunContent['roots'];
+  readonly inexact: RunContent['inexact'];
+  /** Told of every checkpoint once it is durable, with the seconds that it took. */
+  readonly written: (checkpoint: number, seconds: number) => void;
+  /** Settles when what was written beside is durable: files of slots that are done. */
+  readonly outputs: () => Promise<void>;
+}
+
+export class Checkpoints {
+  readonly pace: Pace;
+  readonly spool: UpdateSpool;
+  readonly journal: RunJournal;
+  readonly #options: CheckpointsOptions;
+  readonly #store: CheckpointStore<RunContent>;
+  readonly #folder: string;
+  /** Every file that a manifest may name. */
+  readonly #files = new Map<string, StoredFile>();
+  #begin: Promise<StoredFile>;
+  /** Of groups that were not gone on with yet. */
+  #waiting: readonly SavedSlots[];
+  #kept: SavedSlots[];
+  #boundary: Boundary | null = null;
+  #boundaryIsWritten = false;
+  /** Settles when all that was asked for is durable. */
+  #tail: Promise<void> = Promise.resolve();
+  #busy = 0;
+
+  private constructor(
+    options: CheckpointsOptions,
+    store: CheckpointStore<RunContent>,
+    logs: { spool: UpdateSpool; journal: RunJournal },
+    from: Manifest<RunContent> | null,
+  ) {
+    this.#options = options;
+    this.#store = store;
+    this.#folder = checkpointFolder(options.run);
+    this.spool = logs.spool;
+    this.journal = logs.journal;
+    this.pace = new Pace(options.every);
+    for (const file of from?.files ?? []) this.#files.set(file.name, file);
+    this.#waiting = from?.content.saved ?? [];
+    this.#kept = [...(from?.content.kept ?? [])];
+    const known = from === null ? undefined : this.#files.get(from.content.begin);
+    this.#begin =
+      known === undefined
+        ? store.put('begin', 'json', Buffer.from(JSON.stringify(options.begin)))
+        : Promise.resolve(known);
+    this.#begin.catch(() => {});
+  }
+
+  /** A new run's. Throws `SinkFailed`. */
+  static create(options: CheckpointsOptions): Checkpoints {
+    const store = storeOf(options, null);
+    const spool = UpdateSpool.create(join(options.run, SPOOL));
+    const journal = RunJournal.create(join(options.run, JOURNAL));
+    return new Checkpoints(options, store, { spool, journal }, null);
+  }
+
+  /**
+   * Those of a run that goes on from a manifest.
+   * @param each sees what the run had found out by then
+   * Throws `SinkFailed`, `DamagedFile`.
+   */
+  static reopen(
+    options: CheckpointsOptions,
+    recovered: Recovered<RunContent>,
+    each: (entry: JournalEntry) => void,
+  ): Checkpoints {
+    const { logs } = recovered.manifest!;
+    const cutOf = (name: string): LogCut => logs.find((log) => log.name === name)!;
+    const store = storeOf(options, recovered);
+    const spool = UpdateSpool.reopen(join(options.run, SPOOL), cutOf(SPOOL));
+    const journal = RunJournal.reopen(join(options.run, JOURNAL), cutOf(JOURNAL), each);
+    return new Checkpoints(options, store, { spool, journal }, recovered.manifest);
+  }
+
+  /** Whether the disk is still busy with the one before. */
+  get isBusy(): boolean {
+    return this.#busy > 0;
+  }
+
+  /** What there is to go on from with slots [first, first + count), with the file opened; the caller closes it. */
+  restore(first: number, count: number): RestoredGroup {
+    const saved = this.#waiting.find((one) => one.first <= first && first + count <= one.first + one.slots);
+    if (saved === undefined) throw new Error(`no checkpoint has the slots ${first} to ${first + count - 1}`);
+    const path = join(this.#folder, saved.rows);
+    const slots = decodeStates(readWhole(join(this.#folder, saved.states)));
+    return { slots, path, fd: nodeDisk.open(path) };
+  }
+
+  /** A file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
+  read(name: string): Uint8Array {
+    return readWhole(join(this.#folder, name));
+  }
+
+  /** Remembers where the run stands between two groups: that is written when somebody asks, until the next one. */
+  mark(position: Position): void {
+    this.#boundary = { position, journal: this.journal.log.cut(), spool: this.spool.log.cut() };
+    this.#boundaryIsWritten = false;
+  }
+
+  /**
+   * Writes what `mark` remembered, where nothing newer was written.
+   * @param sums of the Gram matrices of the slots done, where there are any
+   */
+  commitMark(sums: (() => Uint8Array) | null = null): void {
+    if (this.#boundary === null || this.#boundaryIsWritten) return;
+    this.#commit('running', this.#boundary, [], sums === null ? null : sums());
+  }
+
+  /**
+   * Writes the states of slots [first, first + count), whose rows `save` puts into a file.
+   * @param keep they are final, and are kept
+   */
+  async save(
+    at: { readonly first: number; readonly slots: number; readonly models: number; readonly blocks: number },
+    save: (file: OpenFile) => Promise<SavedGroup>,
+  ): Promise<PendingSlots> {
+    const file = this.#store.open('rows');
+    let saved: SavedGroup;
+    try {
+      saved = await save(file);
+    } catch (cause) {
+      this.#store.discard(file);
+      throw cause;
+    }
+    const { slots, size, pieces, sha256 } = saved;
+    const sealed = Promise.all([
+      this.#store.seal(file, 'rows', 'bin', { size, sha256, pieces }),
+      this.#store.put('states', 'arrow', encodeStates(slots)),
+    ]);
+    sealed.catch(() => {});
+    return { ...at, sealed };
+  }
+
+  /** Makes a checkpoint of the running group's states, with all that was found out by now. */
+  commitRunning(running: PendingSlots, position: Position): void {
+    const cut = { position, journal: this.journal.log.cut(), spool: this.spool.log.cut() };
+    this.#commit('running', cut, [running], null);
+  }
+
+  /** The states of slots that are done, as saved after their last block. */
+  keep(slots: PendingSlots): void {
+    this.#keptSoon.push(slots);
+  }
+
+  /** The run is finished. */
+  commitFinished(position: Position): void {
+    const cut = { position, journal: this.journal.log.cut(), spool: this.spool.log.cut() };
+    this.#commit('finished', cut, [], null);
+  }
+
+  /** Rejects with what a checkpoint failed of. */
+  async settled(): Promise<void> {
+    await this.#tail;
+  }
+
+  close(): void {
+    this.spool.log.close();
+    this.journal.log.close();
+  }
+
+  /** Removes everything. */
+  remove(): void {
+    this.close();
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+
+  readonly #keptSoon: PendingSlots[] = [];
+
+  #commit(
+    stage: RunContent['stage'],
+    { position, journal, spool }: Boundary,
+    running: readonly PendingSlots[],
+    sums: Uint8Array | null,
+  ): void {
+    const start = performance.now();
+    // Whatever was marked before is older.
+    this.#boundaryIsWritten = true;
+    const kept = this.#keptSoon.filter(({ first, slots }) => first + slots <= position.done.models);
+    const outputs = this.#options.outputs();
+    outputs.catch(() => {});
+    this.pace.restart();
+    this.#busy++;
+    const writing = this.#tail.then(async () => {
+      const begin = await this.#begin;
+      this.#files.set(begin.name, begin);
+      const nameOf = async ({ sealed, ...at }: PendingSlots): Promise<SavedSlots> => {
+        const [rows, states] = await sealed;
+        this.#files.set(rows.name, rows);
+        this.#files.set(states.name, states);
+        return { ...at, rows: rows.name, states: states.name };
+      };
+      for (const one of kept) {
+        this.#keptSoon.splice(this.#keptSoon.indexOf(one), 1);
+        this.#kept.push(await nameOf(one));
+      }
+      const now = await Promise.all(running.map(nameOf));
+      const from = now.reduce((most, { first, slots }) => Math.max(most, first + slots), position.done.models);
+      const content: RunContent = {
+        ...position,
+        stage,
+        begin: begin.name,
+        sums: null,
+        saved: [...now, ...this.#waiting.flatMap((one) => behind(one, from))],
+        kept: this.#kept,
+        roots: this.#options.roots,
+        inexact: this.#options.inexact,
+      };
+      const sumsFile = sums === null ? null : await this.#store.put('sums', 'bin', sums);
+      await Promise.all([this.spool.log.sync(), this.journal.log.sync(), outputs]);
+      const named = new Set([
+        begin.name,
+        ...[...content.saved, ...content.kept].flatMap(({ rows, states }) => [rows, states]),
+      ]);
+      const files = [...this.#files.values()].filter(({ name }) => named.has(name));
+      const { sequence } = await this.#store.commit(
+        { ...content, sums: sumsFile?.name ?? null },
+        sumsFile === null ? files : [...files, sumsFile],
+        [
+          { name: SPOOL, ...spool },
+          { name: JOURNAL, ...journal },
+        ],
+      );
+      const seconds = (performance.now() - start) / 1e3;
+      this.pace.cost(seconds);
+      this.#options.written(sequence, seconds);
+    });
+    this.#tail = writing.finally(() => {
+      this.#busy--;
+    });
+    // Whoever waits for it is told; until then nobody does.
+    this.#tail.catch(() => {});
+  }
+}
+
+/** States that are on their way to the disk. */
+export interface PendingSlots {
+  readonly first: number;
+  readonly slots: number;
+  readonly models: number;
+  readonly blocks: number;
+  readonly sealed: Promise<readonly [rows: StoredFile, states: StoredFile]>;
+}
+
+/** What of some slots stands from `from` on. */
+const behind = (one: SavedSlots, from: number): readonly SavedSlots[] => {
+  const first = Math.max(one.first, from);
+  const slots = one.first + one.slots - first;
+  return slots > 0 ? [{ ...one, first, slots }] : [];
+};
+
+const storeOf = (options: CheckpointsOptions, after: Recovered<RunContent> | null): CheckpointStore<RunContent> => {
+  const folder = checkpointFolder(options.run);
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (cause) {
+    throw sinkFailure(folder, 'creating it', cause);
+  }
+  return new CheckpointStore<RunContent>(folder, options.lease.fence, after, { mayWrite: () => options.lease.check() });
+};

@@ -1,0 +1,642 @@
+// One run's work: the engines' results become tables, files and telemetry, and checkpoints are written between them.
+import {
+  concat,
+  concatMap,
+  defer,
+  EMPTY,
+  from,
+  ignoreElements,
+  lastValueFrom,
+  map,
+  mergeMap,
+  type Observable,
+  tap,
+} from 'rxjs';
+import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
+import { exactPca } from '../operators/exact-pca.ts';
+import { exactSpectrum } from '../operators/exact-spectrum.ts';
+import { GramSum } from '../operators/gram-sum.ts';
+import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
+import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
+import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
+import type { TilePool } from '../operators/tile-pool.ts';
+import type { Recovered } from '../sinks/checkpoint-store.ts';
+import type { EventLog } from '../sinks/events.ts';
+import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
+import { weightBlocks } from '../sources/weight-blocks.ts';
+import { writeBasis, writeModeBases } from './basis-writer.ts';
+import type { Begin } from './begin.ts';
+import {
+  Checkpoints,
+  type CheckpointsOptions,
+  type PendingSlots,
+  type Position,
+  type RunContent,
+} from './checkpoints.ts';
+import { passesOver, sideModesOf } from './choose-engine.ts';
+import { Interrupted } from './errors.ts';
+import { slotFindings } from './find-warnings.ts';
+import type { Lease } from './lease.ts';
+import { groupsInOrder, type ModelInPlan, type Plan, type SlotSum } from './plan.ts';
+import { describeDevice } from './render-plan.ts';
+import { type BlockTiming, removeSpill, writeModels, writeRunJson, writeSlots, writeTimings } from './run-folder.ts';
+import type { JournalEntry } from './run-journal.ts';
+import { type Alike, alikeInPages, alikeInSlot, duplicatesOf, sameModelFindings } from './same-models.ts';
+import { exactHistory, type SlotHistory, spooledHistory } from './slot-history.ts';
+import { evrAtCuts, namedEvr } from './slot-results.ts';
+import { SlotTables } from './slot-tables.ts';
+import { writeSnapshot } from './snapshot.ts';
+import type { SlotSummary, Telemetry } from './telemetry.ts';
+import { WarningLog } from './warning-log.ts';
+
+export interface RunControl {
+  /** Looked at between blocks: a signal that asks the run to stop, or null. */
+  readonly stopRequested: () => NodeJS.Signals | null;
+}
+
+/** What a run goes on from. */
+export interface Going {
+  readonly recovered: Recovered<RunContent>;
+  readonly roots: RunContent['roots'];
+  readonly inexact: RunContent['inexact'];
+}
+
+export interface ExecutionOptions {
+  readonly out: string;
+  readonly scratch: string;
+  readonly plan: Plan;
+  readonly tiles: TilePool;
+  readonly telemetry: Telemetry;
+  readonly events: EventLog;
+  readonly control: RunControl;
+  readonly lease: Lease;
+  readonly begin: Begin;
+  /** Null for a new run. */
+  readonly going: Going | null;
+}
+
+const AT_THE_BEGINNING: Position = {
+  done: { models: 0, sides: 0 },
+  groups: 0,
+  sums: null,
+  sumsDone: false,
+  bytesRead: 0,
+  seconds: 0,
+  events: { size: 0, seq: 0 },
+};
+
+/** As a shell takes it. */
+export const quoted = (path: string): string =>
+  /^[\w./@:+,-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
+
+/** As tables see it: a row vector of all weights. */
+const slotOfSum = ({ id, name }: SlotSum, features: number): PlannedSlot => ({
+  id,
+  name,
+  rows: 1,
+  cols: features,
+  features,
+  tensorIn: () => {
+    throw new Error(`${name} stands for several tensors`);
+  },
+});
+
+/** One run's work and what it has gathered so far. */
+export class Execution {
+  readonly #out: string;
+  readonly #scratch: string;
+  readonly #plan: Plan;
+  readonly #tiles: TilePool;
+  readonly #telemetry: Telemetry;
+  readonly #control: RunControl;
+  readonly #events: EventLog;
+  readonly #tables: SlotTables;
+  readonly #summaries: SlotSummary[] = [];
+  readonly #warnings: WarningLog;
+  readonly #timings: BlockTiming[] = [];
+  /** Models that data faults left out, by slot. */
+  readonly #skipped = new Map<number, Map<number, string>>();
+  readonly #modelOf: (id: number) => ModelInPlan;
+  readonly #sums: Map<SlotSum, GramSum>;
+  readonly #checkpoints: Checkpoints;
+  readonly #going: Going | null;
+  /** Where the run this one continues stood. */
+  readonly #before: Position;
+  #done: Position['done'];
+  #groupsDone: number;
+  #sumsDone: boolean;
+  /** Whether the sums have something of the running group, of which a checkpoint between groups would know nothing. */
+  #sumsAhead = false;
+  /** What is found out from here on is found out again by whoever resumes: the last group is finishing. */
+  #isFinal = false;
+  #group = -1;
+  #saved: PendingSlots | null = null;
+  #alike: Alike;
+  #started = 0;
+  #blockStarted = 0;
+  #bytesRead: number;
+  /** Milliseconds of finishing slots: files and table rows. */
+  #writing = 0;
+  /** Settles when the basis and mean files written so far are durable. */
+  #durable: Promise<void> = Promise.resolve();
+  /** Milliseconds of writing basis and mean files since the last block. */
+  #writingSinceBlock = 0;
+
+  constructor({ out, scratch, plan, tiles, telemetry, events, control, lease, begin, going }: ExecutionOptions) {
+    this.#out = out;
+    this.#scratch = scratch;
+    this.#plan = plan;
+    this.#tiles = tiles;
+    this.#control = control;
+    this.#going = going;
+    this.#events = events;
+    this.#telemetry = (event) => {
+      telemetry(event);
+      events.write(event);
+    };
+    const record = (entry: JournalEntry): void => this.#record(entry);
+    this.#tables = new SlotTables(out, plan, { record: (rows) => record({ kind: 'rows', rows }) });
+    this.#warnings = new WarningLog(out, this.#telemetry, (finding) => record({ kind: 'warning', finding }));
+    const byId = new Map(plan.models.map((model) => [model.id, model]));
+    this.#modelOf = (id) => byId.get(id)!;
+    this.#alike = alikeInPages(plan.models);
+    const content = going?.recovered.manifest?.content;
+    this.#before = content ?? AT_THE_BEGINNING;
+    const { done, groups, sumsDone, bytesRead } = this.#before;
+    this.#done = done;
+    this.#groupsDone = groups;
+    this.#sumsDone = sumsDone;
+    this.#bytesRead = bytesRead;
+    this.#sums = new Map(sumsDone ? [] : plan.sums.map((sum) => [sum, new GramSum(plan.models)]));
+    const { config } = plan;
+    const options: CheckpointsOptions = {
+      run: out,
+      lease,
+      begin,
+      every: config.checkpointEvery,
+      keep: !config.dropState,
+      roots: going?.roots ?? [],
+      inexact: going?.inexact ?? [],
+      outputs: () => this.#durable,
+      written: (checkpoint, seconds) => this.#telemetry({ type: 'checkpoint', checkpoint, seconds }),
+    };
+    this.#checkpoints =
+      going === null
+        ? Checkpoints.create(options)
+        : Checkpoints.reopen(options, going.recovered, (entry) => this.#replay(entry));
+    if (content != null && content.sums !== null) this.#loadSums(this.#checkpoints.read(content.sums));
+  }
+
+  #record(entry: JournalEntry): void {
+    if (!this.#isFinal) this.#checkpoints.journal.write(entry);
+  }
+
+  #replay(entry: JournalEntry): void {
+    if (entry.kind === 'rows') this.#tables.replay(entry.rows);
+    else if (entry.kind === 'warning') this.#warnings.replay(entry.finding);
+    else if (entry.kind === 'timing') this.#timings.push(entry.timing);
+    else if (entry.kind === 'skip') this.#leaveOut(entry.slot, entry.model, entry.reason);
+    else if (entry.kind === 'summary') this.#summaries.push(entry.summary);
+    else this.#alike = entry.alike;
+  }
+
+  /** @param lost blocks that are folded again */
+  async stream(lost: number): Promise<void> {
+    const { config, models, slots, leftOut, skipped, device } = this.#plan;
+    const isNew = this.#events.position.seq === 0;
+    const groups = this.#groupCount;
+    if (isNew)
+      this.#telemetry({
+        type: 'plan',
+        models: models.length,
+        slots: slots.length,
+        leftOut: leftOut.length,
+        skipped: skipped.length,
+        groups,
+        bytesToRead: this.#bytesToRead,
+        device: describeDevice(this.#plan),
+        threads: config.threads,
+        memory: config.memory,
+      });
+    const nothing = { slot: null, slotId: null, model: null, modelId: null, value: null };
+    if (isNew) {
+      for (const text of device.warnings) this.#warnings.add({ ...nothing, code: 'device', text });
+      for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
+    } else this.#tellResumed(lost);
+    this.#checkpoints.mark(this.#position());
+    if (isNew) this.#checkpoints.commitMark();
+    await this.#tiles.ready();
+    this.#blockStarted = performance.now();
+    this.#started = this.#blockStarted - this.#before.seconds * 1e3;
+    const results = concat(this.#models(), this.#sides());
+    await lastValueFrom(results.pipe(ignoreElements()), { defaultValue: undefined });
+  }
+
+  #tellResumed(lost: number): void {
+    const { manifest, damages } = this.#going!.recovered;
+    const folded = groupsInOrder(this.#plan)[0]?.group.folded;
+    this.#telemetry({
+      type: 'resumed',
+      checkpoint: manifest!.sequence,
+      groups: this.#groupCount,
+      group: this.#before.groups,
+      block: folded?.blocks ?? 0,
+      modelsSeen: folded?.models ?? 0,
+      bytesRead: this.#before.bytesRead,
+      seconds: this.#before.seconds,
+      lost,
+      damages: damages.map(({ message }) => message),
+    });
+  }
+
+  get #groupCount(): number {
+    return this.#before.groups + groupsInOrder(this.#plan).length;
+  }
+
+  get #bytesToRead(): number {
+    return this.#before.bytesRead + this.#plan.bytesToRead;
+  }
+
+  #position(): Position {
+    return {
+      done: this.#done,
+      groups: this.#groupsDone,
+      sums: null,
+      sumsDone: this.#sumsDone,
+      bytesRead: this.#bytesRead,
+      seconds: this.#started === 0 ? this.#before.seconds : (performance.now() - this.#started) / 1e3,
+      events: this.#events.position,
+    };
+  }
+
+  /** After a group's block: its states are written where a checkpoint is due, or where they are to be kept. */
+  async #afterBlock(
+    { group, index, blocks, modelsSeen, bytes }: BlockUpdate,
+    save: IncrementalEngine['save'],
+  ): Promise<void> {
+    const { config, models, block } = this.#plan;
+    const stop = this.#control.stopRequested();
+    const isLast = index === blocks - 1;
+    const folded = bytes === 0 ? 0 : Math.min(block, models.length);
+    const due = (await this.#isDue(folded)) || stop !== null;
+    // What the modes rows and cols have of a group has no file yet: a checkpoint then stands at the group's beginning.
+    const writes = due && group.beside !== true;
+    if (writes || (isLast && !config.dropState)) {
+      const start = performance.now();
+      const at = { first: group.slots[0]!.id, slots: group.slots.length, models: modelsSeen, blocks: index + 1 };
+      const slots = await this.#checkpoints.save(at, save);
+      if (isLast) this.#saved = slots;
+      if (writes) this.#checkpoints.commitRunning(slots, this.#position());
+      this.#writingSinceBlock += performance.now() - start;
+    }
+    if (stop !== null) await this.#stop(stop);
+  }
+
+  /** After a part of a group that is done again from its beginning. */
+  async #afterPart(): Promise<void> {
+    const stop = this.#control.stopRequested();
+    if (stop !== null && !this.#sumsAhead) await this.#stop(stop);
+  }
+
+  async #afterGroup(group: SlotGroup, modes: 'models' | 'sides'): Promise<void> {
+    const { models, sides } = this.#done;
+    const count = group.slots.length;
+    this.#done =
+      modes === 'sides'
+        ? { models, sides: sides + count }
+        : { models: models + count, sides: group.beside === true ? sides + count : sides };
+    this.#groupsDone++;
+    this.#sumsAhead = false;
+    if (this.#saved !== null) this.#checkpoints.keep(this.#saved);
+    this.#saved = null;
+    this.#checkpoints.mark(this.#position());
+    const stop = this.#control.stopRequested();
+    const folded = this.#plan.engine === 'exact' || modes === 'sides' ? this.#plan.models.length : 0;
+    if ((await this.#isDue(folded)) && !this.#isFinal) this.#commitMark();
+    if (stop !== null && !this.#isFinal) await this.#stop(stop);
+  }
+
+  /** Where checkpoints come as asked, the disk is waited for; else one more is left out while it is busy. */
+  async #isDue(models: number): Promise<boolean> {
+    if (!this.#checkpoints.pace.isDue(models)) return false;
+    if (this.#plan.config.checkpointEvery === null) return !this.#checkpoints.isBusy;
+    await this.#checkpoints.settled();
+    return true;
+  }
+
+  #commitMark(): void {
+    this.#checkpoints.commitMark(this.#sums.size === 0 ? null : () => this.#saveSums());
+  }
+
+  #saveSums(): Uint8Array {
+    return Buffer.concat([...this.#sums.values()].map((sum) => new Uint8Array(sum.save().buffer)));
+  }
+
+  #loadSums(bytes: Uint8Array): void {
+    let rest = new Float64Array(Uint8Array.from(bytes).buffer);
+    for (const sum of this.#sums.values()) rest = rest.subarray(sum.load(rest));
+  }
+
+  async #stop(signal: NodeJS.Signals): Promise<never> {
+    this.#commitMark();
+    await this.#checkpoints.settled();
+    const { bytesRead, seconds } = this.#position();
+    this.#telemetry({ type: 'stopped', signal, bytesRead, bytesToRead: this.#bytesToRead, seconds });
+    throw new Interrupted({
+      signal,
+      canResume: true,
+      detail: `stopped; go on with: weightspan resume ${quoted(this.#out)}`,
+    });
+  }
+
+  #models(): Observable<BlockUpdate> {
+    if (this.#plan.groups.length === 0) return EMPTY;
+    return this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
+  }
+
+  /** The modes rows and cols, always exact. */
+  get #modesOptions(): ExactModesOptions<never> {
+    const { config } = this.#plan;
+    return {
+      modes: sideModesOf(config),
+      rank: config.rank,
+      center: config.center,
+      energies: config.energies,
+      onBadSource: config.onBadSource,
+      tiles: this.#tiles,
+      finish: (found) => this.#finishModes(found),
+      afterGroup: (group) => this.#afterGroup(group, 'sides'),
+    };
+  }
+
+  /** Groups that mode models does not share. */
+  #sides(): Observable<BlockUpdate> {
+    const plan = { ...this.#plan, groups: this.#plan.sideGroups };
+    return exactModes<never>(plan, this.#modesOptions).pipe(
+      tap((update) => this.#recordBlock(update)),
+      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
+    );
+  }
+
+  /** Groups that it shares. */
+  #beside(group: SlotGroup): GroupModes | null {
+    if (group.beside !== true) return null;
+    const { engine, config, models, block } = this.#plan;
+    const before = engine === 'exact' ? passesOver(engine, config) : Math.ceil(models.length / block);
+    return new GroupModes(this.#plan, group, this.#modesOptions, before);
+  }
+
+  #exact(): Observable<BlockUpdate> {
+    const { config } = this.#plan;
+    const slots = exactPca<never>(this.#plan, {
+      rank: config.rank,
+      center: config.center,
+      basis: config.basis,
+      onBadSource: config.onBadSource,
+      tiles: this.#tiles,
+      scratch: this.#scratch,
+      beside: (group) => this.#beside(group),
+      onGram: (slot, models, gram) => {
+        this.#sumsAhead ||= this.#sums.size > 0;
+        for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
+      },
+      finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
+      afterGroup: (group) => this.#afterGroup(group, 'models'),
+    }).pipe(
+      tap((update) => this.#recordBlock(update)),
+      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
+    );
+    const sums = defer(() => {
+      this.#finishSums();
+      return EMPTY;
+    });
+    return concat(slots, sums);
+  }
+
+  /** Whole models and modules, once all their slots are known. */
+  #finishSums(): void {
+    const start = performance.now();
+    const { config, base, block } = this.#plan;
+    for (const [sum, total] of this.#sums) {
+      const { models, gram, features } = total.result();
+      if (models.length === 0) continue;
+      const slot = slotOfSum(sum, features);
+      const { rank, center } = config;
+      const spec = { features, rank, center, shiftIsOrigin: base !== null || !center };
+      const spectrum = exactSpectrum(spec, gram, block, this.#tiles.solve);
+      const signs = new Float64Array(spectrum.rank).fill(1);
+      const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
+      this.#summarise(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));
+    }
+    this.#sums.clear();
+    this.#sumsDone = true;
+    this.#checkpoints.mark(this.#position());
+    this.#writing += performance.now() - start;
+  }
+
+  #incremental(): Observable<BlockUpdate> {
+    const { config } = this.#plan;
+    return weightBlocks(this.#plan).pipe(
+      incrementalPca<never>({
+        rank: config.rank,
+        center: config.center,
+        onBadSource: config.onBadSource,
+        tiles: this.#tiles,
+        scratch: this.#scratch,
+        beside: (group) => this.#beside(group),
+        ...this.#snapshots(),
+        restore: (group) => this.#restore(group),
+        checkpoint: (update, save) => this.#afterBlock(update, save),
+        afterGroup: (group) => this.#afterGroup(group, 'models'),
+        finish: (subspace) =>
+          this.#finishSlot(subspace, subspace, () => spooledHistory(this.#checkpoints.spool, subspace)),
+      }),
+      tap((update) => this.#recordBlock(update)),
+    );
+  }
+
+  /** Gives the tables their names, run.json last; then the state that `extend` goes on from. */
+  async finish(contents: ReadonlyMap<number, string>): Promise<void> {
+    const { config, models, flops } = this.#plan;
+    const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
+    this.#isFinal = true;
+    await this.#durable;
+    const duplicates = duplicatesOf(models, contents);
+    for (const found of sameModelFindings(duplicates, this.#alike, this.#modelOf)) this.#warnings.add(found);
+    this.#tables.close();
+    writeSlots(this.#out, this.#plan);
+    writeModels(this.#out, this.#plan, contents, duplicates);
+    this.#warnings.close();
+    // What was written since the last block belongs to it: a group's files are written at its end.
+    const last = this.#timings.pop();
+    if (last !== undefined) this.#timings.push({ ...last, write_s: last.write_s + this.#writingSinceBlock / 1e3 });
+    writeTimings(this.#out, this.#timings);
+    removeSpill(this.#out);
+    writeRunJson(this.#out, this.#plan);
+    const tables = (performance.now() - this.#started) / 1e3;
+    this.#telemetry({
+      type: 'done',
+      out: config.out ?? this.#out,
+      models: models.length,
+      slots: this.#summaries,
+      warnings: this.#warnings.groups,
+      bytesRead: this.#bytesRead,
+      fit_s: fitted,
+      tables_s: tables,
+      flops,
+      device: describeDevice(this.#plan),
+    });
+    this.#checkpoints.commitFinished(this.#position());
+    await this.#checkpoints.settled();
+    this.#checkpoints.close();
+  }
+
+  /** Leaves nothing half-written; what is finished has its name already, and checkpoints stay. */
+  async abandon(): Promise<void> {
+    await this.#durable.catch(() => {});
+    await this.#checkpoints.settled().catch(() => {});
+    this.#tables.abort();
+    this.#warnings.abort();
+    this.#checkpoints.close();
+    removeSpill(this.#out);
+  }
+
+  #restore(group: SlotGroup): RestoredGroup | null {
+    return group.folded === undefined ? null : this.#checkpoints.restore(group.slots[0]!.id, group.slots.length);
+  }
+
+  #summarise(summary: SlotSummary): void {
+    this.#summaries.push(summary);
+    this.#record({ kind: 'summary', summary });
+  }
+
+  #leaveOut(slot: number, model: number, reason: string): void {
+    const bySlot = this.#skipped.get(slot) ?? new Map<number, string>();
+    bySlot.set(model, reason);
+    this.#skipped.set(slot, bySlot);
+  }
+
+  #recordBlock(update: BlockUpdate): void {
+    const { config, models } = this.#plan;
+    const { group, index } = update;
+    const groups = this.#groupCount;
+    if (this.#group !== group.index) {
+      this.#group = group.index;
+      this.#telemetry({ type: 'group', group: group.index, groups, slots: group.slots.length });
+    }
+    for (const slot of update.slots) this.#checkpoints.spool.append(index, config.rank, slot);
+    for (const { slot, model, error } of update.skipped) {
+      // Another mode may have said so before.
+      if (this.#skippedOf(slot.id).has(model.id)) continue;
+      this.#leaveOut(slot.id, model.id, error.message);
+      this.#record({ kind: 'skip', slot: slot.id, model: model.id, reason: error.message });
+      this.#telemetry({ type: 'skip', model: model.name, slot: slot.name, reason: error.message });
+    }
+    this.#bytesRead += update.bytes;
+    const now = performance.now();
+    this.#telemetry({
+      type: 'block',
+      group: group.index,
+      groups,
+      block: index,
+      blocks: update.blocks,
+      modelsSeen: update.modelsSeen,
+      models: models.length,
+      bytesRead: this.#bytesRead,
+      bytesToRead: this.#bytesToRead,
+      seconds: (now - this.#started) / 1e3,
+      slots: update.slots.map(({ slot, update: { state, drift } }) => ({
+        slot: slot.name,
+        ...namedEvr(evrAtCuts(state.eigenvalues.subarray(0, config.rank), state.total, config.rank)),
+        drift: drift[1]?.max ?? null,
+      })),
+    });
+    const timing: BlockTiming = {
+      group: group.index,
+      block: index,
+      models_seen: update.modelsSeen,
+      seconds: (now - this.#blockStarted) / 1e3,
+      bytes: update.bytes,
+      read_s: update.readSeconds,
+      wait_s: update.waitSeconds,
+      widen_s: update.tileSeconds.widen,
+      gram_s: update.tileSeconds.gram,
+      mix_s: update.tileSeconds.mix,
+      write_s: this.#writingSinceBlock / 1e3,
+    };
+    this.#timings.push(timing);
+    this.#record({ kind: 'timing', timing });
+    this.#writingSinceBlock = 0;
+    this.#blockStarted = performance.now();
+    const isLastGroup = group.index === groups - 1;
+    // Only a group that goes on from its blocks needs them again; its results are found out again, as is all of the others.
+    const beginsAgain = this.#plan.engine === 'exact' || this.#plan.sideGroups.includes(group);
+    this.#isFinal ||= isLastGroup && (beginsAgain || index === update.blocks - 1);
+  }
+
+  /** A slot's files and rows, while its state is still on the device. */
+  #finishSlot(estimate: SubspaceEstimate, subspace: Subspace | null, history: () => SlotHistory): Observable<never> {
+    return defer(async () => {
+      const start = performance.now();
+      const { slot } = estimate;
+      const { summary, models } = this.#tables.append(estimate, history(), this.#skippedOf(slot.id));
+      this.#summarise(summary);
+      for (const found of slotFindings(estimate, models, this.#modelOf)) this.#warnings.add(found);
+      this.#alike = alikeInSlot(this.#alike, estimate, models);
+      this.#record({ kind: 'alike', alike: this.#alike });
+      if (this.#plan.config.basis && subspace !== null) await this.#writeBasis(subspace);
+      this.#writing += performance.now() - start;
+    }).pipe(mergeMap(() => EMPTY));
+  }
+
+  #finishModes(found: ModesOfSlot): Observable<never> {
+    return defer(() => {
+      const start = performance.now();
+      const { config } = this.#plan;
+      for (const summary of this.#tables.appendModes(found, this.#skippedOf(found.slot.id))) this.#summarise(summary);
+      if (config.basis) {
+        const alone = !config.mode.includes('models');
+        for (const [file, bytes] of writeModeBases(this.#out, found, alone))
+          this.#telemetry({ type: 'write', file, bytes });
+      }
+      const spent = performance.now() - start;
+      this.#writing += spent;
+      this.#writingSinceBlock += spent;
+      return EMPTY;
+    });
+  }
+
+  /** The disk may take its time while the next group is folded, but never for more than one slot's files. */
+  async #writeBasis(subspace: Subspace): Promise<void> {
+    await this.#durable;
+    const start = performance.now();
+    const { bytes, durable } = await writeBasis(this.#out, subspace);
+    this.#durable = durable.then(() => {
+      this.#writingSinceBlock += performance.now() - start;
+      for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });
+    });
+    // Whoever waits for it is told; until then nobody does.
+    this.#durable.catch(() => {});
+  }
+
+  #skippedOf(slotId: number): ReadonlyMap<number, string> {
+    return this.#skipped.get(slotId) ?? new Map();
+  }
+
+  /** What makes the snapshots, where they are asked for. */
+  #snapshots(): Pick<IncrementalPcaOptions<never>, 'snapshot'> {
+    const every = this.#plan.config.snapshotEvery;
+    if (every === null) return {};
+    const use = (estimates: readonly SubspaceEstimate[], update: BlockUpdate): Observable<never> =>
+      defer(() => {
+        const start = performance.now();
+        const folder = writeSnapshot(this.#out, this.#plan, update, estimates, this.#checkpoints.spool, (id) =>
+          this.#skippedOf(id),
+        );
+        this.#telemetry({ type: 'snapshot', folder, modelsSeen: update.modelsSeen });
+        this.#writing += performance.now() - start;
+        return EMPTY;
+      });
+    return { snapshot: { every, use } };
+  }
+}

@@ -1,0 +1,101 @@
+// Runs that are killed at seeded random moments and resumed, again and again, until they finish.
+import { linkSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { nodeDisk } from '../../sinks/disk.ts';
+import { normals } from '../operators/planted.ts';
+import { writeSafetensors } from '../sources/write-safetensors.ts';
+import { startCli } from './cli-process.ts';
+
+export interface Slot {
+  readonly name: string;
+  readonly shape: readonly [number, number];
+}
+
+/**
+ * Writes `distinct` models of a few shared directions and noise, and as many more names for them as make `models`: links,
+ * which are models of their own to whoever reads them.
+ */
+export const writeMany = (
+  folder: string,
+  models: number,
+  distinct: number,
+  slots: readonly Slot[],
+  seed = 1,
+  first = 0,
+): void => {
+  const normal = normals(seed);
+  const bases = slots.map(({ shape: [rows, cols] }) =>
+    [0, 1, 2].map(() => Float32Array.from({ length: rows * cols }, () => normal())),
+  );
+  for (let i = 0; i < models; i++) {
+    const path = join(folder, `m${String(first + i).padStart(5, '0')}`, 'model.safetensors');
+    if (i >= distinct) {
+      mkdirSync(join(path, '..'), { recursive: true });
+      linkSync(join(folder, `m${String(first + (i % distinct)).padStart(5, '0')}`, 'model.safetensors'), path);
+      continue;
+    }
+    writeSafetensors(
+      path,
+      slots.map(({ name, shape }, s) => {
+        const [base, a, b] = bases[s]!;
+        const [x, y] = [normal(), normal() / 2];
+        const data = base!.map((value, j) => value + 0.1 * (x * a![j]! + y * b![j]! + 0.3 * normal()));
+        return { name, dtype: 'F32', shape, data };
+      }),
+    );
+  }
+};
+
+export interface Killed {
+  readonly kills: number;
+  /** Different places that a resumed run went on from. */
+  readonly places: number;
+  /** Kills that left a file of a checkpoint without its name. */
+  readonly inCommits: number;
+  /** Kills before anything was durable, so that the run was begun anew. */
+  readonly anew: number;
+}
+
+/** Minimal standard generator: the same moments in every run of the test. */
+const uniform = (seed: number): (() => number) => {
+  let state = seed;
+  return () => {
+    state = (state * 48_271) % 2_147_483_647;
+    return state / 2_147_483_647;
+  };
+};
+
+/**
+ * @param span a process is killed at most so many seconds after it has begun to work; one in five from its start on
+ * Resolves when the run is finished; rejects when a process ends on its own with a failure.
+ */
+export const runKilled = async (
+  args: readonly string[],
+  out: string,
+  { kills: most, span, seed }: { readonly kills: number; readonly span: number; readonly seed: number },
+): Promise<Killed> => {
+  const random = uniform(seed);
+  const places = new Set<string>();
+  let [kills, inCommits, anew] = [0, 0, 0];
+  let isBegun = false;
+  for (;;) {
+    const command = isBegun ? ['resume', out, '--json'] : ['run', ...args, '--out', out, '--json'];
+    const { child, ended, seen } = startCli(command);
+    if (kills < most) {
+      const life = 1000 * span * random();
+      const begun = random() < 0.2 ? Promise.resolve() : seen('stdout', '"type":"').catch(() => {});
+      void begun.then(() => setTimeout(() => child.kill('SIGKILL'), life));
+    }
+    const { code, stdout, stderr } = await ended;
+    const resumed = /"type":"resumed".*?"group":(\d+),"block":(\d+)/.exec(stdout);
+    if (resumed !== null) places.add(`${resumed[1]}/${resumed[2]}`);
+    if (code === 0) return { kills, places: places.size, inCommits, anew };
+    if (code !== null) throw new Error(`ended with ${code}: ${stderr}`);
+    kills++;
+    const checkpoints = nodeDisk.list(join(out, 'checkpoints'));
+    if (checkpoints.some((name) => name.startsWith('.tmp-'))) inCommits++;
+    // Killed before the run had written what it is, it is begun anew.
+    isBegun = checkpoints.some((name) => name.startsWith('manifest-'));
+    if (!isBegun) anew++;
+  }
+};
