@@ -23,6 +23,8 @@ export interface ListedModel {
 export interface UsedModel {
   readonly id: number;
   readonly fingerprint: string;
+  /** When each of its files was last written, in milliseconds. */
+  readonly written: readonly number[];
   /** sha256 of its contents, where `--verify` read them. */
   readonly content: string | null;
 }
@@ -37,31 +39,41 @@ export interface Begin {
   readonly device: DeviceInfo;
   readonly listed: readonly ListedModel[];
   readonly used: readonly UsedModel[];
-  readonly base: (ListedModel & { readonly fingerprint: string }) | null;
+  readonly base: (ListedModel & Pick<UsedModel, 'fingerprint' | 'written'>) | null;
   readonly skipped: readonly SkippedModel[];
   readonly slots: readonly { readonly name: string; readonly rows: number; readonly cols: number }[];
   /** How many of the models each run and extension of it added. */
   readonly generations: readonly number[];
 }
 
-export const beginOf = (
-  plan: Plan,
-  contents: ReadonlyMap<number, string>,
-  generations: readonly number[] = [plan.models.length],
-): Begin => ({
+export const beginOf = (plan: Plan, contents: ReadonlyMap<number, string>): Begin => ({
   version,
   config: { ...plan.config, engine: plan.engine },
   engineReason: plan.engineReason,
   cwd: process.cwd(),
   device: plan.device.info,
   listed: plan.listed,
-  used: plan.models.map(({ id, fingerprint }) => ({ id, fingerprint, content: contents.get(id) ?? null })),
+  used: plan.models.map((model) => ({
+    id: model.id,
+    fingerprint: model.fingerprint,
+    written: writtenAt(model),
+    content: contents.get(model.id) ?? null,
+  })),
   base:
-    plan.base === null ? null : { id: plan.base.id, location: plan.base.location, fingerprint: plan.base.fingerprint },
+    plan.base === null
+      ? null
+      : {
+          id: plan.base.id,
+          location: plan.base.location,
+          fingerprint: plan.base.fingerprint,
+          written: writtenAt(plan.base),
+        },
   skipped: plan.skipped,
   slots: plan.slots.map(({ name, rows, cols }) => ({ name, rows, cols })),
-  generations,
+  generations: plan.generations,
 });
+
+const writtenAt = ({ header }: ModelInPlan): readonly number[] => header.files.map(({ mtimeMs }) => mtimeMs);
 
 export const contentsOf = ({ used }: Begin): ReadonlyMap<number, string> =>
   new Map(used.flatMap(({ id, content }) => (content === null ? [] : [[id, content] as const])));
@@ -78,28 +90,47 @@ export const SOURCES_ADVICE =
   '(--source-root OLD=NEW where they moved), or start over with another --out';
 
 /**
- * Refuses a plan that is not what a run began with.
+ * Refuses a plan that is not what a run began with. A fingerprint does not see every byte, so a file that was written since
+ * counts as changed, unless its owner says where it is now.
+ * @param begin with its models where they stand now
+ * @param roots by which they were found there
  * Throws `RunChanged`.
  */
-export const checkUnchanged = (run: string, begin: Begin, plan: Pick<Plan, 'models' | 'base' | 'slots'>): void => {
+export const checkUnchanged = (
+  run: string,
+  begin: Begin,
+  plan: Pick<Plan, 'models' | 'base' | 'slots'>,
+  roots: Roots,
+): void => {
   const found = new Map(plan.models.map((model) => [model.id, model]));
   const differences: string[] = [];
-  const compare = (name: string, expected: string, model: ModelInPlan | null | undefined): void => {
-    if (model == null) differences.push(`${displayName(name)}: it is not there any more`);
-    else if (model.fingerprint !== expected)
-      differences.push(
-        `${displayName(name)}: its files have changed (fingerprint ${model.fingerprint.slice(0, 12)}, expected ${expected.slice(0, 12)})`,
-      );
+  const compare = (
+    { path, name }: ModelLocation,
+    { fingerprint, written }: Pick<UsedModel, 'fingerprint' | 'written'>,
+    model: ModelInPlan | null | undefined,
+  ): void => {
+    const difference =
+      model == null
+        ? 'it is not there any more'
+        : model.fingerprint !== fingerprint
+          ? `its files have changed (fingerprint ${model.fingerprint.slice(0, 12)}, expected ${fingerprint.slice(0, 12)})`
+          : isVouchedFor(path, roots) || writtenAt(model).every((time, i) => time === written[i])
+            ? null
+            : `its files were written since the run began (if nothing but their dates changed: --source-root ${path}=${path})`;
+    if (difference !== null) differences.push(`${displayName(name)}: ${difference}`);
   };
-  const nameOf = new Map(begin.listed.map(({ id, location }) => [id, location.name]));
-  for (const { id, fingerprint } of begin.used) compare(nameOf.get(id) ?? `model ${id}`, fingerprint, found.get(id));
-  if (begin.base !== null) compare(begin.base.location.name, begin.base.fingerprint, plan.base);
+  const locations = new Map(begin.listed.map(({ id, location }) => [id, location]));
+  for (const used of begin.used) compare(locations.get(used.id)!, used, found.get(used.id));
+  if (begin.base !== null) compare(begin.base.location, begin.base, plan.base);
   const text = (slots: Begin['slots']): string[] => slots.map(({ name, rows, cols }) => `${name} ${rows} x ${cols}`);
   const slots = new Set(text(plan.slots));
   for (const slot of text(begin.slots))
     if (!slots.has(slot)) differences.push(`slot ${slot}: it is not there any more`);
   if (differences.length > 0) throw new RunChanged({ run, differences, advice: SOURCES_ADVICE });
 };
+
+const isVouchedFor = (path: string, roots: Roots): boolean =>
+  roots.some(({ to }) => path === to || path.startsWith(to.endsWith('/') ? to : `${to}/`));
 
 /** What a run is, with its models where they stand now. */
 export const rooted = (begin: Begin, roots: Roots): Begin => ({

@@ -46,6 +46,8 @@ export interface Position {
   readonly sums: string | null;
   readonly sumsDone: boolean;
   readonly bytesRead: number;
+  readonly bytesToRead: number;
+  /** Of work, without the time in which nothing ran. */
   readonly seconds: number;
   readonly events: { readonly size: number; readonly seq: number };
 }
@@ -65,8 +67,11 @@ export interface RunContent extends Position {
   readonly inexact: readonly string[];
 }
 
-const JOURNAL = `${CHECKPOINTS}/journal.ndjson`;
 const SPOOL = `${CHECKPOINTS}/blocks.spool`;
+
+/** Of its own for every generation: until an extension has a checkpoint, that of the run before it counts. */
+const journalName = ({ generations }: Begin): string =>
+  `${CHECKPOINTS}/journal-${String(generations.length - 1).padStart(4, '0')}.ndjson`;
 
 export const checkpointFolder = (run: string): string => join(run, CHECKPOINTS);
 
@@ -102,6 +107,7 @@ export const continuationOf = (begin: Begin, { done, groups, saved }: RunContent
   done,
   groups,
   saved,
+  added: [],
 });
 
 /** When to write the next checkpoint: as asked, or so seldom that all of them cost no more than 5% of the time. */
@@ -149,8 +155,6 @@ export interface CheckpointsOptions {
   readonly lease: Lease;
   readonly begin: Begin;
   readonly every: CheckpointEvery | null;
-  /** Keep the states of slots that are done. */
-  readonly keep: boolean;
   readonly roots: RunContent['roots'];
   readonly inexact: RunContent['inexact'];
   /** Told of every checkpoint once it is durable, with the seconds that it took. */
@@ -205,7 +209,7 @@ export class Checkpoints {
   static create(options: CheckpointsOptions): Checkpoints {
     const store = storeOf(options, null);
     const spool = UpdateSpool.create(join(options.run, SPOOL));
-    const journal = RunJournal.create(join(options.run, JOURNAL));
+    const journal = RunJournal.create(join(options.run, journalName(options.begin)));
     return new Checkpoints(options, store, { spool, journal }, null);
   }
 
@@ -223,7 +227,8 @@ export class Checkpoints {
     const cutOf = (name: string): LogCut => logs.find((log) => log.name === name)!;
     const store = storeOf(options, recovered);
     const spool = UpdateSpool.reopen(join(options.run, SPOOL), cutOf(SPOOL));
-    const journal = RunJournal.reopen(join(options.run, JOURNAL), cutOf(JOURNAL), each);
+    const name = journalName(options.begin);
+    const journal = RunJournal.reopen(join(options.run, name), cutOf(name), each);
     return new Checkpoints(options, store, { spool, journal }, recovered.manifest);
   }
 
@@ -239,6 +244,29 @@ export class Checkpoints {
     const path = join(this.#folder, saved.rows);
     const slots = decodeStates(readWhole(join(this.#folder, saved.states)));
     return { slots, path, fd: nodeDisk.open(path) };
+  }
+
+  /**
+   * Those of an extension of a finished run, whose states it goes on from.
+   * @param each sees what the run had found out
+   * Throws `SinkFailed`, `DamagedFile`.
+   */
+  static extend(
+    options: CheckpointsOptions,
+    recovered: Recovered<RunContent>,
+    each: (entry: JournalEntry) => void,
+  ): Checkpoints {
+    const manifest = recovered.manifest!;
+    const [spoolCut, before] = [true, false].map(
+      (isSpool) => manifest.logs.find(({ name }) => (name === SPOOL) === isSpool)!,
+    );
+    const store = storeOf(options, recovered);
+    const spool = UpdateSpool.reopen(join(options.run, SPOOL), spoolCut!);
+    RunJournal.reopen(join(options.run, before!.name), before!, each).log.close();
+    const journal = RunJournal.create(join(options.run, journalName(options.begin)));
+    const { content } = manifest;
+    const going = { ...manifest, content: { ...content, begin: '', saved: content.kept, kept: [] } };
+    return new Checkpoints(options, store, { spool, journal }, going);
   }
 
   /** A file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
@@ -372,7 +400,7 @@ export class Checkpoints {
         sumsFile === null ? files : [...files, sumsFile],
         [
           { name: SPOOL, ...spool },
-          { name: JOURNAL, ...journal },
+          { name: journalName(this.#options.begin), ...journal },
         ],
       );
       const seconds = (performance.now() - start) / 1e3;

@@ -39,7 +39,16 @@ import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
 import { groupsInOrder, type ModelInPlan, type Plan, type SlotSum } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
-import { type BlockTiming, removeSpill, writeModels, writeRunJson, writeSlots, writeTimings } from './run-folder.ts';
+import {
+  type BlockTiming,
+  publishResults,
+  removeSpill,
+  resultsFolder,
+  writeModels,
+  writeRunJson,
+  writeSlots,
+  writeTimings,
+} from './run-folder.ts';
 import type { JournalEntry } from './run-journal.ts';
 import { type Alike, alikeInPages, alikeInSlot, duplicatesOf, sameModelFindings } from './same-models.ts';
 import { exactHistory, type SlotHistory, spooledHistory } from './slot-history.ts';
@@ -59,6 +68,8 @@ export interface Going {
   readonly recovered: Recovered<RunContent>;
   readonly roots: RunContent['roots'];
   readonly inexact: RunContent['inexact'];
+  /** With more models, from a finished run. */
+  readonly extends: boolean;
 }
 
 export interface ExecutionOptions {
@@ -81,6 +92,7 @@ const AT_THE_BEGINNING: Position = {
   sums: null,
   sumsDone: false,
   bytesRead: 0,
+  bytesToRead: 0,
   seconds: 0,
   events: { size: 0, seq: 0 },
 };
@@ -104,6 +116,8 @@ const slotOfSum = ({ id, name }: SlotSum, features: number): PlannedSlot => ({
 /** One run's work and what it has gathered so far. */
 export class Execution {
   readonly #out: string;
+  /** Where tables, basis and mean files are written. */
+  readonly #results: string;
   readonly #scratch: string;
   readonly #plan: Plan;
   readonly #tiles: TilePool;
@@ -144,6 +158,7 @@ export class Execution {
 
   constructor({ out, scratch, plan, tiles, telemetry, events, control, lease, begin, going }: ExecutionOptions) {
     this.#out = out;
+    this.#results = resultsFolder(out, plan);
     this.#scratch = scratch;
     this.#plan = plan;
     this.#tiles = tiles;
@@ -155,13 +170,13 @@ export class Execution {
       events.write(event);
     };
     const record = (entry: JournalEntry): void => this.#record(entry);
-    this.#tables = new SlotTables(out, plan, { record: (rows) => record({ kind: 'rows', rows }) });
-    this.#warnings = new WarningLog(out, this.#telemetry, (finding) => record({ kind: 'warning', finding }));
+    this.#tables = new SlotTables(this.#results, plan, { record: (rows) => record({ kind: 'rows', rows }) });
+    this.#warnings = new WarningLog(this.#results, this.#telemetry, (finding) => record({ kind: 'warning', finding }));
     const byId = new Map(plan.models.map((model) => [model.id, model]));
     this.#modelOf = (id) => byId.get(id)!;
     this.#alike = alikeInPages(plan.models);
     const content = going?.recovered.manifest?.content;
-    this.#before = content ?? AT_THE_BEGINNING;
+    this.#before = going?.extends === false ? content! : AT_THE_BEGINNING;
     const { done, groups, sumsDone, bytesRead } = this.#before;
     this.#done = done;
     this.#groupsDone = groups;
@@ -174,17 +189,20 @@ export class Execution {
       lease,
       begin,
       every: config.checkpointEvery,
-      keep: !config.dropState,
       roots: going?.roots ?? [],
       inexact: going?.inexact ?? [],
       outputs: () => this.#durable,
       written: (checkpoint, seconds) => this.#telemetry({ type: 'checkpoint', checkpoint, seconds }),
     };
+    const carried: JournalEntry[] = [];
     this.#checkpoints =
       going === null
         ? Checkpoints.create(options)
-        : Checkpoints.reopen(options, going.recovered, (entry) => this.#replay(entry));
-    if (content != null && content.sums !== null) this.#loadSums(this.#checkpoints.read(content.sums));
+        : going.extends
+          ? Checkpoints.extend(options, going.recovered, (entry) => carried.push(entry))
+          : Checkpoints.reopen(options, going.recovered, (entry) => this.#replay(entry));
+    for (const entry of carried) this.#carry(entry);
+    if (this.#before.sums !== null) this.#loadSums(this.#checkpoints.read(this.#before.sums));
   }
 
   #record(entry: JournalEntry): void {
@@ -200,10 +218,17 @@ export class Execution {
     else this.#alike = entry.alike;
   }
 
+  /** Takes what an extension needs of the run before it: the tables are made anew. */
+  #carry(entry: JournalEntry): void {
+    if (entry.kind !== 'timing' && entry.kind !== 'skip') return;
+    this.#replay(entry);
+    this.#record(entry);
+  }
+
   /** @param lost blocks that are folded again */
   async stream(lost: number): Promise<void> {
     const { config, models, slots, leftOut, skipped, device } = this.#plan;
-    const isNew = this.#events.position.seq === 0;
+    const isNew = this.#going === null || this.#going.extends;
     const groups = this.#groupCount;
     if (isNew)
       this.#telemetry({
@@ -264,6 +289,7 @@ export class Execution {
       sums: null,
       sumsDone: this.#sumsDone,
       bytesRead: this.#bytesRead,
+      bytesToRead: this.#bytesToRead,
       seconds: this.#started === 0 ? this.#before.seconds : (performance.now() - this.#started) / 1e3,
       events: this.#events.position,
     };
@@ -464,16 +490,20 @@ export class Execution {
     const duplicates = duplicatesOf(models, contents);
     for (const found of sameModelFindings(duplicates, this.#alike, this.#modelOf)) this.#warnings.add(found);
     this.#tables.close();
-    writeSlots(this.#out, this.#plan);
-    writeModels(this.#out, this.#plan, contents, duplicates);
+    writeSlots(this.#results, this.#plan);
+    writeModels(this.#results, this.#plan, contents, duplicates);
     this.#warnings.close();
     // What was written since the last block belongs to it: a group's files are written at its end.
     const last = this.#timings.pop();
     if (last !== undefined) this.#timings.push({ ...last, write_s: last.write_s + this.#writingSinceBlock / 1e3 });
-    writeTimings(this.#out, this.#timings);
+    writeTimings(this.#results, this.#timings);
     removeSpill(this.#out);
-    writeRunJson(this.#out, this.#plan);
+    writeRunJson(this.#results, this.#plan, this.#going?.inexact ?? []);
+    publishResults(this.#out, this.#plan);
     const tables = (performance.now() - this.#started) / 1e3;
+    this.#checkpoints.commitFinished(this.#position());
+    await this.#checkpoints.settled();
+    this.#checkpoints.close();
     this.#telemetry({
       type: 'done',
       out: config.out ?? this.#out,
@@ -486,9 +516,6 @@ export class Execution {
       flops,
       device: describeDevice(this.#plan),
     });
-    this.#checkpoints.commitFinished(this.#position());
-    await this.#checkpoints.settled();
-    this.#checkpoints.close();
   }
 
   /** Leaves nothing half-written; what is finished has its name already, and checkpoints stay. */
@@ -596,7 +623,7 @@ export class Execution {
       for (const summary of this.#tables.appendModes(found, this.#skippedOf(found.slot.id))) this.#summarise(summary);
       if (config.basis) {
         const alone = !config.mode.includes('models');
-        for (const [file, bytes] of writeModeBases(this.#out, found, alone))
+        for (const [file, bytes] of writeModeBases(this.#results, found, alone))
           this.#telemetry({ type: 'write', file, bytes });
       }
       const spent = performance.now() - start;
@@ -610,7 +637,7 @@ export class Execution {
   async #writeBasis(subspace: Subspace): Promise<void> {
     await this.#durable;
     const start = performance.now();
-    const { bytes, durable } = await writeBasis(this.#out, subspace);
+    const { bytes, durable } = await writeBasis(this.#results, subspace);
     this.#durable = durable.then(() => {
       this.#writingSinceBlock += performance.now() - start;
       for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });

@@ -6,5 +6,6 @@ export { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
 export type { RunControl } from './execution.ts';
 export { makePlan, type Plan } from './plan.ts';
 export { planToJson, renderPlan } from './render-plan.ts';
-export { type ResumeOptions, type RunError, resumeRun, run } from './run.ts';
+export { extendRun, type ResumeOptions, type RunError, resumeRun, run, runStatus } from './run.ts';
+export type { RunStatus } from './run-status.ts';
 export type { Telemetry, TelemetryEvent } from './telemetry.ts';

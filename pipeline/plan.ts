@@ -88,10 +88,14 @@ export interface Continuation {
   readonly saved: readonly { readonly slots: number; readonly models: number; readonly blocks: number }[];
   /** Groups that are done. */
   readonly groups: number;
+  /** Sources whose models are folded too, after all others. */
+  readonly added: readonly string[];
 }
 
 export interface Plan extends ReadingPlan {
   readonly config: RunConfig;
+  /** How many of the models the run and each extension of it added. */
+  readonly generations: readonly number[];
   /** All models whose headers were read. */
   readonly listed: readonly ListedModel[];
   readonly engine: EngineName;
@@ -150,8 +154,10 @@ const planWith = (
         : config.base === null
           ? null
           : yield* findBase(config.base, workers);
-    const resolved = known === null ? yield* resolveSources(config.sources) : { models: [], skipped: [] };
-    const skipped: SkippedModel[] = known === null ? [] : [...known.skipped];
+    const named = going?.added ?? config.sources;
+    const resolved = named.length > 0 ? yield* resolveSources(named) : { models: [], skipped: [] };
+    const skipped: SkippedModel[] = [...(known?.skipped ?? [])];
+    const firstNew = known === null ? 0 : nextId(known);
     const skip = (id: number, { name, source }: { name: string; source: string }, reason: string): void => {
       skipped.push({ id, name, source, reason });
     };
@@ -160,16 +166,17 @@ const planWith = (
 
     const found = resolved.models.filter((location) => location.path !== base?.location.path);
     const ordered = config.shuffle === null ? found : shuffled(found, config.shuffle);
-    const candidates = known?.listed ?? ordered.map((location, id) => ({ id, location }));
+    const candidates = [...(known?.listed ?? []), ...ordered.map((location, i) => ({ id: firstNew + i, location }))];
     const headers = yield* Effect.promise(() => workers.readHeaders(candidates.map(({ location }) => location)));
     const read: (PlannedModel & { location: ModelLocation })[] = [];
     for (const [i, header] of headers.entries()) {
       const { id, location } = candidates[i]!;
       if (!(header instanceof Error)) read.push({ id, name: location.name, header, location });
       else if (config.onBadSource === 'error') return yield* Effect.fail(header);
-      else if (known === null) skip(id, location, header.message);
+      else if (id >= firstNew) skip(id, location, header.message);
     }
-    for (const [i, source] of resolved.skipped.entries()) skip(ordered.length + i, source, source.error.message);
+    const end = firstNew + ordered.length;
+    for (const [i, source] of resolved.skipped.entries()) skip(end + i, source, source.error.message);
     if (read.length === 0) return yield* noModelsLeft(skipped);
 
     const chosen = yield* Effect.try({ try: () => chooseSlots(read, base, config), catch: (cause) => cause }).pipe(
@@ -183,17 +190,24 @@ const planWith = (
     if (kept.length === 0) return yield* noModelsLeft(skipped);
     if (chosen.slots.length === 0) return yield* noSlotsLeft(chosen.leftOut);
 
-    const baseId = known?.base?.id ?? ordered.length + resolved.skipped.length;
+    const baseId = end + resolved.skipped.length;
     const all = base === null ? kept : [...kept, { ...base, id: baseId }];
     const printed = yield* Effect.promise(() => workers.fingerprints(fingerprintTasks(all, chosen.slots)));
     const models: ModelInPlan[] = [];
+    const inRun = new Map(known?.used.map(({ id, fingerprint }) => [fingerprint, id]));
+    const nameOf = new Map(candidates.map(({ id, location }) => [id, location.name]));
     for (const [i, model] of all.entries()) {
       const fingerprint = printed[i]!;
       if (!(fingerprint instanceof Error)) {
         const { digest, pages } = fingerprint;
+        const same = inRun.get(digest);
+        if (same !== undefined && model.id >= firstNew && model.id !== baseId) {
+          skip(model.id, model.location, `in the run already, as ${displayName(nameOf.get(same)!)}`);
+          continue;
+        }
         models.push({ ...model, fingerprint: digest, pages, bytes: fileBytes(model) });
       } else if (config.onBadSource === 'error' || model.id === baseId) return yield* Effect.fail(fingerprint);
-      else if (known === null) skip(model.id, model.location, fingerprint.message);
+      else if (model.id >= firstNew) skip(model.id, model.location, fingerprint.message);
     }
     const baseModel = base === null ? null : models.pop()!;
     if (models.length === 0) return yield* noModelsLeft(skipped);
@@ -250,6 +264,7 @@ const planWith = (
     const inOrder = groupsInOrder({ groups, sideGroups, engine, config });
     return {
       config,
+      generations: generationsOf(known, models.length),
       listed: read.map(({ id, location }) => ({ id, location })),
       engine,
       engineReason: reason,
@@ -274,6 +289,24 @@ const planWith = (
       groupFlops,
     };
   });
+
+const generationsOf = (known: Begin | null, models: number): readonly number[] => {
+  const before = known?.generations ?? [];
+  const added = models - before.reduce((a, b) => a + b, 0);
+  return added > 0 ? [...before, added] : before;
+};
+
+/** The generation to which a block of a group belongs: an extension begins a block of its own. */
+export const generationOfBlock = (
+  { generations, block }: Pick<Plan, 'generations' | 'block'>,
+  index: number,
+): number => {
+  let blocks = 0;
+  return generations.findIndex((models) => {
+    blocks += Math.ceil(models / block);
+    return index < blocks;
+  });
+};
 
 /** The groups of mode models that are left, those that have a state first. */
 const groupsToDo = (
@@ -342,6 +375,10 @@ const findBase = (argument: string, workers: HeaderWorkers) =>
     }
     return yield* readBase(models[0]!, workers);
   });
+
+/** The first number that no model of a run has; the base stands behind all others, wherever that is. */
+const nextId = ({ listed, skipped }: Begin): number =>
+  [...listed, ...skipped].reduce((most, { id }) => Math.max(most, id + 1), 0);
 
 const readBase = (location: ModelLocation | null, workers: HeaderWorkers) =>
   Effect.gen(function* () {

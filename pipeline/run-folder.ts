@@ -2,10 +2,11 @@
 // before run.json, which is written last and says that the rest is whole.
 
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { RunConfig } from '../configs/run-config.ts';
 import type { EngineName } from '../operators/subspace.ts';
+import { nodeDisk } from '../sinks/disk.ts';
 import { sinkFailure, writeJsonDurably } from '../sinks/durable-file.ts';
 import { openTable } from '../sinks/parquet-table.ts';
 import { SCHEMA_VERSION, tables } from '../sinks/tables.ts';
@@ -30,6 +31,28 @@ export interface BlockTiming {
   readonly mix_s: number;
   readonly write_s: number;
 }
+
+/** Where a run's results stand while it goes on: an extension's take the place of those before when they are whole. */
+export const resultsFolder = (out: string, { generations }: Pick<Plan, 'generations'>): string =>
+  generations.length > 1 ? join(out, CHECKPOINTS, 'next') : out;
+
+/** Gives an extension's results their places. May be done again from wherever it was interrupted. Throws `SinkFailed`. */
+export const publishResults = (out: string, plan: Pick<Plan, 'generations'>): void => {
+  const from = resultsFolder(out, plan);
+  if (from === out || !existsSync(from)) return;
+  try {
+    const files = readdirSync(from, { recursive: true, encoding: 'utf8' }).filter((file) =>
+      statSync(join(from, file)).isFile(),
+    );
+    // run.json last: it says that the rest is whole.
+    for (const file of files.sort((a, b) => Number(a === 'run.json') - Number(b === 'run.json') || (a < b ? -1 : 1)))
+      renameSync(join(from, file), join(out, file));
+    for (const folder of new Set(files.map((file) => dirname(join(out, file))))) nodeDisk.syncFolder(folder);
+    rmSync(from, { recursive: true });
+  } catch (cause) {
+    throw sinkFailure(out, 'putting the new tables in place of the old ones', cause);
+  }
+};
 
 /** Makes the folder and those inside it. Throws `SinkFailed`. */
 export const createRunFolder = (out: string, config: RunConfig): void => {
@@ -143,6 +166,17 @@ export const writeSlots = (out: string, plan: Plan): void => {
   table.close();
 };
 
+/** The generation of the last model that is no later than this one. */
+const generationOf = ({ models, generations, base }: Plan, id: number): number => {
+  if (id === base?.id) return 0;
+  let end = 0;
+  for (const [generation, added] of generations.entries()) {
+    end += added;
+    if (id <= (models[end - 1]?.id ?? -1)) return generation;
+  }
+  return generations.length - 1;
+};
+
 export const writeModels = (
   out: string,
   plan: Plan,
@@ -150,7 +184,7 @@ export const writeModels = (
   duplicates: ReadonlyMap<number, number>,
 ): void => {
   const table = openTable(out, 'models');
-  const blank = { base_model: null, generation: 0, seed_group: null, duplicate_of: null } as const;
+  const blank = { base_model: null, seed_group: null, duplicate_of: null } as const;
   const used = (model: ModelInPlan, role: string) => ({
     ...blank,
     model_id: model.id,
@@ -158,6 +192,7 @@ export const writeModels = (
     source: model.location.source,
     kind: 'checkpoint',
     role,
+    generation: generationOf(plan, model.id),
     status: 'used',
     reason: null,
     fingerprint: model.fingerprint,
@@ -172,6 +207,7 @@ export const writeModels = (
     source,
     kind: 'checkpoint',
     role: 'fold',
+    generation: generationOf(plan, id),
     status: 'skipped',
     reason,
     fingerprint: null,
@@ -197,17 +233,30 @@ const shiftOf = ({ base, config, engine }: Plan): string => {
   return engine === 'exact' ? 'mean' : 'first-block-mean';
 };
 
-/** run.json, the last file of a run. */
-export const writeRunJson = (out: string, plan: Plan): void => {
+/**
+ * run.json, the last file of a run.
+ * @param inexact what was allowed to differ when the run was resumed
+ */
+export const writeRunJson = (out: string, plan: Plan, inexact: readonly string[]): void => {
   const { config, device } = plan;
   const decisive = resultConfig(plan.engine, config);
-  const fingerprints = [...plan.models, ...(plan.base === null ? [] : [plan.base])].map((model) => model.fingerprint);
-  const runId = sha256({ decisive, fingerprints }).slice(0, 16);
+  const runIdOf = (models: number): string => {
+    const all = [...plan.models.slice(0, models), ...(plan.base === null ? [] : [plan.base])];
+    return sha256({ decisive, fingerprints: all.map((model) => model.fingerprint) }).slice(0, 16);
+  };
+  const ends = plan.generations.map((_, i) => plan.generations.slice(0, i + 1).reduce((a, b) => a + b, 0));
+  const runId = runIdOf(plan.models.length);
   writeJsonDurably(join(out, 'run.json'), {
     schema_version: SCHEMA_VERSION,
     run_id: runId,
     status: 'finished',
-    lineage: [{ run_id: runId, operation: 'run', manifest: null }],
+    lineage: ends.map((models, i) => ({
+      run_id: runIdOf(models),
+      operation: i === 0 ? 'run' : 'extend',
+      models,
+      manifest: null,
+    })),
+    inexact,
     config: { ...config, engine: plan.engine },
     config_hash: sha256(decisive),
     device: {

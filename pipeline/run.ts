@@ -21,7 +21,8 @@ import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
 import { Execution, type Going, quoted, type RunControl } from './execution.ts';
 import { Lease, leaseHolder } from './lease.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan } from './plan.ts';
-import { createRunFolder, createScratch, discardRunFolder, removeScratch } from './run-folder.ts';
+import { createRunFolder, createScratch, discardRunFolder, removeScratch, resultsFolder } from './run-folder.ts';
+import { type RunStatus, statusOf } from './run-status.ts';
 import type { Telemetry } from './telemetry.ts';
 
 export type RunError =
@@ -137,29 +138,112 @@ export const resumeRun = (
         const begin = yield* attempt(() => readBegin(out, manifest));
         const roots = [...manifest.content.roots, ...options.roots];
         const going = { ...continuationOf(begin, manifest.content), begin: rooted(begin, roots) };
-        const config: RunConfig = {
-          ...begin.config,
-          out,
-          memory: options.memory ?? begin.config.memory,
-          threads: options.threads ?? begin.config.threads,
-          scratch: options.scratch ?? begin.config.scratch,
-          checkpointEvery: options.checkpointEvery ?? begin.config.checkpointEvery,
-        };
+        const config = { ...changed(begin.config, options), out };
         const plan = yield* makePlan(config, going).pipe(Effect.mapError((error) => withAdvice(out, error)));
-        yield* attempt(() => checkUnchanged(out, begin, plan));
-        const difference = deviceDifference(begin.device, plan.device.info);
-        if (difference !== null && !options.allowInexact) {
-          const advice = 'results may differ in the last bits; give --allow-inexact to go on all the same';
-          return yield* new RunChanged({ run: out, differences: [`device: ${difference}`], advice });
-        }
+        yield* attempt(() => checkUnchanged(out, going.begin, plan, roots));
+        const difference = yield* sameDevice(out, begin, plan, options.allowInexact);
         yield* checkSpace(out, plan);
         const inexact = [...manifest.content.inexact, ...(difference === null ? [] : [difference])];
-        yield* attempt(() => createRunFolder(out, config));
-        yield* work({ out, plan, begin, going: { recovered: from, roots, inexact }, telemetry, control, lease });
+        yield* attempt(() => createRunFolder(resultsFolder(out, plan), config));
+        const continued = { recovered: from, roots, inexact, extends: false };
+        yield* work({ out, plan, begin, going: continued, telemetry, control, lease });
       }),
     );
     return true;
   });
+
+/**
+ * Folds more models into a finished run, as its next generation. Its tables stand until the new ones are durable. What it
+ * has of its models' states is gone on from; what it has none of (engine exact, modes rows and cols) is read again.
+ * Resolves with false where all of the models are in the run already.
+ */
+export const extendRun = (
+  out: string,
+  sources: readonly string[],
+  options: ResumeOptions,
+  telemetry: Telemetry,
+  control: RunControl,
+): Effect.Effect<boolean, RunError> =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const seen = yield* recovered(out);
+      if (seen.manifest === null) return yield* nothingToResume(out, seen);
+      const lease = yield* leaseOf(out, seen.manifest.fence);
+      const from = yield* recovered(out);
+      const { manifest } = from;
+      if (manifest === null) return yield* nothingToResume(out, from);
+      const { content } = manifest;
+      if (content.stage !== 'finished') {
+        const detail = `it is not finished; first go on with: weightspan resume ${quoted(out)}`;
+        return yield* new RunUnusable({ run: out, detail });
+      }
+      const before = yield* attempt(() => readBegin(out, manifest));
+      if (
+        before.config.engine === 'incremental' &&
+        before.config.mode.includes('models') &&
+        content.kept.length === 0
+      ) {
+        const detail = 'its state was not kept (--drop-state); start over with all models and another --out';
+        return yield* new RunUnusable({ run: out, detail });
+      }
+      const roots = [...content.roots, ...options.roots];
+      const saved = content.kept;
+      const going = { begin: rooted(before, roots), done: { models: 0, sides: 0 }, groups: 0, saved, added: sources };
+      const config = { ...changed(before.config, options), out, sources: [...before.config.sources, ...sources] };
+      const planned = yield* makePlan(config, going).pipe(Effect.mapError((error) => withAdvice(out, error)));
+      const known = before.used.length;
+      const old = { ...planned, models: planned.models.slice(0, known) };
+      yield* attempt(() => checkUnchanged(out, going.begin, old, roots));
+      if (planned.models.length === known) return false;
+      yield* sameDevice(out, before, planned, options.allowInexact);
+      const checked = config.verify ? yield* verified(planned, known) : { plan: planned, contents: new Map() };
+      const { plan } = checked;
+      yield* checkSpace(out, plan);
+      yield* attempt(() => createRunFolder(resultsFolder(out, plan), config));
+      const begin = beginOf(plan, new Map([...contentsOf(before), ...checked.contents]));
+      const inexact = content.inexact;
+      yield* work({
+        out,
+        plan,
+        begin,
+        going: { recovered: from, roots, inexact, extends: true },
+        telemetry,
+        control,
+        lease,
+      });
+      return true;
+    }),
+  );
+
+/** What a run folder tells of its run. */
+export const runStatus = (out: string): Effect.Effect<RunStatus, RunError> =>
+  Effect.gen(function* () {
+    const found = yield* recovered(out);
+    if (found.manifest === null && found.damages.length === 0 && !existsSync(join(out, 'run.json')))
+      return yield* nothingToResume(out, found);
+    return yield* attempt(() => statusOf(out, found));
+  });
+
+const changed = (config: RunConfig, { memory, threads, scratch, checkpointEvery }: ResumeOptions): RunConfig => ({
+  ...config,
+  memory: memory ?? config.memory,
+  threads: threads ?? config.threads,
+  scratch: scratch ?? config.scratch,
+  checkpointEvery: checkpointEvery ?? config.checkpointEvery,
+});
+
+/** The difference that was allowed, or null where there is none. */
+const sameDevice = (
+  out: string,
+  begin: Begin,
+  plan: Plan,
+  allowed: boolean,
+): Effect.Effect<string | null, RunChanged> => {
+  const difference = deviceDifference(begin.device, plan.device.info);
+  if (difference === null || allowed) return Effect.succeed(difference);
+  const advice = 'results may differ in the last bits; give --allow-inexact to go on all the same';
+  return Effect.fail(new RunChanged({ run: out, differences: [`device: ${difference}`], advice }));
+};
 
 const recovered = (out: string): Effect.Effect<Recovered<RunContent>, RunError> =>
   attempt(() => {
@@ -262,20 +346,24 @@ const blocksBehind = (path: string, size: number): number => {
   }
 };
 
-/** `--verify`: the plan without the models whose weights are bad, or their fault. The base must be sound. */
-const verified = (plan: Plan) =>
+/**
+ * `--verify`: the plan without the models whose weights are bad, or their fault. The base must be sound.
+ * @param known models that were verified before
+ */
+const verified = (plan: Plan, known = 0) =>
   Effect.gen(function* () {
-    const { digests, faults } = yield* verifyContents(plan);
+    const added = plan.models.slice(known);
+    const { digests, faults } = yield* verifyContents({ ...plan, models: added });
     const baseFault = plan.base === null ? undefined : faults.get(plan.base);
     const first = baseFault ?? [...faults.values()][0];
     if (first !== undefined && (plan.config.onBadSource === 'error' || baseFault !== undefined)) {
       return yield* Effect.fail(first);
     }
-    const models = plan.models.filter((model) => !faults.has(model));
-    if (models.length === 0) {
+    const sound = added.filter((model) => !faults.has(model));
+    if (sound.length === 0) {
       return yield* new ConfigInvalid({ issues: [`sources: all models were skipped; the first: ${first?.message}`] });
     }
-    const bad = plan.models.filter((model) => faults.has(model));
+    const bad = added.filter((model) => faults.has(model));
     const skipped = [
       ...plan.skipped,
       ...bad.map((model) => ({
@@ -285,8 +373,10 @@ const verified = (plan: Plan) =>
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
+    const generations = [...plan.generations.slice(0, -1), sound.length];
+    const models = [...plan.models.slice(0, known), ...sound];
     const bytesToRead = plan.bytesToRead - bytesOver(groupsInOrder(plan), bad);
-    return { plan: { ...plan, models, skipped, bytesToRead }, contents: digests };
+    return { plan: { ...plan, models, generations, skipped, bytesToRead }, contents: digests };
   });
 
 const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));

@@ -12,7 +12,7 @@ import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { sideModesOf, sidePasses } from './choose-engine.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
 import { type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
-import type { Plan } from './plan.ts';
+import { generationOfBlock, type Plan } from './plan.ts';
 import type { TableRows } from './run-journal.ts';
 import type { SlotHistory } from './slot-history.ts';
 import {
@@ -310,7 +310,7 @@ export class SlotTables {
     tables.convergence.append({
       slot_id: slot.id,
       mode: MODE,
-      generation: 0,
+      generation: generationOfBlock(this.#plan, update.block),
       block: update.block,
       models_seen: update.modelsSeen,
       total: update.total,

@@ -15,6 +15,7 @@ import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { requirePart } from '../requires.ts';
 import { cli, runCli, startCli, temporaryFolder, writeModels } from './cli-process.ts';
+import { tableDigests } from './table-digests.ts';
 
 const small = ['--threads', '1', '--memory', '256MiB'];
 const linesOf = (text: string) => text.split('\n').filter((line) => line !== '');
@@ -222,22 +223,28 @@ describe('signals', () => {
     expect(existsSync(join(folder, 'run'))).toBe(false);
   });
 
-  it.each([
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-  ] as const)('%s in the middle: stops between blocks, %d', async (signal, expected) => {
-    const folder = temporaryFolder();
-    const models = writeModels(join(folder, 'm'), 500, 64, 64);
-    const out = join(folder, 'run');
-    const { child, ended, seen } = startCli(['run', models, '--out', out, '--json', '--block', '1', ...small]);
-    await seen('stdout', '"type":"block"');
-    child.kill(signal);
-    const { code, stdout, stderr } = await ended;
-    expect(code).toBe(expected);
-    expect(JSON.parse(linesOf(stdout).at(-1)!)).toMatchObject({ type: 'failed', error: 'Interrupted' });
-    expect(linesOf(stderr)).toEqual([expect.stringMatching(`^weightspan: ${signal}: stopped before block `)]);
-    expect(finalFiles(out)).toEqual([]);
-  });
+  it.each(['SIGINT', 'SIGTERM', 'SIGUSR1'] as const)(
+    '%s in the middle: stops between blocks, 75, and goes on to the same',
+    async (signal) => {
+      const folder = temporaryFolder();
+      const models = writeModels(join(folder, 'm'), 500, 64, 64);
+      const out = join(folder, 'run');
+      const { child, ended, seen } = startCli(['run', models, '--out', out, '--json', '--block', '1', ...small]);
+      await seen('stdout', '"type":"block"');
+      child.kill(signal);
+      const { code, stdout, stderr } = await ended;
+      expect(code).toBe(75);
+      expect(JSON.parse(linesOf(stdout).at(-1)!)).toMatchObject({ type: 'failed', error: 'Interrupted' });
+      expect(linesOf(stderr)).toEqual([`weightspan: ${signal}: stopped; go on with: weightspan resume ${out}`]);
+      expect(finalFiles(out)).toEqual([]);
+      const resumed = await runCli(['resume', out, '--json']);
+      expect(resumed.code, resumed.stderr).toBe(0);
+      expect(JSON.parse(linesOf(resumed.stdout)[0]!)).toMatchObject({ type: 'resumed', lost: 0, damages: [] });
+      const whole = join(folder, 'whole');
+      expect((await runCli(['run', models, '--out', whole, '--block', '1', ...small])).code).toBe(0);
+      expect(tableDigests(out)).toEqual(tableDigests(whole));
+    },
+  );
 
   it('a second one leaves at once, with the code of the first', async () => {
     const folder = temporaryFolder();

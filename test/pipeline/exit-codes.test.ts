@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { ConfigInvalid } from '../../configs/errors.ts';
 import { DeviceUnavailable, NumericalFailure } from '../../operators/errors.ts';
 import { describeFailure } from '../../pipeline/commands/report-failure.ts';
-import { Interrupted } from '../../pipeline/errors.ts';
+import { Interrupted, RunChanged, RunLocked, RunUnusable } from '../../pipeline/errors.ts';
 import { exitCodeOf } from '../../pipeline/exit-codes.ts';
 import { SinkFailed } from '../../sinks/errors.ts';
 import { SourceMalformed, SourceUnavailable } from '../../sources/errors.ts';
@@ -25,6 +25,10 @@ describe('every error has its code', () => {
     [130, stopped('SIGINT')],
     [143, stopped('SIGTERM')],
     [143, stopped('SIGUSR1')],
+    [75, new Interrupted({ signal: 'SIGINT', canResume: true, detail: 'd' })],
+    [75, new RunLocked({ run: 'r', owner: 'o' })],
+    [65, new RunChanged({ run: 'r', differences: ['d'], advice: 'a' })],
+    [65, new RunUnusable({ run: 'r', detail: 'd' })],
   ])('%d: %s', (code, error) => {
     expect(exitCodeOf(error)).toBe(code);
   });
