@@ -187,8 +187,6 @@ export class CheckpointStore<C> {
     this.#mayWrite();
     this.#last = { ...this.#last, sequence };
     try {
-      // The files' names, before anything counts on them.
-      this.#disk.syncFolder(this.#folder);
       const fd = this.#disk.create(path);
       try {
         writeFully(this.#disk, fd, [Buffer.from(`{"sha256":"${digest}","manifest":${body}}\n`)]);
@@ -196,6 +194,7 @@ export class CheckpointStore<C> {
       } finally {
         this.#disk.close(fd);
       }
+      // Its name and those of its files: one that lacks a file does not count.
       this.#disk.syncFolder(this.#folder);
     } catch (cause) {
       this.#remove(name);
