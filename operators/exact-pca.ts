@@ -14,7 +14,7 @@ import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
-import { findFaults, hasFiniteNorms, leaveOut, withoutRepeats } from './find-faults.ts';
+import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
@@ -262,7 +262,7 @@ class ExactGroup {
         const task = this.#taskOf(block, i, staged, read.base);
         const visit = await this.#options.tiles.visit(task, found.length === 0 ? work.visit : undefined);
         work.visit = visit;
-        if (hasFiniteNorms(visit, staged.models.length)) return [];
+        if (isFiniteVisit(visit)) return [];
         return findFaults(this.#options.tiles, work.slot, task, staged);
       }),
     );

@@ -5,15 +5,26 @@ import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed } from '../sources/errors.ts';
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedSlot } from '../sources/staged-block.ts';
+import { NumericalFailure } from './errors.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { BadValue, VisitResult, VisitTask } from './tile-tasks.ts';
-import { blockNorms2 } from './update-subspace.ts';
 
-/** Every model's ‖x‖² is finite exactly when its weights are, and the state's when it was. */
-export const hasFiniteNorms = ({ gram, columns }: VisitResult, block: number): boolean =>
-  blockNorms2({ values: gram, columns, block }).every(Number.isFinite);
+/** Products are finite where weights are, and the state was; a device that fails shows here too. */
+export const isFiniteVisit = ({ gram }: VisitResult): boolean => allFinite(gram);
 
-/** The first bad weight of each model that has one, among those that a visit was given. */
+export const allFinite = (values: Float64Array): boolean => {
+  // A sum of finite numbers may still overflow: then each is looked at.
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  if (Number.isFinite(sum)) return true;
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i]!)) return false;
+  return true;
+};
+
+/**
+ * The first bad weight of each model that has one, among those that a visit was given.
+ * Throws NumericalFailure where there is none: then it was the device.
+ */
 export const findFaults = async (
   tiles: Tiles,
   slot: PlannedSlot,
@@ -23,7 +34,9 @@ export const findFaults = async (
   const bad = await tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
   const faults = faultsOf(slot, staged.models, bad);
   if (faults.length > 0) return faults;
-  throw new Error(`slot ${slot.name}: the Gram matrix is not finite although every weight is`);
+  const { library, version } = tiles.info;
+  const detail = `${library} ${version} made a Gram matrix that is not finite, although every weight is`;
+  throw new NumericalFailure({ slot: displayName(slot.name), detail });
 };
 
 export const faultsOf = (

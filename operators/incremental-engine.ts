@@ -9,7 +9,7 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import { tilesOf } from '../sources/tile.ts';
 import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
 import type { GroupModes } from './exact-modes.ts';
-import { findFaults, hasFiniteNorms, leaveOut, withoutRepeats } from './find-faults.ts';
+import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
 import type { SavedSlot } from './state-table.ts';
@@ -188,7 +188,7 @@ export class IncrementalEngine {
     if (staged.models.length === 0) return { visit: onto, faults: [] };
     const task = { ...this.#taskOf(engine, 0, block, staged, base), tiles: block.parts![part]! };
     const visit = await this.#options.tiles.visit(task, onto);
-    if (hasFiniteNorms(visit, staged.models.length)) return { visit, faults: [] };
+    if (isFiniteVisit(visit)) return { visit, faults: [] };
     const faults = await findFaults(this.#options.tiles, engine.slot, task, staged);
     if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
     return { visit, faults };
@@ -332,7 +332,7 @@ export class IncrementalEngine {
     let visit = await this.#options.tiles.visit(task);
     engine.stored = settleRows(engine.stored);
     let faults: readonly ReadFault[] = [];
-    if (!hasFiniteNorms(visit, kept.models.length)) {
+    if (!isFiniteVisit(visit)) {
       faults = await findFaults(this.#options.tiles, engine.slot, task, kept);
       if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
       kept = leaveOut(kept, new Set(faults.map(({ model }) => model)));

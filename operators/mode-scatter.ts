@@ -6,10 +6,12 @@
 // of the models, whatever their mean is; the mean itself is float64.
 // Cost a weight and model: `side` flops a mode. Memory: 8 bytes a weight of the slot for the mean, 4 bytes a weight of the
 // models sampled at a time, 4 side (side + 512) bytes a mode.
+import { displayName } from '../sources/display-name.ts';
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
-import { faultsOf, leaveOut } from './find-faults.ts';
+import { NumericalFailure } from './errors.ts';
+import { allFinite, faultsOf, leaveOut } from './find-faults.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { blocksOf, isDiagonal, mirrorDiagonal, packedLength, packedTrace, unpacked } from './linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK, topEigenpairs } from './linalg/top-eigenpairs.ts';
@@ -318,6 +320,11 @@ export class ModeScatter {
   async #spectrumOf({ slot, models }: SlotScatter, { mode, side, packed }: Scatter): Promise<ModeSpectrum> {
     const { rank, center, tiles } = this.#options;
     const values = new Float64Array(packed);
+    if (!allFinite(values)) {
+      const { library, version } = tiles.info;
+      const detail = `${library} ${version} made a scatter matrix that is not finite, although every weight is`;
+      throw new NumericalFailure({ slot: displayName(slot.name), detail });
+    }
     mirrorDiagonal(values, side);
     const each = samplesOf(mode, slot);
     const most = Math.min(side, (center ? models.length - 1 : models.length) * each);
