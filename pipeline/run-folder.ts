@@ -58,11 +58,18 @@ export const publishResults = (out: string, plan: Pick<Plan, 'generations'>): vo
 export const createRunFolder = (out: string, config: RunConfig): void => {
   try {
     for (const folder of [CHECKPOINTS, 'spill', ...(config.basis ? basisFolders(config.center) : [])]) {
-      mkdirSync(join(out, folder), { recursive: true });
+      makeFolder(join(out, folder));
     }
   } catch (cause) {
     throw sinkFailure(out, 'creating the run folder', cause);
   }
+};
+
+/** As `mkdir -p`, with the true cause where it fails: Node says ENOENT of a file system that is read-only. */
+const makeFolder = (path: string): void => {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path));
+  mkdirSync(path);
 };
 
 /**

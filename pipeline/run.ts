@@ -379,4 +379,11 @@ const verified = (plan: Plan, known = 0) =>
     return { plan: { ...plan, models, generations, skipped, bytesToRead }, contents: digests };
   });
 
-const discard = (out: string): Effect.Effect<void> => Effect.sync(() => discardRunFolder(out));
+const discard = (out: string): Effect.Effect<void> =>
+  Effect.sync(() => {
+    try {
+      discardRunFolder(out);
+    } catch {
+      // What failed before is to be told; a run that never was is cleared away by the next one.
+    }
+  });
