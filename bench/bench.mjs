@@ -1,7 +1,8 @@
-// npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, memory, scale, cold, or all. Every part makes its
-// data below data/ once, prints its tables and leaves its figures below results/.
+// npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, memory, scale, cold, checkpoints or
+// all. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { benchCheckpoints } from './checkpoints.mjs';
 import { benchCold } from './cold.mjs';
 import { cli } from './command.mjs';
 import { benchEngines } from './engines.mjs';
@@ -17,6 +18,7 @@ const parts = {
   memory: benchMemory,
   scale: benchScale,
   cold: benchCold,
+  checkpoints: benchCheckpoints,
 };
 const words = process.argv.slice(2);
 const quick = words.includes('--quick');

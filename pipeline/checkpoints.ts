@@ -297,6 +297,7 @@ export class Checkpoints {
     at: { readonly first: number; readonly slots: number; readonly models: number; readonly blocks: number },
     save: (file: OpenFile) => Promise<SavedGroup>,
   ): Promise<PendingSlots> {
+    const began = performance.now();
     const file = this.#store.open('rows');
     let saved: SavedGroup;
     try {
@@ -311,7 +312,7 @@ export class Checkpoints {
       this.#store.put('states', 'arrow', encodeStates(slots)),
     ]);
     sealed.catch(() => {});
-    return { ...at, sealed };
+    return { ...at, began, sealed };
   }
 
   /** Makes a checkpoint of the running group's states, with all that was found out by now. */
@@ -355,7 +356,7 @@ export class Checkpoints {
     running: readonly PendingSlots[],
     sums: Uint8Array | null,
   ): void {
-    const start = performance.now();
+    const start = Math.min(performance.now(), ...running.map(({ began }) => began));
     // Whatever was marked before is older.
     this.#boundaryIsWritten = true;
     const kept = this.#keptSoon.filter(({ first, slots }) => first + slots <= position.done.models);
@@ -366,7 +367,7 @@ export class Checkpoints {
     const writing = this.#tail.then(async () => {
       const begin = await this.#begin;
       this.#files.set(begin.name, begin);
-      const nameOf = async ({ sealed, ...at }: PendingSlots): Promise<SavedSlots> => {
+      const nameOf = async ({ sealed, began: _began, ...at }: PendingSlots): Promise<SavedSlots> => {
         const [rows, states] = await sealed;
         this.#files.set(rows.name, rows);
         this.#files.set(states.name, states);
@@ -421,6 +422,8 @@ export interface PendingSlots {
   readonly slots: number;
   readonly models: number;
   readonly blocks: number;
+  /** When their writing began, on the clock of `performance`. */
+  readonly began: number;
   readonly sealed: Promise<readonly [rows: StoredFile, states: StoredFile]>;
 }
 

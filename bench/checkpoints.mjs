@@ -1,0 +1,120 @@
+// The part `checkpoints`: what they cost a run that takes a minute, at the pace it chooses by itself, and how fast one large
+// state is written, against a file of the same size written and synced on the same disk. Over a warm page cache.
+import { linkSync, mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { runWatched } from './command.mjs';
+import { describeMachine } from './machine.mjs';
+import { ensureModelSet, modelBytes, modelName } from './model-set.mjs';
+import { findPython, runPython } from './python.mjs';
+import { printTable, writeResults } from './results.mjs';
+import { median } from './statistics.mjs';
+
+const MB = 1e6;
+const COST_TARGET = 0.05;
+const RATE_TARGET = 0.5;
+
+function planOfPart(quick) {
+  const side = quick ? 1024 : 4096;
+  return {
+    folder: quick ? 'checkpoints-quick' : 'checkpoints',
+    set: { models: 16, shapes: [[side, side]], seed: 20256 },
+    /** Names for the models: each is folded as often as it has names. */
+    names: quick ? 160 : 640,
+    settings: [
+      '--rank',
+      8,
+      '--block',
+      16,
+      '--memory',
+      '4GiB',
+      '--device',
+      'blas',
+      '--threads',
+      2,
+      '--no-basis',
+      '--drop-state',
+    ],
+    repetitions: quick ? 1 : 3,
+  };
+}
+
+/** More names for the same files. */
+function withMoreNames(models, count, folder) {
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const names = Array.from({ length: count }, (_, i) => join(folder, `${String(i).padStart(5, '0')}.safetensors`));
+  names.forEach((name, i) => linkSync(join(models, modelName(i % 16)), name));
+  return folder;
+}
+
+/** @returns whether all ran; a target that is missed is told, not failed */
+export async function benchCheckpoints({ data, quick }) {
+  const part = planOfPart(quick);
+  const models = ensureModelSet(join(data, part.folder), part.set);
+  const many = withMoreNames(models, part.names, join(data, 'checkpoints-names'));
+  const out = join(data, 'run-checkpoints');
+  const measure = async (folder, every) => {
+    rmSync(out, { recursive: true, force: true });
+    const flags = every === null ? [] : ['--checkpoint-every', every];
+    const { done, events } = await runWatched([folder, ...part.settings, ...flags, '--out', out]);
+    // The first says what the run is, the last that it is finished.
+    const written = events.filter(({ type }) => type === 'checkpoint').slice(1, -1);
+    return { fit_s: done.fit_s, seconds: written.map(({ seconds }) => seconds) };
+  };
+  try {
+    const runs = { none: [], pace: [] };
+    for (let i = 0; i < part.repetitions; i++) {
+      console.error(`  repetition ${i + 1}`);
+      runs.none.push(await measure(many, '24h'));
+      runs.pace.push(await measure(many, null));
+    }
+    const [none, pace] = [runs.none, runs.pace].map((some) => median(some.map(({ fit_s }) => fit_s)));
+    const cost = pace / none - 1;
+    const features = part.set.shapes[0][0] * part.set.shapes[0][1];
+    const bytes = features * 4 * (2 + Math.min(16, part.set.models - 1));
+    const each = await measure(models, part.set.models);
+    const numpy = findPython('numpy');
+    const limits = numpy
+      ? runPython(numpy, join(import.meta.dirname, 'machine-limit.py'), [models, data, bytes])
+      : { write_bytes_per_s: Number.NaN };
+    if (!numpy) console.error('SKIPPED: no Python with numpy: the disk is not measured');
+    const all = [...each.seconds, ...runs.pace.flatMap(({ seconds }) => seconds)];
+    const rate = bytes / median(all);
+    const share = rate / limits.write_bytes_per_s;
+    printTable(`checkpoints: ${part.names} models of ${(modelBytes(part.set) / MB).toFixed(0)} MB, one slot, rank 8`, [
+      ['', 'without, s', 'as chosen, s', 'checkpoints a run', 'cost', `at most ${COST_TARGET * 100}%`],
+      [
+        'fit',
+        none.toFixed(2),
+        pace.toFixed(2),
+        runs.pace.map(({ seconds }) => seconds.length).join(', '),
+        `${(cost * 100).toFixed(1)}%`,
+        cost <= COST_TARGET ? 'met' : 'MISSED',
+      ],
+    ]);
+    printTable('one checkpoint, from the first byte to a durable manifest', [
+      ['state, MB', 'seconds (median)', 'MB/s', 'synced file, MB/s', 'share', `at least ${RATE_TARGET}`],
+      [
+        (bytes / MB).toFixed(0),
+        median(all).toFixed(2),
+        (rate / MB).toFixed(0),
+        (limits.write_bytes_per_s / MB).toFixed(0),
+        share.toFixed(2),
+        share >= RATE_TARGET ? 'met' : 'MISSED',
+      ],
+    ]);
+    writeResults(quick ? 'checkpoints-quick' : 'checkpoints', {
+      machine: describeMachine(),
+      cost,
+      share,
+      bytes,
+      runs,
+      each,
+      limits,
+    });
+  } finally {
+    rmSync(out, { recursive: true, force: true });
+    rmSync(join(data, 'checkpoints-names'), { recursive: true, force: true });
+  }
+  return true;
+}
