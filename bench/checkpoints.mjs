@@ -43,7 +43,7 @@ function withMoreNames(models, count, folder) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const names = Array.from({ length: count }, (_, i) => join(folder, `${String(i).padStart(5, '0')}.safetensors`));
-  names.forEach((name, i) => linkSync(join(models, modelName(i % 16)), name));
+  for (const [i, name] of names.entries()) linkSync(join(models, modelName(i % 16)), name);
   return folder;
 }
 
