@@ -16,9 +16,8 @@ import type { SavedSlot } from './state-table.ts';
 import { gramOfState, newRows, renewsAfter, rowsAfter, type StoredRows, settleRows } from './stored-rows.ts';
 import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
 import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
-import { savedRows } from './tile-store.ts';
 import type { SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
-import { blockNorms2, rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
+import { blockNorms2, rowsBeforeBlock, savedRows, updateSubspace } from './update-subspace.ts';
 
 /** A block's weights in memory. */
 export interface TimedRead {

@@ -24,7 +24,7 @@ import type {
   TileTimings,
   VisitTask,
 } from './tile-tasks.ts';
-import { CONSTANT_ROWS, rowsBeforeBlock } from './update-subspace.ts';
+import { CONSTANT_ROWS, rowsBeforeBlock, savedRows } from './update-subspace.ts';
 
 const SHIFT = 1;
 const MEAN = 2;
@@ -392,9 +392,6 @@ export class TileStore {
     return sumOfShift(first, width);
   }
 }
-
-/** Rows of a slot in a checkpoint: all but the ones. */
-export const savedRows = (stateRows: number): number => rowsBeforeBlock(stateRows) - 1;
 
 /** Σ of the shift's entries, out of a panel's first rows, which hold it negated. */
 const sumOfShift = (rows: Float32Array, width: number): number => {

@@ -11,6 +11,9 @@ export const CONSTANT_ROWS = 2;
 /** Tile rows that are not models: ones, −shift, mean, then r state rows. */
 export const rowsBeforeBlock = (stateRows: number): number => CONSTANT_ROWS + 1 + stateRows;
 
+/** Rows of a slot in a checkpoint: all of those but the ones. */
+export const savedRows = (stateRows: number): number => rowsBeforeBlock(stateRows) - 1;
+
 /** Inner products of a slot's tile rows, summed over all of its features. */
 export interface BlockGram {
   /** Row-major, (3 + r + b) x columns; rows are [1; −shift; m; S; X]. */

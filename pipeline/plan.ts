@@ -8,6 +8,8 @@ import { type FoundDevice, findDevice } from '../operators/devices/device-spec.t
 import { DeviceUnavailable } from '../operators/errors.ts';
 import { sideOf } from '../operators/mode-scatter.ts';
 import type { EngineName } from '../operators/subspace.ts';
+import { maxStateRows } from '../operators/subspace-state.ts';
+import { savedRows } from '../operators/update-subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
@@ -126,6 +128,25 @@ export interface Plan extends ReadingPlan {
 
 /** Disk that slots too large for the memory take, one after the other. */
 export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(0, ...groupSpill);
+
+/** Bytes of states: those that the run leaves for `extend`, and the most that it has on the disk while it runs. */
+export const stateBytes = ({
+  groups,
+  models,
+  engine,
+  config: { rank, center, dropState },
+}: Pick<Plan, 'groups' | 'models' | 'engine' | 'config'>): { readonly kept: number; readonly most: number } => {
+  if (engine === 'exact') return { kept: 0, most: 0 };
+  const each = groups.map(({ slots }) =>
+    slots.reduce((sum, { features }) => {
+      const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true }, models.length);
+      return sum + features * 4 * savedRows(rows);
+    }, 0),
+  );
+  const kept = dropState ? 0 : each.reduce((a, b) => a + b, 0);
+  // Two checkpoints stay, and one is on its way.
+  return { kept, most: kept + 3 * Math.max(0, ...each) };
+};
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
 

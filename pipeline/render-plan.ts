@@ -4,7 +4,7 @@ import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import { sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
-import { bytesToSpill, groupsInOrder, type Plan, peakMemory } from './plan.ts';
+import { bytesToSpill, groupsInOrder, type Plan, peakMemory, stateBytes } from './plan.ts';
 
 const NAMES_SHOWN = 8;
 
@@ -31,13 +31,18 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
     `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
     `to read    ${formatBytes(plan.bytesToRead)}, ${readingOf(plan)}`,
-    `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}`,
+    `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}${describeState(plan)}`,
     ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
     ...(estimate === null ? [] : list('time', timeLines(estimate))),
     ...list('warning', device.warnings),
   ];
   return `${lines.join('\n')}\n`;
+};
+
+const describeState = (plan: Plan): string => {
+  const { kept } = stateBytes(plan);
+  return kept === 0 ? '' : `, and ${formatBytes(kept)} of state that extend goes on from (--drop-state)`;
 };
 
 /** Slots too large for the memory, and the disk they take instead. */
@@ -167,6 +172,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
   bytes_to_read: plan.bytesToRead,
   bytes_to_write: plan.bytesToWrite,
   bytes_to_spill: bytesToSpill(plan),
+  bytes_of_state: stateBytes(plan),
   flops: plan.flops,
   estimate: estimate === null ? null : estimateToJson(estimate),
   warnings: plan.device.warnings,

@@ -1,8 +1,8 @@
 // The main job. Effect owns what has a lifetime (workers, files, the run folder, its lease) and every way it can fail; what
 // is done in between is execution.ts.
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { Effect } from 'effect';
+import { Cause, Effect, Option } from 'effect';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
 import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
@@ -20,7 +20,7 @@ import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRu
 import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
 import { Execution, type Going, quoted, type RunControl } from './execution.ts';
 import { Lease, leaseHolder } from './lease.ts';
-import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan } from './plan.ts';
+import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan, stateBytes } from './plan.ts';
 import { createRunFolder, createScratch, discardRunFolder, removeScratch, resultsFolder } from './run-folder.ts';
 import { type RunStatus, statusOf } from './run-status.ts';
 import type { Telemetry } from './telemetry.ts';
@@ -80,16 +80,21 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
     const begin = beginOf(plan, contents);
     yield* execute({ out, plan, begin, going: null, telemetry, control }).pipe(
-      Effect.onError(() => (hasCheckpoint(out) ? Effect.void : discard(out))),
+      Effect.onError((cause) => (isToStay(out, cause) ? Effect.void : discard(out))),
     );
   });
+
+const UNBORN_MS = 60_000;
 
 /** Takes away what a run left that was killed before it had written down what it is. */
 const clearUnborn = (out: string): Effect.Effect<void> =>
   Effect.sync(() => {
     const folder = checkpointFolder(out);
     if (!existsSync(folder) || existsSync(join(out, 'run.json')) || leaseHolder(folder) !== null) return;
-    if (!readdirSync(folder).some((name) => name.startsWith('manifest-'))) discardRunFolder(out);
+    const names = readdirSync(folder);
+    // Without a lease it may be one that begins right now.
+    const isOld = Date.now() - statSync(folder).mtimeMs > UNBORN_MS || names.some((name) => name.startsWith('lease-'));
+    if (isOld && !names.some((name) => name.startsWith('manifest-'))) discardRunFolder(out);
   });
 
 /** Where the output is a run already, the command that goes on with it. */
@@ -199,6 +204,8 @@ export const extendRun = (
       const checked = config.verify ? yield* verified(planned, known) : { plan: planned, contents: new Map() };
       const { plan } = checked;
       yield* checkSpace(out, plan);
+      // What an extension left that never came to a checkpoint.
+      removeScratch(resultsFolder(out, plan));
       yield* attempt(() => createRunFolder(resultsFolder(out, plan), config));
       const begin = beginOf(plan, new Map([...contentsOf(before), ...checked.contents]));
       const inexact = content.inexact;
@@ -270,9 +277,15 @@ const withAdvice = (run: string, error: RunError): RunError =>
     ? new RunChanged({ run, differences: [error.message], advice: SOURCES_ADVICE })
     : error;
 
-const hasCheckpoint = (out: string): boolean => {
+/**
+ * Whether a run that ended early leaves its folder: where it was asked to stop, or has a checkpoint of its work (the first
+ * says only what it is), or where the folder is somebody else's.
+ */
+const isToStay = (out: string, cause: Cause.Cause<RunError>): boolean => {
+  const error = Option.getOrNull(Cause.findErrorOption(cause));
+  if (error instanceof Interrupted || error instanceof RunLocked) return true;
   try {
-    return recoverRun(out).manifest!.sequence > 1;
+    return readdirSync(checkpointFolder(out)).some((name) => /^manifest-(?!00000001)\d{8}\.json$/.test(name));
   } catch {
     return false;
   }
@@ -280,7 +293,11 @@ const hasCheckpoint = (out: string): boolean => {
 
 const checkSpace = (out: string, plan: Plan): Effect.Effect<void, SinkFailed> =>
   checkFreeSpace([
-    { folder: out, bytes: plan.bytesToWrite, advice: '--no-basis writes the least' },
+    {
+      folder: out,
+      bytes: plan.bytesToWrite + stateBytes(plan).most,
+      advice: '--no-basis and --drop-state write the least',
+    },
     {
       folder: plan.config.scratch ?? out,
       bytes: bytesToSpill(plan),

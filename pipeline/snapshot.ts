@@ -55,6 +55,8 @@ export const writeSnapshot = (
       models: plan.models.length,
       slots: estimates.map(({ slot }) => slot.id),
     });
+    // Of a block that a resumed run has folded again.
+    rmSync(final, { recursive: true, force: true });
     renameSync(temporary, final);
     nodeDisk.syncFolder(join(out, 'snapshots'));
   } catch (cause) {

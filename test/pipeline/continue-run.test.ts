@@ -258,6 +258,44 @@ describe('resume', () => {
     expect(tableDigests(run)).toEqual(tableDigests(whole));
   });
 
+  it('stopped before anything is done, with engine exact: goes on from the beginning', async () => {
+    const run = join(root, 'early');
+    const options = [models, '--out', run, ...common, '--engine', 'exact'];
+    const { child, ended, seen } = startCli(['run', ...options, '--json']);
+    await seen('stdout', '"checkpoint":1');
+    child.kill('SIGUSR1');
+    expect((await ended).code).toBe(75);
+    const { code, stderr, event } = await resumed(run);
+    expect(code, stderr).toBe(0);
+    expect(event).toMatchObject({ block: 0, modelsSeen: 0 });
+    const exact = join(root, 'early-whole');
+    expect((await runCli(['run', models, '--out', exact, ...common, '--engine', 'exact'])).code).toBe(0);
+    expect(tableDigests(run)).toEqual(tableDigests(exact));
+  });
+
+  it('makes the snapshots of blocks that are folded again', async () => {
+    const run = join(root, 'snapshots');
+    const options = ['--snapshot-every', '1', '--checkpoint-every', '40'];
+    const { child, ended, seen } = startCli(['run', models, '--out', run, ...common, ...options, '--json']);
+    await seen('stdout', '"folder":"snapshots/000015"');
+    child.kill('SIGKILL');
+    await ended;
+    const { code, stderr, event } = await resumed(run);
+    expect(code, stderr).toBe(0);
+    expect(event.lost).toBeGreaterThan(0);
+    expect(readdirSync(join(run, 'snapshots'))).toHaveLength(49);
+  });
+
+  it('two runs into one folder at once: one of them does it', async () => {
+    const run = join(root, 'twice');
+    const both = await Promise.all([0, 1].map(() => runCli(['run', models, '--out', run, ...common, '--quiet'])));
+    expect(both.map(({ code }) => code).sort()).toEqual([
+      0,
+      expect.toSatisfy((code: number) => code === 73 || code === 75),
+    ]);
+    expect(tableDigests(run)).toEqual(tableDigests(whole));
+  });
+
   it('says what is no run', async () => {
     const { code, stderr } = await runCli(['resume', models]);
     expect(code).toBe(65);

@@ -1,5 +1,5 @@
 // Runs that are killed at seeded random moments and resumed, again and again, until they finish.
-import { linkSync, mkdirSync } from 'node:fs';
+import { linkSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { nodeDisk } from '../../sinks/disk.ts';
 import { normals } from '../operators/planted.ts';
@@ -50,11 +50,25 @@ export interface Killed {
   readonly kills: number;
   /** Different places that a resumed run went on from. */
   readonly places: number;
-  /** Kills that left a file of a checkpoint without its name. */
+  /** Kills in the middle of a commit. */
   readonly inCommits: number;
   /** Kills before anything was durable, so that the run was begun anew. */
   readonly anew: number;
 }
+
+/** Whether there are files that no manifest names, or a manifest that is not whole: a commit was on its way. */
+const isInCommit = (folder: string, names: readonly string[]): boolean => {
+  const named = new Set<string>();
+  for (const name of names.filter((one) => one.startsWith('manifest-'))) {
+    try {
+      const { manifest } = JSON.parse(readFileSync(join(folder, name), 'utf8'));
+      for (const file of manifest.files) named.add(file.name);
+    } catch {
+      return true;
+    }
+  }
+  return names.some((name) => name.startsWith('.tmp-') || (/-[0-9a-f]{16}\./.test(name) && !named.has(name)));
+};
 
 /** Minimal standard generator: the same moments in every run of the test. */
 const uniform = (seed: number): (() => number) => {
@@ -93,7 +107,7 @@ export const runKilled = async (
     if (code !== null) throw new Error(`ended with ${code}: ${stderr}`);
     kills++;
     const checkpoints = nodeDisk.list(join(out, 'checkpoints'));
-    if (checkpoints.some((name) => name.startsWith('.tmp-'))) inCommits++;
+    if (isInCommit(join(out, 'checkpoints'), checkpoints)) inCommits++;
     // Killed before the run had written what it is, it is begun anew.
     isBegun = checkpoints.some((name) => name.startsWith('manifest-'));
     if (!isBegun) anew++;
