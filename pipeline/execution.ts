@@ -376,7 +376,8 @@ export class Execution {
   }
 
   #models(): Observable<BlockUpdate> {
-    if (this.#plan.groups.length === 0) return EMPTY;
+    // Of a run that goes on all groups may be done, and their sums not.
+    if (this.#plan.groups.length === 0 && this.#sums.size === 0) return EMPTY;
     return this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
   }
 

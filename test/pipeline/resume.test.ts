@@ -25,7 +25,7 @@ const common = [models, '--rank', '4', '--block', '3', '--checkpoint-every', '3'
 const ways = devices.flatMap(({ name }) => [
   { name, engine: 'incremental', memory: '4GiB', extra: [] },
   { name, engine: 'incremental', memory: '24MiB', extra: ['--mode', 'models,rows'] },
-  { name, engine: 'exact', memory: '64MiB', extra: ['--group-by', '[ab]'] },
+  { name, engine: 'exact', memory: '64MiB', extra: ['--group-by', '[ab]', '--mode', 'models,cols'] },
 ]);
 
 describe.each(ways)('$engine on $name in $memory $extra', ({ name, engine, memory, extra }) => {
