@@ -61,7 +61,7 @@ const finish = async (out: string): Promise<void> => {
 
 const calls = ['openat', 'write', 'pwrite64', 'fsync', 'rename', 'unlink', 'ftruncate', 'close'];
 
-/** The calls of two checkpoints, the second of which takes the place of the one before last: by name, which ones of their thread they are. */
+/** The calls of a checkpoint that takes the place of an older one: by name, which ones of their thread they are. */
 const callsOfCommit = async (): Promise<ReadonlyMap<string, ReadonlySet<number>>> => {
   const log = join(root, 'trace');
   const out = join(root, 'traced');
@@ -76,7 +76,7 @@ const callsOfCommit = async (): Promise<ReadonlyMap<string, ReadonlySet<number>>
     const count = (counts.get(thread + call) ?? 0) + 1;
     counts.set(thread + call, count);
     if (call === 'openat' && line.includes('.tmp-rows')) begun++;
-    if (begun === 2 || begun === 3) found.set(call, (found.get(call) ?? new Set()).add(count));
+    if (begun === 3) found.set(call, (found.get(call) ?? new Set()).add(count));
   }
   return found;
 };
