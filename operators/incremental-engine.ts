@@ -58,6 +58,8 @@ export interface RestoredGroup {
   readonly slots: readonly SavedSlot[];
   readonly path: string;
   readonly fd: number;
+  /** Called when its rows have been read. */
+  readonly close: () => void;
 }
 
 /** What the parts of a block that came so far have added up to. */
@@ -294,7 +296,12 @@ export class IncrementalEngine {
       // The threads have them open: nothing is left behind, however the run ends.
       if (spill !== null) forgetSpillFiles(spill);
     }
-    if (saved !== null) await Promise.all(this.#slots.map((engine, i) => this.#load(engine, i, saved)));
+    if (saved === null) return;
+    try {
+      await Promise.all(this.#slots.map((engine, i) => this.#load(engine, i, saved)));
+    } finally {
+      saved.close();
+    }
   }
 
   async #load(engine: SlotEngine, index: number, { slots, path, fd }: RestoredGroup): Promise<void> {

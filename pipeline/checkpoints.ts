@@ -75,8 +75,13 @@ const journalName = ({ generations }: Begin): string =>
 
 export const checkpointFolder = (run: string): string => join(run, CHECKPOINTS);
 
-/** Finds a run's newest checkpoint that holds. Throws `SinkFailed`, `UnknownFormat`. */
-export const recoverRun = (run: string): Recovered<RunContent> => recoverCheckpoint(run, checkpointFolder(run));
+/**
+ * Finds a run's newest checkpoint that holds.
+ * @param files look at all of its files, too; else at the manifest alone
+ * Throws `SinkFailed`, `UnknownFormat`.
+ */
+export const recoverRun = (run: string, files: 'files' | 'manifest' = 'files'): Recovered<RunContent> =>
+  recoverCheckpoint(run, checkpointFolder(run), nodeDisk, files);
 
 /** Reads what a run is. */
 export const readBegin = (run: string, { content }: Manifest<RunContent>): Begin =>
@@ -232,20 +237,6 @@ export class Checkpoints {
     return new Checkpoints(options, store, { spool, journal }, recovered.manifest);
   }
 
-  /** Whether the disk is still busy with the one before. */
-  get isBusy(): boolean {
-    return this.#busy > 0;
-  }
-
-  /** What there is to go on from with slots [first, first + count), with the file opened; the caller closes it. */
-  restore(first: number, count: number): RestoredGroup {
-    const saved = this.#waiting.find((one) => one.first <= first && first + count <= one.first + one.slots);
-    if (saved === undefined) throw new Error(`no checkpoint has the slots ${first} to ${first + count - 1}`);
-    const path = join(this.#folder, saved.rows);
-    const slots = decodeStates(readWhole(join(this.#folder, saved.states)));
-    return { slots, path, fd: nodeDisk.open(path) };
-  }
-
   /**
    * Those of an extension of a finished run, whose states it goes on from.
    * @param each sees what the run had found out
@@ -269,6 +260,21 @@ export class Checkpoints {
     return new Checkpoints(options, store, { spool, journal }, going);
   }
 
+  /** Whether the disk is still busy with the one before. */
+  get isBusy(): boolean {
+    return this.#busy > 0;
+  }
+
+  /** What there is to go on from with slots [first, first + count), with the file opened. */
+  restore(first: number, count: number): RestoredGroup {
+    const saved = this.#waiting.find((one) => one.first <= first && first + count <= one.first + one.slots);
+    if (saved === undefined) throw new Error(`no checkpoint has the slots ${first} to ${first + count - 1}`);
+    const path = join(this.#folder, saved.rows);
+    const slots = decodeStates(readWhole(join(this.#folder, saved.states)));
+    const fd = nodeDisk.open(path);
+    return { slots, path, fd, close: () => nodeDisk.close(fd) };
+  }
+
   /** A file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
   read(name: string): Uint8Array {
     return readWhole(join(this.#folder, name));
@@ -290,8 +296,8 @@ export class Checkpoints {
   }
 
   /**
-   * Writes the states of slots [first, first + count), whose rows `save` puts into a file.
-   * @param keep they are final, and are kept
+   * Writes the states of slots [first, first + slots), whose rows `save` puts into a file.
+   * Rejects with `SinkFailed`.
    */
   async save(
     at: { readonly first: number; readonly slots: number; readonly models: number; readonly blocks: number },

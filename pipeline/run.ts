@@ -127,7 +127,7 @@ export const resumeRun = (
   control: RunControl,
 ): Effect.Effect<boolean, RunError> =>
   Effect.gen(function* () {
-    const seen = yield* recovered(out);
+    const seen = yield* recovered(out, 'manifest');
     if (seen.manifest === null) {
       if (existsSync(join(out, 'run.json'))) return false;
       return yield* nothingToResume(out, seen);
@@ -171,7 +171,7 @@ export const extendRun = (
 ): Effect.Effect<boolean, RunError> =>
   Effect.scoped(
     Effect.gen(function* () {
-      const seen = yield* recovered(out);
+      const seen = yield* recovered(out, 'manifest');
       if (seen.manifest === null) return yield* nothingToResume(out, seen);
       const lease = yield* leaseOf(out, seen.manifest.fence);
       const from = yield* recovered(out);
@@ -252,10 +252,10 @@ const sameDevice = (
   return Effect.fail(new RunChanged({ run: out, differences: [`device: ${difference}`], advice }));
 };
 
-const recovered = (out: string): Effect.Effect<Recovered<RunContent>, RunError> =>
+const recovered = (out: string, look: 'files' | 'manifest' = 'files'): Effect.Effect<Recovered<RunContent>, RunError> =>
   attempt(() => {
     try {
-      return recoverRun(out);
+      return recoverRun(out, look);
     } catch (cause) {
       if (cause instanceof UnknownFormat) throw new RunUnusable({ run: out, detail: cause.message });
       throw cause;
@@ -370,7 +370,11 @@ const blocksBehind = (path: string, size: number): number => {
 const verified = (plan: Plan, known = 0) =>
   Effect.gen(function* () {
     const added = plan.models.slice(known);
-    const { digests, faults } = yield* verifyContents({ ...plan, models: added });
+    const { digests, faults } = yield* verifyContents({
+      ...plan,
+      models: added,
+      groups: groupsInOrder(plan).map(({ group }) => group),
+    });
     const baseFault = plan.base === null ? undefined : faults.get(plan.base);
     const first = baseFault ?? [...faults.values()][0];
     if (first !== undefined && (plan.config.onBadSource === 'error' || baseFault !== undefined)) {

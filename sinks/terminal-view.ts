@@ -18,8 +18,10 @@ type Plan = Extract<TelemetryEvent, { type: 'plan' }>;
 
 export interface ViewState {
   readonly block: Block | null;
-  /** Seconds at the end of the group before: models are counted anew in every group. */
+  /** Seconds at the end of the group before: models are counted anew in every group. Or where a run goes on. */
   readonly groupStart: number;
+  /** Models that the group had then. */
+  readonly groupModels: number;
   readonly skipped: number;
   readonly warnings: number;
   readonly written: { readonly files: number; readonly bytes: number; readonly last: string | null };
@@ -28,6 +30,7 @@ export interface ViewState {
 export const emptyView: ViewState = {
   block: null,
   groupStart: 0,
+  groupModels: 0,
   skipped: 0,
   warnings: 0,
   written: { files: 0, bytes: 0, last: null },
@@ -36,8 +39,10 @@ export const emptyView: ViewState = {
 /** The state after an event. */
 export function updateView(state: ViewState, event: TelemetryEvent): ViewState {
   switch (event.type) {
+    case 'resumed':
+      return { ...state, groupStart: event.seconds, groupModels: event.modelsSeen };
     case 'group':
-      return { ...state, groupStart: state.block?.seconds ?? 0 };
+      return state.block === null ? state : { ...state, groupStart: state.block.seconds, groupModels: 0 };
     case 'block':
       return { ...state, block: event };
     case 'skip':
@@ -61,7 +66,7 @@ interface Progress {
   readonly eta: number;
 }
 
-function measure({ block, groupStart }: ViewState): Progress | null {
+function measure({ block, groupStart, groupModels }: ViewState): Progress | null {
   if (block === null) return null;
   const { bytesRead, bytesToRead, seconds, modelsSeen } = block;
   const bytesPerSecond = seconds > 0 ? bytesRead / seconds : Number.NaN;
@@ -69,7 +74,7 @@ function measure({ block, groupStart }: ViewState): Progress | null {
   return {
     share: bytesToRead > 0 ? Math.min(1, bytesRead / bytesToRead) : 1,
     bytesPerSecond,
-    modelsPerSecond: inGroup > 0 ? modelsSeen / inGroup : Number.NaN,
+    modelsPerSecond: inGroup > 0 ? (modelsSeen - groupModels) / inGroup : Number.NaN,
     eta: bytesRead > 0 ? Math.max(0, bytesToRead - bytesRead) / bytesPerSecond : Number.NaN,
   };
 }

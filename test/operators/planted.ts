@@ -200,7 +200,10 @@ const incremental = (
     const last = { ...blocks.at(-1)!, group, models: [] };
     const [first, ...others] = rest.length === 0 ? [last] : rest;
     return from([{ ...first!, first: true }, ...others]).pipe(
-      incrementalPca<Subspace>({ ...options, restore: () => ({ slots: decodeStates(saved!), path, fd }) }),
+      incrementalPca<Subspace>({
+        ...options,
+        restore: () => ({ slots: decodeStates(saved!), path, fd, close: () => {} }),
+      }),
       finalize(() => {
         closeSync(fd);
         rmSync(folder, { recursive: true });

@@ -88,8 +88,8 @@ it('with skip, the numbers are those of a run without the model, where the block
 describe('--verify', () => {
   const options = ['--verify', '--rank', '4', '--quiet'];
 
-  it('finds the fault before anything is made', () => {
-    const { code, stderr } = cli('run', 'bad', '--out', 'verify', ...options);
+  it.each(['models', 'rows'])('finds the fault before anything is made, in mode %s', (mode) => {
+    const { code, stderr } = cli('run', 'bad', '--out', 'verify', '--mode', mode, ...options);
     expect(code).toBe(65);
     expect(stderr).toMatch(/m5\.safetensors: tensor b: entry 33333 is NaN/);
     expect(existsSync(join(folder, 'verify'))).toBe(false);

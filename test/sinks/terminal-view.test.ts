@@ -5,6 +5,7 @@ import {
   emptyView,
   renderPlanLine,
   renderProgressLine,
+  renderResumedLines,
   renderView,
   updateView,
   type ViewState,
@@ -37,6 +38,30 @@ describe('renderView', () => {
     expect(renderView(state, { columns: 100, rows: 24, color: false })[1]).toBe(
       '6.00 GB of 8.00 GB  600 MB/s  512/1,024 models  256/s  group 2/2  block 16/32',
     );
+  });
+
+  it('counts from where a run went on', () => {
+    const resumed = {
+      type: 'resumed',
+      checkpoint: 7,
+      groups: 2,
+      group: 1,
+      block: 8,
+      modelsSeen: 256,
+      bytesRead: 5e9,
+      seconds: 9,
+      lost: 3,
+      damages: ['manifest-00000008.json: it is not a whole manifest'],
+    } as const;
+    const group = { type: 'group', group: 1, groups: 2, slots: 3 } as const;
+    const state = viewAfter(resumed, group, block({ group: 1, modelsSeen: 512, bytesRead: 6e9, seconds: 10 }));
+    expect(renderView(state, { columns: 100, rows: 24, color: false })[1]).toBe(
+      '6.00 GB of 8.00 GB  600 MB/s  512/1,024 models  256/s  group 2/2  block 16/32',
+    );
+    expect(renderResumedLines(resumed)).toEqual([
+      'a newer checkpoint cannot be used: manifest-00000008.json: it is not a whole manifest',
+      'resumed from checkpoint 7: group 2 of 2, 256 models in 8 blocks; 3 blocks after it are done again',
+    ]);
   });
 
   it('says what was skipped, warned of and written', () => {
