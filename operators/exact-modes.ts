@@ -7,7 +7,14 @@ import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
-import { ModeScatter, type ModeSpectrum, modelsAtOnce, type ScatterModels, type SlotEnergies } from './mode-scatter.ts';
+import {
+  ModeScatter,
+  type ModeSpectrum,
+  modelsAtOnce,
+  type SavedScatter,
+  type ScatterModels,
+  type SlotEnergies,
+} from './mode-scatter.ts';
 import type { SideMode } from './scatter-tasks.ts';
 import type { Tiles } from './tile-pool.ts';
 
@@ -104,6 +111,15 @@ export class GroupModes {
     return this.#scatter.fold(read, read.base);
   }
 
+  save(write: (bytes: Uint8Array) => void): readonly SavedScatter[] {
+    return this.#scatter.save(write);
+  }
+
+  /** Goes on from what `save` wrote. */
+  load(saved: readonly SavedScatter[], read: (into: Uint8Array, at: number) => void): void {
+    this.#scatter.load(saved, read);
+  }
+
   readAndFold(): Observable<BlockUpdate> {
     return this.#passes.stream(this.#wantsEnergies ? 2 : 1, (read) => this.fold(read));
   }
@@ -157,7 +173,9 @@ class GroupPasses {
     firstBlock: number,
     options: Pick<ExactModesOptions<unknown>, 'tiles' | 'blocks'>,
   ) {
-    this.#plan = { ...plan, groups: [group], block: modelsReadAtOnce(group, plan.block) };
+    // What it reads itself it reads from the beginning.
+    const { folded: _folded, ...whole } = group;
+    this.#plan = { ...plan, groups: [whole], block: modelsReadAtOnce(group, plan.block) };
     this.#group = group;
     this.#index = firstBlock;
     this.#options = options;

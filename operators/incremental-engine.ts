@@ -240,6 +240,11 @@ export class IncrementalEngine {
     return Promise.all(started.map(([i, slot]) => estimateSubspace(this.#options.tiles, i, slot)));
   }
 
+  /** What the group's blocks are also handed to. */
+  get beside(): GroupModes | null {
+    return this.#beside;
+  }
+
   /** Writes the group's rows, done with what was due, and tells the rest. */
   async save(file: { readonly path: string; readonly fd: number }): Promise<SavedGroup> {
     const slots: SavedSlot[] = [];

@@ -45,7 +45,11 @@ export interface IncrementalPcaOptions<R> {
   /** What a checkpoint has of a group whose plan says so (`folded`). */
   readonly restore?: (group: SlotGroup) => RestoredGroup | null;
   /** May write down the running group's state after a block; the stream waits for it. */
-  readonly checkpoint?: (update: BlockUpdate, save: IncrementalEngine['save']) => Promise<void>;
+  readonly checkpoint?: (
+    update: BlockUpdate,
+    save: IncrementalEngine['save'],
+    beside: GroupModes | null,
+  ) => Promise<void>;
   /** After all of a group's slots were finished; the stream waits for it. */
   readonly afterGroup?: (group: SlotGroup) => Promise<void>;
   /** What a group's blocks are also handed to, where they come whole: its modes rows and cols. */
@@ -134,7 +138,9 @@ export const incrementalPca =
                   looks ? defer(() => engine.estimates()).pipe(mergeMap((seen) => snapshot.use(seen, update))) : EMPTY,
                   checkpoint === undefined
                     ? EMPTY
-                    : defer(() => checkpoint(update, (file) => engine.save(file))).pipe(ignoreElements()),
+                    : defer(() => checkpoint(update, (file) => engine.save(file), engine.beside)).pipe(
+                        ignoreElements(),
+                      ),
                   last ? finish : EMPTY,
                 );
               }),

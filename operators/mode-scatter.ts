@@ -104,6 +104,18 @@ export interface SlotEnergies {
   readonly modes: readonly ModeEnergies[];
 }
 
+/** What a checkpoint keeps of a slot beside its arrays: those stand in a file, from byte `at` on. */
+export interface SavedScatter {
+  readonly slotId: number;
+  readonly at: number;
+  /** Ids of the models that are in, and of those that cannot be. */
+  readonly models: Int32Array;
+  readonly left: Int32Array;
+  readonly rawNorm2: Float64Array;
+  readonly meanEntry: Float64Array;
+  readonly hasOrigin: boolean;
+}
+
 interface Scatter {
   readonly mode: SideMode;
   readonly side: number;
@@ -291,6 +303,53 @@ export class ModeScatter {
     return Promise.all(ranges.map((tiles) => ask({ slot: name, features, staged: staged.rows, models, tiles })));
   }
 
+  /**
+   * Writes what blocks so far have come to: of each slot the scatter of every mode, the mean, the origin.
+   * @param write takes them one after the other
+   */
+  save(write: (bytes: Uint8Array) => void): readonly SavedScatter[] {
+    let at = 0;
+    return this.#slots.map((work) => {
+      const { slot, models, left, rawNorm2, meanEntry, origin } = work;
+      const ids = (some: Iterable<PlannedModel>): Int32Array => Int32Array.from(some, ({ id }) => id);
+      const saved: SavedScatter = {
+        slotId: slot.id,
+        at,
+        models: ids(models),
+        left: ids(left),
+        rawNorm2: Float64Array.from(rawNorm2),
+        meanEntry: Float64Array.from(meanEntry),
+        hasOrigin: origin !== null,
+      };
+      for (const array of arraysOf(work)) {
+        write(new Uint8Array(array));
+        at += array.byteLength;
+      }
+      return saved;
+    });
+  }
+
+  /**
+   * Takes what `save` wrote, perhaps of more slots.
+   * @param read fills bytes from a place of the file on
+   */
+  load(saved: readonly SavedScatter[], read: (into: Uint8Array, at: number) => void): void {
+    const byId = new Map(this.#options.models.map((model) => [model.id, model]));
+    for (const work of this.#slots) {
+      const known = saved.find(({ slotId }) => slotId === work.slot.id)!;
+      if (known.hasOrigin) work.origin = new SharedArrayBuffer(work.slot.features * 4);
+      work.models.push(...Array.from(known.models, (id) => byId.get(id)!));
+      for (const id of known.left) work.left.add(byId.get(id)!);
+      work.rawNorm2.push(...known.rawNorm2);
+      work.meanEntry.push(...known.meanEntry);
+      let { at } = known;
+      for (const array of arraysOf(work)) {
+        read(new Uint8Array(array), at);
+        at += array.byteLength;
+      }
+    }
+  }
+
   /** Models of a slot, in the order in which they went in. */
   modelsOf(index: number): ScatterModels {
     const { models, rawNorm2, meanEntry } = this.#slots[index]!;
@@ -445,6 +504,13 @@ export class ModeScatter {
     };
   }
 }
+
+/** What is kept of a slot between two blocks. */
+const arraysOf = ({ scatters, mean, origin }: SlotScatter): readonly SharedArrayBuffer[] => [
+  ...scatters.map(({ packed }) => packed),
+  ...(mean === null ? [] : [mean]),
+  ...(origin === null ? [] : [origin]),
+];
 
 const makeLargestPositive = (row: Float32Array): void => {
   if (largerPeak(0, row) < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;

@@ -4,9 +4,11 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
+import type { GroupModes } from '../operators/exact-modes.ts';
 import type { RestoredGroup, SavedGroup } from '../operators/incremental-engine.ts';
+import type { SavedScatter } from '../operators/mode-scatter.ts';
 import { decodeStates, encodeStates } from '../operators/state-table.ts';
-import type { LogCut } from '../sinks/append-log.ts';
+import { type LogCut, readFully } from '../sinks/append-log.ts';
 import {
   CheckpointStore,
   type Manifest,
@@ -21,7 +23,7 @@ import type { Begin } from './begin.ts';
 import type { Lease } from './lease.ts';
 import type { Continuation } from './plan.ts';
 import { CHECKPOINTS } from './run-folder.ts';
-import { type JournalEntry, RunJournal } from './run-journal.ts';
+import { decode, encode, type JournalEntry, RunJournal } from './run-journal.ts';
 import { UpdateSpool } from './update-spool.ts';
 
 /** States of consecutive slots after some of the models. */
@@ -34,6 +36,9 @@ export interface SavedSlots {
   /** Names of the files: an Arrow table, and float32 rows. */
   readonly states: string;
   readonly rows: string;
+  /** Of the modes rows and cols, where they share the group: JSON, and float arrays. Else null. */
+  readonly sides: string | null;
+  readonly scatter: string | null;
 }
 
 /** How far a run has come. */
@@ -265,10 +270,28 @@ export class Checkpoints {
     return this.#busy > 0;
   }
 
-  /** What there is to go on from with slots [first, first + count), with the file opened. */
-  restore(first: number, count: number): RestoredGroup {
+  #savedOf(first: number, count: number): SavedSlots {
     const saved = this.#waiting.find((one) => one.first <= first && first + count <= one.first + one.slots);
     if (saved === undefined) throw new Error(`no checkpoint has the slots ${first} to ${first + count - 1}`);
+    return saved;
+  }
+
+  /** Hands what there is of slots [first, first + count) in the modes rows and cols to whoever goes on with it. */
+  restoreSides(first: number, count: number, modes: GroupModes): void {
+    const { sides, scatter } = this.#savedOf(first, count);
+    const saved = JSON.parse(readWhole(join(this.#folder, sides!)).toString(), decode) as readonly SavedScatter[];
+    const path = join(this.#folder, scatter!);
+    const fd = nodeDisk.open(path);
+    try {
+      modes.load(saved, (into, at) => readFully(nodeDisk, fd, into, at, path));
+    } finally {
+      nodeDisk.close(fd);
+    }
+  }
+
+  /** What there is to go on from with slots [first, first + count), with the file opened. */
+  restore(first: number, count: number): RestoredGroup {
+    const saved = this.#savedOf(first, count);
     const path = join(this.#folder, saved.rows);
     const slots = decodeStates(readWhole(join(this.#folder, saved.states)));
     const fd = nodeDisk.open(path);
@@ -302,6 +325,7 @@ export class Checkpoints {
   async save(
     at: { readonly first: number; readonly slots: number; readonly models: number; readonly blocks: number },
     save: (file: OpenFile) => Promise<SavedGroup>,
+    beside: GroupModes | null,
   ): Promise<PendingSlots> {
     const began = performance.now();
     const file = this.#store.open('rows');
@@ -316,9 +340,19 @@ export class Checkpoints {
     const sealed = Promise.all([
       this.#store.seal(file, 'rows', 'bin', { size, sha256, pieces }),
       this.#store.put('states', 'arrow', encodeStates(slots)),
+      ...(beside === null ? [] : this.#saveSides(beside)),
     ]);
     sealed.catch(() => {});
     return { ...at, began, sealed };
+  }
+
+  #saveSides(beside: GroupModes): readonly Promise<StoredFile>[] {
+    const arrays: Uint8Array[] = [];
+    const sides = beside.save((bytes) => void arrays.push(bytes));
+    return [
+      this.#store.put('sides', 'json', Buffer.from(JSON.stringify(sides, encode))),
+      this.#store.putAll('scatter', 'bin', arrays),
+    ];
   }
 
   /** Makes a checkpoint of the running group's states, with all that was found out by now. */
@@ -374,10 +408,10 @@ export class Checkpoints {
       const begin = await this.#begin;
       this.#files.set(begin.name, begin);
       const nameOf = async ({ sealed, began: _began, ...at }: PendingSlots): Promise<SavedSlots> => {
-        const [rows, states] = await sealed;
-        this.#files.set(rows.name, rows);
-        this.#files.set(states.name, states);
-        return { ...at, rows: rows.name, states: states.name };
+        const files = await sealed;
+        for (const file of files) this.#files.set(file.name, file);
+        const [rows, states, sides, scatter] = files.map(({ name }) => name);
+        return { ...at, rows: rows!, states: states!, sides: sides ?? null, scatter: scatter ?? null };
       };
       for (const one of kept) {
         this.#keptSoon.splice(this.#keptSoon.indexOf(one), 1);
@@ -399,7 +433,12 @@ export class Checkpoints {
       await Promise.all([this.spool.log.sync(), this.journal.log.sync(), outputs]);
       const named = new Set([
         begin.name,
-        ...[...content.saved, ...content.kept].flatMap(({ rows, states }) => [rows, states]),
+        ...[...content.saved, ...content.kept].flatMap(({ rows, states, sides, scatter }) => [
+          rows,
+          states,
+          sides,
+          scatter,
+        ]),
       ]);
       const files = [...this.#files.values()].filter(({ name }) => named.has(name));
       const { sequence } = await this.#store.commit(
@@ -430,7 +469,8 @@ export interface PendingSlots {
   readonly blocks: number;
   /** When their writing began, on the clock of `performance`. */
   readonly began: number;
-  readonly sealed: Promise<readonly [rows: StoredFile, states: StoredFile]>;
+  /** Rows and states, and where there are any what the modes rows and cols have. */
+  readonly sealed: Promise<readonly StoredFile[]>;
 }
 
 /** What of some slots stands from `from` on. */

@@ -299,20 +299,19 @@ export class Execution {
   async #afterBlock(
     { group, index, blocks, modelsSeen, bytes }: BlockUpdate,
     save: IncrementalEngine['save'],
+    beside: GroupModes | null,
   ): Promise<void> {
     const { config, models, block } = this.#plan;
     const stop = this.#control.stopRequested();
     const isLast = index === blocks - 1;
     const folded = bytes === 0 ? 0 : Math.min(block, models.length);
     const due = (await this.#isDue(folded)) || stop !== null;
-    // What the modes rows and cols have of a group has no file yet: a checkpoint then stands at the group's beginning.
-    const writes = due && group.beside !== true;
-    if (writes || (isLast && !config.dropState)) {
+    if (due || (isLast && !config.dropState)) {
       const start = performance.now();
       const at = { first: group.slots[0]!.id, slots: group.slots.length, models: modelsSeen, blocks: index + 1 };
-      const slots = await this.#checkpoints.save(at, save);
+      const slots = await this.#checkpoints.save(at, save, beside);
       if (isLast) this.#saved = slots;
-      if (writes) this.#checkpoints.commitRunning(slots, this.#position());
+      if (due) this.#checkpoints.commitRunning(slots, this.#position());
       this.#writingSinceBlock += performance.now() - start;
     }
     if (stop !== null) await this.#stop(stop);
@@ -410,7 +409,9 @@ export class Execution {
     if (group.beside !== true) return null;
     const { engine, config, models, block } = this.#plan;
     const before = engine === 'exact' ? passesOver(engine, config) : Math.ceil(models.length / block);
-    return new GroupModes(this.#plan, group, this.#modesOptions, before);
+    const modes = new GroupModes(this.#plan, group, this.#modesOptions, before);
+    if (group.folded !== undefined) this.#checkpoints.restoreSides(group.slots[0]!.id, group.slots.length, modes);
+    return modes;
   }
 
   #exact(): Observable<BlockUpdate> {
@@ -473,7 +474,7 @@ export class Execution {
         beside: (group) => this.#beside(group),
         ...this.#snapshots(),
         restore: (group) => this.#restore(group),
-        checkpoint: (update, save) => this.#afterBlock(update, save),
+        checkpoint: (update, save, beside) => this.#afterBlock(update, save, beside),
         afterGroup: (group) => this.#afterGroup(group, 'models'),
         finish: (subspace) =>
           this.#finishSlot(subspace, subspace, () => spooledHistory(this.#checkpoints.spool, subspace)),

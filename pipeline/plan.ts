@@ -6,6 +6,7 @@ import type { RunConfig } from '../configs/run-config.ts';
 import type { ModeName } from '../configs/schema.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
+import { packedLength } from '../operators/linalg/packed-blocks.ts';
 import { sideOf } from '../operators/mode-scatter.ts';
 import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
@@ -87,7 +88,13 @@ export interface Continuation {
   /** Slots whose results stand, in mode models and in the modes rows and cols. */
   readonly done: { readonly models: number; readonly sides: number };
   /** Slots that have a state to go on from, in order from the first that is not done in mode models. */
-  readonly saved: readonly { readonly slots: number; readonly models: number; readonly blocks: number }[];
+  readonly saved: readonly {
+    readonly slots: number;
+    readonly models: number;
+    readonly blocks: number;
+    /** What the modes rows and cols have of them, where they share the reading. */
+    readonly sides: string | null;
+  }[];
   /** Groups that are done. */
   readonly groups: number;
   /** Sources whose models are folded too, after all others. */
@@ -134,13 +141,17 @@ export const stateBytes = ({
   groups,
   models,
   engine,
-  config: { rank, center, dropState },
+  config,
 }: Pick<Plan, 'groups' | 'models' | 'engine' | 'config'>): { readonly kept: number; readonly most: number } => {
   if (engine === 'exact') return { kept: 0, most: 0 };
-  const each = groups.map(({ slots }) =>
-    slots.reduce((sum, { features }) => {
+  const { rank, center, dropState } = config;
+  const sides = (slot: PlannedSlot): number =>
+    sideModesOf(config).reduce((sum, mode) => sum + packedLength(sideOf(mode, slot)) * 8, slot.features * 8);
+  const each = groups.map(({ slots, beside }) =>
+    slots.reduce((sum, slot) => {
+      const { features } = slot;
       const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true }, models.length);
-      return sum + features * 4 * savedRows(rows);
+      return sum + features * 4 * savedRows(rows) + (beside === true ? sides(slot) : 0);
     }, 0),
   );
   const kept = dropState ? 0 : each.reduce((a, b) => a + b, 0);
@@ -339,8 +350,9 @@ const groupsToDo = (
   const groups: SlotGroup[] = [];
   let at = going.done.models;
   // They share their reading with the modes rows and cols from the first slot to the last, or not at all.
-  const shares = going.done.models === going.done.sides && going.saved.length === 0;
-  const rest = shares ? needs : { ...needs, sides: [] };
+  const mayShare = going.done.models === going.done.sides && going.saved.every(({ sides }) => sides !== null);
+  const share = mayShare && groupSlots(slots.slice(at), needs).some(({ beside }) => beside === true);
+  const rest = share ? needs : { ...needs, sides: [] };
   for (const { slots: count, models, blocks } of going.saved) {
     const own = groupSlots(slots.slice(at, at + count), rest, going.groups + groups.length);
     groups.push(...own.map((group) => ({ ...group, folded: { models, blocks } })));

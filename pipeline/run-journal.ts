@@ -32,7 +32,8 @@ type ArrayName = keyof typeof arrays;
 
 const isArrayName = (name: string): name is ArrayName => name in arrays;
 
-const encode = (_key: string, value: unknown): unknown => {
+/** For `JSON.stringify`. */
+export const encode = (_key: string, value: unknown): unknown => {
   for (const name of Object.keys(arrays) as ArrayName[]) {
     if (!(value instanceof arrays[name])) continue;
     return { [name]: Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('base64') };
@@ -41,7 +42,8 @@ const encode = (_key: string, value: unknown): unknown => {
   return { number: Object.is(value, -0) ? '-0' : String(value) };
 };
 
-const decode = (_key: string, value: unknown): unknown => {
+/** For `JSON.parse`. */
+export const decode = (_key: string, value: unknown): unknown => {
   if (typeof value !== 'object' || value === null) return value;
   const entries = Object.entries(value);
   const [name, text] = entries[0] ?? [];

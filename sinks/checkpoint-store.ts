@@ -167,6 +167,24 @@ export class CheckpointStore<C> {
     return this.seal(file, stem, ending, { size: bytes.length, sha256: sha256(bytes), pieces: null });
   }
 
+  /** Writes arrays one after the other, each a piece. Rejects with `SinkFailed`. */
+  async putAll(stem: string, ending: string, arrays: readonly Uint8Array[]): Promise<StoredFile> {
+    const file = this.open(stem);
+    const whole = createHash('sha256');
+    try {
+      for (const bytes of arrays) {
+        writeFully(this.#disk, file.fd, [bytes]);
+        whole.update(createHash('sha256').update(bytes).digest());
+      }
+    } catch (cause) {
+      this.discard(file);
+      throw sinkFailure(file.path, 'writing it', cause);
+    }
+    const size = arrays.reduce((sum, { length }) => sum + length, 0);
+    const pieces = arrays.map(({ length }) => [1, length] as const);
+    return this.seal(file, stem, ending, { size, sha256: whole.digest('hex'), pieces });
+  }
+
   /** Makes a checkpoint of sealed files and synced logs, durable when it resolves. Rejects with `SinkFailed`. */
   async commit(content: C, files: readonly StoredFile[], logs: readonly StoredLog[]): Promise<Manifest<C>> {
     const sequence = this.#last.sequence + 1;

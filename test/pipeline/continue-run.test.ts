@@ -273,6 +273,34 @@ describe('resume', () => {
     expect(tableDigests(run)).toEqual(tableDigests(exact));
   });
 
+  it.each([
+    ['as it was', []],
+    ['where the modes no longer share a pass', ['--memory', '3MiB']],
+  ])('goes on from a block with all modes, %s', async (name, more) => {
+    const options = [...common, '--mode', 'models,rows,cols'];
+    const reference = join(root, `modes-whole-${name}`);
+    expect((await runCli(['run', models, '--out', reference, ...options, '--quiet'])).code).toBe(0);
+    const run = join(root, `modes-${name}`);
+    const { child, ended, seen } = startCli([
+      'run',
+      models,
+      '--out',
+      run,
+      ...options,
+      '--checkpoint-every',
+      '4',
+      '--json',
+    ]);
+    await seen('stdout', '"checkpoint":5');
+    child.kill('SIGTERM');
+    expect((await ended).code).toBe(75);
+    expect(checkpointsOf(run).some((file) => file.startsWith('scatter-'))).toBe(true);
+    const { code, stderr, event } = await resumed(run, ...more);
+    expect(code, stderr).toBe(0);
+    expect(event.modelsSeen).toBeGreaterThan(8);
+    expect(tableDigests(run)).toEqual(tableDigests(reference));
+  });
+
   it('makes the snapshots of blocks that are folded again', async () => {
     const run = join(root, 'snapshots');
     const options = ['--snapshot-every', '1', '--checkpoint-every', '40'];
