@@ -35,7 +35,7 @@ const incremental: Way = {
 const sums = ['*.1*', '*.2*', '*.3*', '*.4*', '*.5*'];
 const exact: Way = {
   engine: 'exact',
-  models: 200,
+  models: 300,
   slots: Array.from({ length: 120 }, (_, i) => ({ name: `layer.${i}`, shape: [48, 64 + (i % 9)] })),
   options: [
     '--block',
