@@ -58,6 +58,9 @@ const attempt = <A>(step: () => A | Promise<A>): Effect.Effect<A, RunError> =>
     Effect.catch((cause) => (isRunError(cause) ? Effect.fail(cause) : Effect.die(cause))),
   );
 
+/** Gives back what was taken. Where the disk refuses even that, the failure before it is the one to tell. */
+const released = (step: () => void): Effect.Effect<void> => Effect.ignore(attempt(step));
+
 /**
  * Plans and executes a run; leaves a run folder. One that is stopped or fails leaves what `resumeRun` goes on from, or, if
  * it had not written a checkpoint of its work yet, nothing.
@@ -311,7 +314,7 @@ const leaseOf = (out: string, after: number) =>
       mkdirSync(checkpointFolder(out), { recursive: true });
       return Lease.take(out, checkpointFolder(out), after);
     }),
-    (lease) => Effect.sync(() => lease.release()),
+    (lease) => released(() => lease.release()),
   );
 
 interface Work {
@@ -334,11 +337,11 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
       const lost = from === null ? 0 : blocksBehind(join(out, 'events.ndjson'), from.size);
       const events = yield* Effect.acquireRelease(
         attempt(() => openEventLog(join(out, 'events.ndjson'), from === null ? {} : { from })),
-        (log) => Effect.sync(() => log.close()),
+        (log) => released(() => log.close()),
       );
       const scratch = yield* Effect.acquireRelease(
         attempt(() => createScratch(out, config)),
-        (folder) => Effect.sync(() => removeScratch(folder)),
+        (folder) => released(() => removeScratch(folder)),
       );
       const tiles = yield* Effect.acquireRelease(
         attempt(() => new TilePool(plan.device, config.threads)),
@@ -350,6 +353,7 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
       );
       yield* attempt(() => execution.stream(lost));
       yield* attempt(() => execution.finish(contentsOf(begin)));
+      yield* attempt(() => events.close());
     }),
   );
 
