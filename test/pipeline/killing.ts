@@ -1,6 +1,7 @@
 // Runs that are killed at seeded random moments and resumed, again and again, until they finish.
 import { linkSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { nodeDisk } from '../../sinks/disk.ts';
 import { normals } from '../operators/planted.ts';
 import { writeSafetensors } from '../sources/write-safetensors.ts';
@@ -56,18 +57,35 @@ export interface Killed {
   readonly anew: number;
 }
 
-/** Whether there are files that no manifest names, or a manifest that is not whole: a commit was on its way. */
-const isInCommit = (folder: string, names: readonly string[]): boolean => {
+/** Files of a commit that did not come to its end: those that no manifest names, and a manifest that is not whole. */
+const straysIn = (folder: string): ReadonlySet<string> => {
+  const names = nodeDisk.list(folder);
   const named = new Set<string>();
+  const torn = new Set<string>();
   for (const name of names.filter((one) => one.startsWith('manifest-'))) {
     try {
       const { manifest } = JSON.parse(readFileSync(join(folder, name), 'utf8'));
       for (const file of manifest.files) named.add(file.name);
     } catch {
-      return true;
+      torn.add(name);
     }
   }
-  return names.some((name) => name.startsWith('.tmp-') || (/-[0-9a-f]{16}\./.test(name) && !named.has(name)));
+  const isStray = (name: string): boolean =>
+    torn.has(name) || name.startsWith('.tmp-') || (/-[0-9a-f]{16}\./.test(name) && !named.has(name));
+  return new Set(names.filter(isStray));
+};
+
+/** Whether a process has begun a commit and not ended it. @param before what stood there before the process */
+const isInCommit = (folder: string, before: ReadonlySet<string>): boolean =>
+  [...straysIn(folder)].some((name) => !before.has(name));
+
+/** Resolves once a commit is on its way, or the process has ended. */
+const commitBegun = async (folder: string, before: ReadonlySet<string>, ended: Promise<unknown>): Promise<void> => {
+  let isOver = false;
+  void ended.then(() => {
+    isOver = true;
+  });
+  while (!isOver && !isInCommit(folder, before)) await sleep(1);
 };
 
 /** Minimal standard generator: the same moments in every run of the test. */
@@ -80,7 +98,8 @@ const uniform = (seed: number): (() => number) => {
 };
 
 /**
- * @param span a process is killed at most so many seconds after it has begun to work; one in five from its start on
+ * @param span a process is killed at most so many seconds after it has begun to work; one in five from its start on, and
+ * another one in five, once that moment has come, as soon as it commits something
  * Resolves when the run is finished; rejects when a process ends on its own with a failure.
  */
 export const runKilled = async (
@@ -90,15 +109,19 @@ export const runKilled = async (
 ): Promise<Killed> => {
   const random = uniform(seed);
   const places = new Set<string>();
+  const checkpointsOf = join(out, 'checkpoints');
   let [kills, inCommits, anew] = [0, 0, 0];
   let isBegun = false;
   for (;;) {
     const command = isBegun ? ['resume', out, '--json'] : ['run', ...args, '--out', out, '--json'];
+    const strays = straysIn(checkpointsOf);
     const { child, ended, seen } = startCli(command);
     if (kills < most) {
       const life = 1000 * span * random();
       const begun = random() < 0.2 ? Promise.resolve() : seen('stdout', '"type":"').catch(() => {});
-      void begun.then(() => setTimeout(() => child.kill('SIGKILL'), life));
+      const strike = begun.then(() => sleep(life));
+      const aimed = kills % 5 === 4 ? strike.then(() => commitBegun(checkpointsOf, strays, ended)) : strike;
+      void aimed.then(() => child.kill('SIGKILL'));
     }
     const { code, stdout, stderr } = await ended;
     const resumed = /"type":"resumed".*?"group":(\d+),"block":(\d+)/.exec(stdout);
@@ -106,10 +129,9 @@ export const runKilled = async (
     if (code === 0) return { kills, places: places.size, inCommits, anew };
     if (code !== null) throw new Error(`ended with ${code}: ${stderr}`);
     kills++;
-    const checkpoints = nodeDisk.list(join(out, 'checkpoints'));
-    if (isInCommit(join(out, 'checkpoints'), checkpoints)) inCommits++;
+    if (isInCommit(checkpointsOf, strays)) inCommits++;
     // Killed before the run had written what it is, it is begun anew.
-    isBegun = checkpoints.some((name) => name.startsWith('manifest-'));
+    isBegun = nodeDisk.list(checkpointsOf).some((name) => name.startsWith('manifest-'));
     if (!isBegun) anew++;
   }
 };
