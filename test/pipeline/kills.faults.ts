@@ -39,8 +39,6 @@ const exact: Omit<Way, 'models'> = {
   options: [
     '--block',
     '8',
-    '--memory',
-    '24MiB',
     '--checkpoint-every',
     '1',
     ...sums.flatMap((glob) => ['--group-by', glob]),
@@ -49,7 +47,10 @@ const exact: Omit<Way, 'models'> = {
 };
 
 /** A run of some twenty seconds: eigenvalues without a BLAS take their time. */
-const exactOn = (device: string): Way => ({ ...exact, models: device === 'blas' ? 300 : 130 });
+const exactOn = (device: string): Way => {
+  const [models, memory] = device === 'blas' ? [300, '24MiB'] : [130, '12MiB'];
+  return { ...exact, models, options: [...exact.options, '--memory', memory] };
+};
 
 const ways = devices.flatMap(({ name }) => [incremental, exactOn(name)].map((way) => ({ name, ...way })));
 
