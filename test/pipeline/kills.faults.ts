@@ -36,13 +36,7 @@ const sums = ['*.1*', '*.2*', '*.3*', '*.4*', '*.5*'];
 const exact: Omit<Way, 'models'> = {
   engine: 'exact',
   slots: Array.from({ length: 120 }, (_, i) => ({ name: `layer.${i}`, shape: [48, 64 + (i % 9)] })),
-  options: [
-    '--block',
-    '8',
-    '--checkpoint-every',
-    '1',
-    ...sums.flatMap((glob) => ['--group-by', glob]),
-  ],
+  options: ['--block', '8', '--checkpoint-every', '1', ...sums.flatMap((glob) => ['--group-by', glob])],
   places: 10,
 };
 
