@@ -380,7 +380,7 @@ export class TileStore {
     before: number,
   ): void {
     slot.spare = this.#device.reshape(slot.spare, width);
-    this.#device.widen(rows, start, matrix, null);
+    this.#device.widen(firstRows(rows, before + weights.length), start, matrix, null);
     this.#device.combine(weights, 1, matrix, before, weights.length, slot.spare, 0);
   }
 
@@ -392,6 +392,13 @@ export class TileStore {
     return sumOfShift(first, width);
   }
 }
+
+/** Those of the rows whose places come before `end`. */
+const firstRows = (placed: readonly PlacedRows[], end: number): readonly PlacedRows[] =>
+  placed.map(({ batch, rows, at }) => {
+    const kept = rows.filter((_, i) => at[i]! < end);
+    return { batch, rows: kept, at: at.filter((place) => place < end) };
+  });
 
 /** Σ of the shift's entries, out of a panel's first rows, which hold it negated. */
 const sumOfShift = (rows: Float32Array, width: number): number => {
@@ -409,10 +416,13 @@ const placeOf = ({ layout }: HeldSlot, tile: HeldTile, panel: Panel): number =>
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
+/** Models whose mean is the shift, at most: it only needs to be near the others, and they are widened once more for it. */
+const SHIFT_MODELS = 32;
+
 /** What makes the negated shift out of rows: minus their mean; null for a shift of zero. */
 const averageOf = ({ shift, block }: Pick<VisitTask, 'shift' | 'block'>): Float64Array | null => {
   if (shift === null || shift.from === 'zero') return null;
-  const rows = shift.from === 'base' ? 1 : block;
+  const rows = shift.from === 'base' ? 1 : Math.min(block, SHIFT_MODELS);
   return new Float64Array(rows).fill(-1 / rows);
 };
 
