@@ -1,0 +1,12 @@
+// A module of an adapter as two thin matrices: what every way of analysing it begins with.
+
+/** A module of one adapter in canonical form: ΔW = left · right, scale included. */
+export interface AdapterFactors {
+  readonly rows: number; // of ΔW
+  readonly cols: number;
+  readonly rank: number; // r, may be 0 where ΔW is 0
+  /** rows x rank, row-major. */
+  readonly left: Float32Array;
+  /** rank x cols, row-major. */
+  readonly right: Float32Array;
+}
