@@ -11,6 +11,7 @@ import { NumericalFailure } from './errors.ts';
 import {
   type AdapterRange,
   adapterRuns,
+  bytesAVector,
   entrySum,
   type FactorSource,
   FactorStack,
@@ -20,6 +21,7 @@ import {
 } from './factor-stack.ts';
 import type { StackedRun } from './factor-tasks.ts';
 import { FactoredMean } from './factored-mean.ts';
+import { allFinite } from './find-faults.ts';
 import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
 import { type ModeEnergies, type SlotEnergies, sideOf } from './mode-scatter.ts';
 import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
@@ -70,6 +72,21 @@ export const stackedRuns = ({
   ranks,
 }: Pick<FactorSource, 'rows' | 'cols' | 'ranks'>): readonly AdapterRange[] =>
   adapterRuns(ranks, Math.min(STACKED_VECTORS, Math.max(1, Math.floor(STACKED_FLOATS / (rows + cols)))));
+
+/** Bytes that `factoredModes` takes at most, but for what finding eigenpairs takes (top-eigenpairs.ts). */
+export const factoredModesBytes = (
+  source: Pick<FactorSource, 'rows' | 'cols' | 'ranks'>,
+  { modes, rank, center = true }: Pick<FactoredModesOptions, 'modes' | 'rank' | 'center'>,
+): number => {
+  const { rows, cols, ranks } = source;
+  const stack = Math.max(0, ...stackedRuns(source).map((run) => vectorsOf(ranks, run))) * bytesAVector(source);
+  // Σ and M while the one is made the other, then M and what it has along directions.
+  const mean = center ? rows * (8 * cols + 4 * vectorStride(cols)) : 0;
+  return modes.reduce((sum, mode) => {
+    const side = sideOf(mode, source);
+    return sum + packedLength(side) * 8 + rank * (4 * side + 8 * (rows + cols - side));
+  }, stack + mean);
+};
 
 /**
  * Eigenpairs and energies of adapters in the modes rows and cols. Threads do not change a bit.
@@ -151,7 +168,8 @@ const measure = async (
     spectra.map(async ({ mode, rank, directions: { buffer, length } }) => {
       const directions = new SharedArrayBuffer(length * 4);
       new Float32Array(directions).set(new Float32Array(buffer, 0, length));
-      return { mode, rank, directions, meanAlong: (await mean?.along(mode, directions, rank)) ?? null };
+      const meanAlong = rank === 0 || mean === null ? null : await mean.along(mode, directions, rank);
+      return { mode, rank, directions, meanAlong };
     }),
   );
   const modes = spectra.map(
@@ -177,6 +195,11 @@ const measure = async (
       for (const end = at + ranks[i]!; at < end; at++) sum += inner[at]!;
       norm2[i] = Math.max(rawNorm2[i]! - 2 * sum + mean.norm2, 0);
     }
+  }
+  if (!allFinite(norm2) || !modes.every((mode) => allFinite(mode.energies))) {
+    const { library, version } = tiles.info;
+    const detail = `${library} ${version} made energies that are not finite, although every factor is`;
+    throw new NumericalFailure({ slot: displayName(source.slot), detail });
   }
   return { norm2, modes };
 };

@@ -1,6 +1,6 @@
 // Models that are as good as copies of an earlier one, from the inner products of all with all (of a slot, or of whole models:
 // gram-sum.ts). Distances are relative to how far models are from their mean, so that neither a scale nor what all share counts:
-// δ_ij² = ‖x_i − x_j‖² / ½ (‖x_i − m‖² + ‖x_j − m‖²). Independent models have δ near sqrt(2), a copy in bfloat16 some 0.003.
+// δ_ij² = ‖x_i − x_j‖² / ½ (‖x_i − m‖² + ‖x_j − m‖²). Independent models have δ near sqrt(2), a copy in bfloat16 some 0.002.
 // Gauge-free for adapters: only ΔW counts. Cost: N² flops.
 import type { ExactGram } from './exact-spectrum.ts';
 import { RANK_THRESHOLD } from './subspace-state.ts';

@@ -1,7 +1,7 @@
 // The modes rows and cols of adapters from their factors, on every device, against the scatter matrix of dense ΔW made in
 // float64 by plain loops. Tolerance 1e-6 of the largest eigenvalue: float32 products reach about 1e-7 of it.
-import { describe, expect, it } from 'vitest';
-import { factoredModes, stackedRuns } from '../../operators/factored-modes.ts';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { factoredModes, factoredModesBytes, stackedRuns } from '../../operators/factored-modes.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { SideMode } from '../../operators/scatter-tasks.ts';
 import { deltaOf, meanOf, plantedAdapters, type Shape, shuffled, sourceOf } from './adapters.ts';
@@ -30,10 +30,13 @@ const cases: readonly (readonly [string, Shape, readonly number[], number])[] = 
   ['one rank', [24, 18], Array(12).fill(4), 0],
   ['ranks 0 to 9 in one run', [20, 33], [4, 8, 0, 1, 9, 4, 0, 2, 8, 3], 0],
   ['one adapter', [16, 8], [3], 0],
+  ['nothing at all', [6, 7], [0, 0, 0], 0],
   ['more vectors than weights of a side', [12, 10], [3, 60, 5, 52, 0], 0],
   ['adapters that share some of what they are', [30, 20], Array(20).fill(4), 1],
   ['a side of several blocks', [9, 530], [2, 3, 4, 2], 0],
 ];
+
+afterEach(() => void vi.unstubAllGlobals());
 
 describe.each(devices)('factored modes on $name', ({ open }) => {
   describe.each([true, false])('centred: %s', (center) => {
@@ -52,12 +55,12 @@ describe.each(devices)('factored modes on $name', ({ open }) => {
         const truth = jsEigenSolver(matrix, side).values;
         const trace = truth.reduce((a, b) => a + b, 0);
         // One adapter is its own mean: what is left is what rounding leaves of it.
-        const largest = n === 1 && center ? raw : truth[0]!;
+        const largest = n === 1 && center ? raw : Math.max(truth[0]!, 1e-30);
         expect(samples).toBe(n * (mode === 'rows' ? shape[0] : shape[1]));
         eigenvalues.forEach((value, j) => {
           expect(Math.abs(value - truth[j]!) / largest).toBeLessThan(1e-6);
         });
-        expect(Math.abs(total - trace) / raw).toBeLessThan(1e-6);
+        expect(Math.abs(total - trace) / Math.max(raw, 1e-30)).toBeLessThan(1e-6);
         const there = truth.slice(0, rank).filter((value) => value > 1e-5 * largest).length;
         expect(kept).toBe(n === 1 && center ? 0 : there);
         const { energies } = found.energies!.modes.find((other) => other.mode === mode)!;
@@ -127,6 +130,26 @@ describe.each(devices)('factored modes on $name', ({ open }) => {
     const { energies } = await factoredModes(sourceOf(adapters), { modes: ['cols'], rank: 2, tiles, norm2 });
     expect(energies!.norm2).toEqual(norm2);
     expect(energies!.norm2).not.toBe(norm2);
+    await tiles.close();
+  });
+
+  it('takes the memory that it says', async () => {
+    let bytes = 0;
+    class Counted extends SharedArrayBuffer {
+      constructor(length: number) {
+        super(length);
+        bytes += length;
+      }
+    }
+    const tiles = await open();
+    const source = sourceOf(plantedAdapters([60, 40], Array(30).fill(5), 3));
+    const options = { modes: BOTH, rank: 4 };
+    vi.stubGlobal('SharedArrayBuffer', Counted);
+    await factoredModes(source, { ...options, tiles });
+    expect(bytes).toBe(factoredModesBytes(source, options));
+    bytes = 0;
+    await factoredModes(source, { ...options, tiles, center: false, energies: false });
+    expect(bytes).toBeLessThanOrEqual(factoredModesBytes(source, { ...options, center: false }));
     await tiles.close();
   });
 
