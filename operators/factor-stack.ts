@@ -16,7 +16,7 @@ export interface FactorShape {
 export interface FactorSource extends FactorShape {
   /** The module's name, for messages. */
   readonly slot: string;
-  /** The rank of every adapter, as its header says; 0 where it leaves the module alone. */
+  /** The rank of every adapter's factors; 0 where it leaves the module alone. */
   readonly ranks: ArrayLike<number>;
   /** Factors of adapters [from, to); asked for in order, more than once. */
   read(from: number, to: number): Promise<readonly AdapterFactors[]>;

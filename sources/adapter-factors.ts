@@ -1,4 +1,4 @@
-// A module of an adapter as two thin matrices: what every way of analysing it begins with.
+// What a LoRA adapter is to an engine: for each of its modules two thin matrices whose product is the change of the weight.
 
 /** A module of one adapter in canonical form: ΔW = left · right, scale included. */
 export interface AdapterFactors {
