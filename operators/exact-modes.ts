@@ -7,14 +7,8 @@ import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
-import {
-  ModeScatter,
-  type ModeSpectrum,
-  modelsAtOnce,
-  type SavedScatter,
-  type ScatterModels,
-  type SlotEnergies,
-} from './mode-scatter.ts';
+import { ModeScatter, modelsAtOnce, type SavedScatter, type ScatterModels, type SlotEnergies } from './mode-scatter.ts';
+import type { ModeSpectrum } from './scatter-spectrum.ts';
 import type { SideMode } from './scatter-tasks.ts';
 import type { Tiles } from './tile-pool.ts';
 

@@ -6,7 +6,8 @@ export { type ExactModesOptions, exactModes, type ModesOfSlot } from './exact-mo
 export { type ExactPcaOptions, type ExactSlot, exactPca } from './exact-pca.ts';
 export { type BlockUpdate, type IncrementalPcaOptions, incrementalPca, type SlotUpdate } from './incremental-pca.ts';
 export { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
-export type { ModeSpectrum, SlotEnergies } from './mode-scatter.ts';
+export type { SlotEnergies } from './mode-scatter.ts';
+export type { ModeSpectrum } from './scatter-spectrum.ts';
 export type { Subspace } from './subspace.ts';
 export { emptySubspace, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 export { openTiles, type Tiles } from './tile-pool.ts';

@@ -6,17 +6,13 @@
 // of the models, whatever their mean is; the mean itself is float64.
 // Cost a weight and model: `side` flops a mode. Memory: 8 bytes a weight of the slot for the mean, 4 bytes a weight of the
 // models sampled at a time, 4 side (side + 512) bytes a mode.
-import { displayName } from '../sources/display-name.ts';
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
-import { NumericalFailure } from './errors.ts';
-import { allFinite, faultsOf, leaveOut } from './find-faults.ts';
-import { largerPeak } from './linalg/larger-peak.ts';
-import { blocksOf, isDiagonal, mirrorDiagonal, packedLength, packedTrace, unpacked } from './linalg/packed-blocks.ts';
-import { KRYLOV_BLOCK, topEigenpairs } from './linalg/top-eigenpairs.ts';
+import { faultsOf, leaveOut } from './find-faults.ts';
+import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
+import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
 import type { EnergyPiece, Sampled, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
-import { RANK_THRESHOLD, ROUNDING } from './subspace-state.ts';
 import { firstOfEachModel, type Tiles } from './tile-pool.ts';
 
 /** Weights sampled at a time, of one slot: whole models, at least one. */
@@ -25,10 +21,6 @@ const SAMPLED_WEIGHTS = 2 ** 25;
 const TILES_A_TASK = 16;
 /** Weights that an energy task multiplies, about. */
 const ENERGY_WEIGHTS = 2 ** 20;
-/** Up to this side the whole spectrum is found; above it the largest eigenvalues alone. */
-export const WHOLE_SPECTRUM_SIDE = 512;
-/** Shares into which the blocks of a large matrix are dealt: sums do not depend on how many threads take them. */
-export const LANES = 16;
 
 /** The other side: what a mode's scatter matrix is as wide as. */
 export const sideOf = (mode: SideMode, { rows, cols }: Pick<PlannedSlot, 'rows' | 'cols'>): number =>
@@ -62,25 +54,6 @@ export interface ScatterOptions {
   readonly center: boolean;
   readonly tiles: Tiles;
   readonly onBadSource: 'error' | 'skip';
-}
-
-/** What is known of a slot in one mode. */
-export interface ModeSpectrum {
-  readonly mode: SideMode;
-  readonly side: number;
-  /** N x rows, or N x cols. */
-  readonly samples: number;
-  /** k: directions above the noise of the products. */
-  readonly rank: number;
-  /** All of them up to `WHOLE_SPECTRUM_SIDE`, else the first k. */
-  readonly eigenvalues: Float64Array;
-  /** ‖S v − λ v‖ of each; null where the whole spectrum was found. */
-  readonly residuals: Float64Array | null;
-  /** How far the rounding of products can have moved an eigenvalue. */
-  readonly rounding: number;
-  readonly total: number;
-  /** k x side, unit rows, each one's largest entry positive. */
-  readonly directions: Float32Array;
 }
 
 /** A slot's models as they went in. */
@@ -361,7 +334,13 @@ export class ModeScatter {
     const work = this.#slots[index]!;
     if (work.models.length === 0) return [];
     const found: ModeSpectrum[] = [];
-    for (const scatter of work.scatters) found.push(await this.#spectrumOf(work, scatter));
+    const { slot, models } = work;
+    const { rank, center, tiles } = this.#options;
+    for (const { mode, side, packed } of work.scatters) {
+      const samples = models.length * samplesOf(mode, slot);
+      const most = Math.min(side, center ? samples - samplesOf(mode, slot) : samples);
+      found.push(await scatterSpectrum({ slot: slot.name, mode, side, packed, samples, most, rank, tiles }));
+    }
     work.directions = found.map(({ mode, rank, directions }) => {
       const values = new SharedArrayBuffer(directions.byteLength);
       new Float32Array(values).set(directions);
@@ -374,68 +353,6 @@ export class ModeScatter {
   meanOf(index: number): Float32Array | null {
     const { mean } = this.#slots[index]!;
     return mean === null ? null : Float32Array.from(new Float64Array(mean));
-  }
-
-  async #spectrumOf({ slot, models }: SlotScatter, { mode, side, packed }: Scatter): Promise<ModeSpectrum> {
-    const { rank, center, tiles } = this.#options;
-    const values = new Float64Array(packed);
-    if (!allFinite(values)) {
-      const { library, version } = tiles.info;
-      const detail = `${library} ${version} made a scatter matrix that is not finite, although every weight is`;
-      throw new NumericalFailure({ slot: displayName(slot.name), detail });
-    }
-    mirrorDiagonal(values, side);
-    const each = samplesOf(mode, slot);
-    const most = Math.min(side, (center ? models.length - 1 : models.length) * each);
-    const total = packedTrace(values, side);
-    const solved =
-      side <= WHOLE_SPECTRUM_SIDE
-        ? { ...tiles.solve(unpacked(values, side), side), residuals: null }
-        : await topEigenpairs({
-            side,
-            wanted: Math.min(rank, most),
-            multiply: this.#multiplier(side, packed),
-            product: tiles.multiplyDouble,
-            solve: tiles.solve,
-          });
-    const eigenvalues = solved.values.slice(0, most).map((value) => Math.max(value, 0));
-    const first = eigenvalues[0] ?? 0;
-    let kept = 0;
-    while (kept < Math.min(rank, eigenvalues.length) && eigenvalues[kept]! > RANK_THRESHOLD * first) kept++;
-    const directions = Float32Array.from(solved.vectors.subarray(0, kept * side));
-    for (let j = 0; j < kept; j++) makeLargestPositive(directions.subarray(j * side, (j + 1) * side));
-    return {
-      mode,
-      side,
-      samples: models.length * each,
-      rank: kept,
-      eigenvalues,
-      residuals: solved.residuals,
-      rounding: ROUNDING * first,
-      total,
-      directions,
-    };
-  }
-
-  /** Multiplies with a scatter matrix, through memory that is taken once. */
-  #multiplier(side: number, scatter: SharedArrayBuffer): (x: Float64Array, p: number) => Promise<Float64Array> {
-    const bytes = KRYLOV_BLOCK * side * 8;
-    const x = new SharedArrayBuffer(bytes);
-    const lanes = Array.from({ length: LANES }, (_, lane) => ({
-      blocks: blocksOf(side).filter(({ index }) => index % LANES === lane),
-      y: new SharedArrayBuffer(bytes),
-    })).filter(({ blocks }) => blocks.length > 0);
-    return async (rows, p) => {
-      new Float64Array(x).set(rows);
-      const common = { kind: 'multiply', side, scatter, p, x } as const;
-      await Promise.all(lanes.map((lane) => this.#options.tiles.scatter({ ...common, ...lane })));
-      const sum = new Float64Array(p * side);
-      for (const { y } of lanes) {
-        const part = new Float64Array(y, 0, sum.length);
-        for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + part[i]!;
-      }
-      return sum;
-    };
   }
 
   /** Measures a block of models, read once more, along the directions that `solve` found. */
@@ -511,7 +428,3 @@ const arraysOf = ({ scatters, mean, origin }: SlotScatter): readonly SharedArray
   ...(mean === null ? [] : [mean]),
   ...(origin === null ? [] : [origin]),
 ];
-
-const makeLargestPositive = (row: Float32Array): void => {
-  if (largerPeak(0, row) < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
-};

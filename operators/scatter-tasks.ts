@@ -3,6 +3,7 @@
 // depend on which one did.
 import type { StagedRows } from '../sources/staged-block.ts';
 import type { TileRange } from '../sources/tile.ts';
+import type { FactorAnswers, FactorTask } from './factor-tasks.ts';
 import type { PackedBlock } from './linalg/packed-blocks.ts';
 import type { BadValue } from './tile-tasks.ts';
 
@@ -99,7 +100,7 @@ export interface EnergyPiece {
   readonly to: number;
 }
 
-export type ScatterTask = SurveyTask | OriginTask | SampleTask | FoldTask | MultiplyTask | EnergyTask;
+export type ScatterTask = SurveyTask | OriginTask | SampleTask | FoldTask | MultiplyTask | EnergyTask | FactorTask;
 
 /** Of each model sampled, over these tiles. */
 export interface Sampled {
@@ -109,7 +110,7 @@ export interface Sampled {
   readonly sums: Float64Array;
 }
 
-export interface ScatterAnswers {
+export interface ScatterAnswers extends FactorAnswers {
   /** The first of each model, over these tiles. */
   readonly survey: readonly BadValue[];
   readonly origin: null;

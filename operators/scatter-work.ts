@@ -3,6 +3,7 @@ import { firstBadWeight, hasBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { type WeightRows, widenRow } from '../sources/weight-batch.ts';
 import type { Device, Samples } from './devices/device.ts';
+import { performFactorTask } from './factor-work.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
 import { placeRows } from './placed-rows.ts';
 import type {
@@ -35,6 +36,8 @@ export const performScatterTask = (device: Device, task: ScatterTask): ScatterAn
       return multiply(device, task);
     case 'energy':
       return energies(device, task);
+    default:
+      return performFactorTask(device, task);
   }
 };
 

@@ -47,6 +47,12 @@ const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
   fold: 'gram',
   energy: 'gram',
   multiply: 'mix',
+  pairs: 'gram',
+  outer: 'gram',
+  roots: 'mix',
+  'mean-inner': 'gram',
+  'factor-energy': 'gram',
+  'mean-along': 'gram',
 };
 
 const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest): unknown => {

@@ -1,7 +1,7 @@
 // From a slot's spectra in the modes rows and cols to the rows of its tables and its line of the summary. The definitions
 // are those of docs/run-folder.md. Nothing here touches weights.
 import type { ModesOfSlot } from '../operators/exact-modes.ts';
-import type { ModeSpectrum } from '../operators/mode-scatter.ts';
+import type { ModeSpectrum } from '../operators/scatter-spectrum.ts';
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { evrAtCuts, IDENTICAL, namedEvr, type SpectrumRow } from './slot-results.ts';
 import type { SlotSummary } from './telemetry.ts';

@@ -3,9 +3,10 @@
 // 94 against 96 GFLOP/s). A panel is one chunk, so that what a block owes it is done while it is in the second-level
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
 import { widenRow } from '../../sources/weight-batch.ts';
-import { isDiagonal } from '../linalg/packed-blocks.ts';
+import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
+import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import type { BlasLibrary } from './blas-library.ts';
-import type { Device, DeviceMatrix } from './device.ts';
+import type { Device, DeviceMatrix, Samples } from './device.ts';
 
 /** Features one float32 accumulator takes. */
 export const BLAS_CHUNK = 2048;
@@ -47,6 +48,16 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     stride: rowStride(width),
     data,
   });
+  const addCross: Device['addCross'] = (a, rows, b, columns, out) => {
+    const [m, n] = [rows.to - rows.from, columns.to - columns.from];
+    const multiply = a.stand === 'rows' ? blas.multiplyLeftTransposed : blas.multiplyTransposed;
+    if (scratch.length < m * n) scratch = new Float32Array(m * n);
+    for (let at = 0; at < a.count; at += SCATTER_CHUNK) {
+      const chunk = Math.min(SCATTER_CHUNK, a.count - at);
+      multiply(m, n, chunk, entriesFrom(a, rows, at), a.stride, entriesFrom(b, columns, at), b.stride, scratch, n);
+      for (let i = 0; i < m * n; i++) out[i] = out[i]! + scratch[i]!;
+    }
+  };
   return {
     info: {
       name: 'blas',
@@ -106,27 +117,22 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       const a = data.subarray((at + m) * stride);
       blas.multiplyOnto(m, width, n, Float32Array.from(p), n, a, stride, data.subarray(at * stride), stride);
     },
-    addScatter: ({ values, stride, stand, count }, block, out) => {
+    addScatter: (samples, block, out) => {
       const { rows, columns } = block;
-      const [m, n] = [rows.to - rows.from, columns.to - columns.from];
-      const diagonal = isDiagonal(block);
-      if (scratch.length < m * n) scratch = new Float32Array(m * n);
+      if (!isDiagonal(block)) {
+        addCross(samples, rows, samples, columns, out);
+        return;
+      }
+      const { stride, stand, count } = samples;
+      const m = rows.to - rows.from;
+      const multiply = stand === 'rows' ? blas.multiplyOwnTransposeBy : blas.multiplyByOwnTranspose;
+      if (scratch.length < m * m) scratch = new Float32Array(m * m);
       for (let at = 0; at < count; at += SCATTER_CHUNK) {
-        const chunk = Math.min(SCATTER_CHUNK, count - at);
-        const from = ({ from: first }: { from: number }): Float32Array =>
-          values.subarray(stand === 'rows' ? at * stride + first : first * stride + at);
-        const a = from(rows);
-        if (diagonal) {
-          const multiply = stand === 'rows' ? blas.multiplyOwnTransposeBy : blas.multiplyByOwnTranspose;
-          multiply(m, chunk, a, stride, scratch, m);
-          for (let i = 0; i < m; i++) for (let j = i * m + i; j < (i + 1) * m; j++) out[j] = out[j]! + scratch[j]!;
-        } else {
-          const multiply = stand === 'rows' ? blas.multiplyLeftTransposed : blas.multiplyTransposed;
-          multiply(m, n, chunk, a, stride, from(columns), stride, scratch, n);
-          for (let i = 0; i < m * n; i++) out[i] = out[i]! + scratch[i]!;
-        }
+        multiply(m, Math.min(SCATTER_CHUNK, count - at), entriesFrom(samples, rows, at), stride, scratch, m);
+        for (let i = 0; i < m; i++) for (let j = i * m + i; j < (i + 1) * m; j++) out[j] = out[j]! + scratch[j]!;
       }
     },
+    addCross,
     addEnergies: ({ values, stride, stand, side }, from, to, directions, energies) => {
       const k = energies.length;
       for (let at = from; at < to; at += BLAS_CHUNK) {
@@ -141,8 +147,13 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       }
     },
     multiplyDouble: blas.multiplyDouble,
+    solve: blas.solve ?? jsEigenSolver,
   };
 };
+
+/** Where entries of samples begin, from sample `at` on. */
+const entriesFrom = ({ values, stride, stand }: Samples, { from }: Extent, at: number): Float32Array =>
+  values.subarray(stand === 'rows' ? at * stride + from : from * stride + at);
 
 /** energies[j] += Σ of the squares of row j of `inner` (k x count). */
 export const addSquares = (inner: ArrayLike<number>, k: number, count: number, energies: Float64Array): void => {

@@ -2,7 +2,8 @@
 // and few rows. Nothing else of an engine knows a device. A matrix is opaque: BLAS keeps rows, tfjs keeps features first.
 import type { WeightRows } from '../../sources/weight-batch.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
-import type { PackedBlock } from '../linalg/packed-blocks.ts';
+import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
+import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 
 /** Who multiplies, precisely enough to say when two runs can have the same bits. */
 export interface DeviceInfo {
@@ -89,10 +90,18 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    */
   addScatter(samples: Samples, block: PackedBlock, out: Float64Array): void;
   /**
+   * out += Σ a bᵀ over two sets of as many samples that stand alike, taken in pairs: entries `rows` of a times entries
+   * `columns` of b, summed as `addScatter` sums.
+   * @param out rows x columns, row-major
+   */
+  addCross(a: Samples, rows: Extent, b: Samples, columns: Extent, out: Float64Array): void;
+  /**
    * energies[j] += Σ ⟨x, v_j⟩² over samples [from, to).
    * @param directions k x side, row-major
    */
   addEnergies(samples: Samples, from: number, to: number, directions: Float32Array, energies: Float64Array): void;
   /** Float64 products on this thread. */
   readonly multiplyDouble: DoubleProduct;
+  /** Eigenpairs of small matrices, on this thread. */
+  readonly solve: EigenSolver;
 }

@@ -11,7 +11,8 @@ import * as tf from '@tensorflow/tfjs-core';
 import { widenRow } from '../../sources/weight-batch.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import { jsDoubleProduct } from '../linalg/dense-products.ts';
-import type { PackedBlock } from '../linalg/packed-blocks.ts';
+import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
+import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
 import type { Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 
@@ -191,17 +192,21 @@ class TfjsDevice implements Device<TfjsMatrix> {
     this.#place(matrix, { start: 0, rows: end, columns, lines: null });
   }
 
-  addScatter({ values, stride, stand, count }: Samples, { rows, columns }: PackedBlock, out: Float64Array): void {
-    for (const [start, length] of chunksOf(0, count)) {
+  addScatter(samples: Samples, { rows, columns }: PackedBlock, out: Float64Array): void {
+    this.addCross(samples, rows, samples, columns, out);
+  }
+
+  addCross(a: Samples, rows: Extent, b: Samples, columns: Extent, out: Float64Array): void {
+    for (const [start, length] of chunksOf(0, a.count)) {
       const product = tf.tidy(() => {
         // One of the two operands is turned over: a transposed matMul is a scalar loop here.
-        const part = ({ from, to }: { from: number; to: number }): tf.Tensor2D =>
+        const part = ({ values, stride, stand }: Samples, { from, to }: Extent): tf.Tensor2D =>
           stand === 'rows'
             ? tf.tensor2d(partOf(values, stride, start, length, from, to - from), [length, to - from])
             : tf.tensor2d(partOf(values, stride, from, to - from, start, length), [to - from, length]);
-        return stand === 'rows'
-          ? tf.matMul(tf.transpose(part(rows)), part(columns))
-          : tf.matMul(part(rows), tf.transpose(part(columns)));
+        return a.stand === 'rows'
+          ? tf.matMul(tf.transpose(part(a, rows)), part(b, columns))
+          : tf.matMul(part(a, rows), tf.transpose(part(b, columns)));
       });
       const cells = product.dataSync();
       for (let i = 0; i < cells.length; i++) out[i] = out[i]! + cells[i]!;
@@ -232,6 +237,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
   }
 
   readonly multiplyDouble = jsDoubleProduct;
+
+  readonly solve = jsEigenSolver;
 
   /** Σ over bands of band · weights, features x `columns`; a band without weights, the first one, is taken as it is. */
   #sumOfProducts(

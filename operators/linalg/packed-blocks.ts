@@ -7,7 +7,7 @@ import type { DoubleProduct } from './dense-products.ts';
 export const BLOCK_SIDE = 512;
 
 /** Indices [from, to). */
-interface Extent {
+export interface Extent {
   readonly from: number;
   readonly to: number;
 }
@@ -22,14 +22,19 @@ export interface PackedBlock {
 
 export const isDiagonal = ({ rows, columns }: PackedBlock): boolean => rows.from === columns.from;
 
-const widthOf = ({ from, to }: Extent): number => to - from;
+export const widthOf = ({ from, to }: Extent): number => to - from;
 
-export const blocksOf = (side: number): readonly PackedBlock[] => {
+/** A side in equal parts of at most `BLOCK_SIDE`. */
+export const extentsOf = (side: number): readonly Extent[] => {
   const count = Math.ceil(side / BLOCK_SIDE);
-  const extents = Array.from({ length: count }, (_, i) => ({
+  return Array.from({ length: count }, (_, i) => ({
     from: Math.floor((i * side) / count),
     to: Math.floor(((i + 1) * side) / count),
   }));
+};
+
+export const blocksOf = (side: number): readonly PackedBlock[] => {
+  const extents = extentsOf(side);
   const blocks: PackedBlock[] = [];
   let offset = 0;
   extents.forEach((rows, i) => {
