@@ -129,7 +129,7 @@ class ExactGroup {
         features: slot.features,
         rank: options.rank,
         center,
-        shiftIsOrigin: plan.base !== null || !center,
+        shiftIsOrigin: plan.base !== null || !center || slot.isDelta === true,
       },
       left: new Set<PlannedModel>(),
       models: [],
@@ -343,10 +343,11 @@ class ExactGroup {
     staged: StagedSlot,
     base: StagedBlock | null,
   ): VisitTask & { shift: object } {
+    const shiftless = this.#options.center === false || this.#slots[index]!.slot.isDelta === true;
     const shift =
       base !== null
         ? ({ from: 'base', staged: base.slots[index]!.rows[0]! } as const)
-        : ({ from: this.#options.center === false ? 'zero' : 'mean' } as const);
+        : ({ from: shiftless ? 'zero' : 'mean' } as const);
     return {
       slot: index,
       mix: null,

@@ -18,9 +18,10 @@ import { verifyContents } from '../sources/verify-contents.ts';
 import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
 import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRun } from './checkpoints.ts';
 import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
-import { Execution, type Going, quoted, type RunControl } from './execution.ts';
+import { Execution, type Going, type RunControl } from './execution.ts';
 import { Lease, leaseHolder } from './lease.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan, stateBytes } from './plan.ts';
+import { quoted } from './quoted.ts';
 import { createRunFolder, createScratch, discardRunFolder, removeScratch, resultsFolder } from './run-folder.ts';
 import { type RunStatus, statusOf } from './run-status.ts';
 import type { Telemetry } from './telemetry.ts';
@@ -391,6 +392,7 @@ const verified = (plan: Plan, known = 0) =>
         id: model.id,
         name: model.name,
         source: model.location.source,
+        kind: model.location.layout === 'adapter' ? ('adapter' as const) : ('checkpoint' as const),
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);
