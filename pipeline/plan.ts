@@ -30,6 +30,7 @@ import { resolveSources } from '../sources/resolve-sources.ts';
 import type { Begin, ListedModel } from './begin.ts';
 import {
   chooseEngine,
+  decodeFlops,
   flopsOf,
   passesOver,
   sharedPasses,
@@ -296,10 +297,17 @@ const planWith = (
     const sum = (some: readonly PlannedSlot[], of: (slot: PlannedSlot) => number): number =>
       some.reduce((all, slot) => all + of(slot), 0);
     const sideFlops = (group: SlotGroup): number =>
-      sum(group.slots, (slot) => sideFlopsOf(slot, models.length, config));
+      sum(
+        group.slots,
+        (slot) => sideFlopsOf(slot, models.length, config) + sidePasses(config) * decodeFlops(slot, models),
+      );
+    const decoding = passesOver(engine, config);
     const groupFlops = [
       ...groups.map((group) => ({
-        models: sum(group.slots, (slot) => flopsOf(engine, slot, models.length, config)),
+        models: sum(
+          group.slots,
+          (slot) => flopsOf(engine, slot, models.length, config) + decoding * decodeFlops(slot, models),
+        ),
         sides: group.beside === true ? sideFlops(group) : 0,
       })),
       ...sideGroups.map((group) => ({ models: 0, sides: sideFlops(group) })),

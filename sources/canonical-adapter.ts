@@ -1,9 +1,9 @@
 // One form for all factors of one change. ΔW = scale · B A is what a LoRA adapter does to a weight; A and B are not unique
 // (M A and B M⁻¹ do the same), and products of ill-conditioned ones lose accuracy in float32. So they are rewritten, in
-// float64: Aᵀ = Q R by Householder, C = scale · B Rᵀ, and CᵀC = W diag(s²) Wᵀ; then ΔW = (C W)(Q W)ᵀ, with C W = U diag(s).
+// float64: Aᵀ = Q R, C = scale · B Rᵀ, and CᵀC = W diag(s²) Wᵀ; then ΔW = (C W)(Q W)ᵀ, with C W = U diag(s).
 // Split evenly: left = U diag(√s), right = diag(√s) (Q W)ᵀ, of which float32 keeps 7 digits of the largest s.
-// Cost: about 4 (rows + cols) r² flops and r³ for the eigenvectors, 3 ms for 4,096 x 4,096 at r = 16.
-// Source: Golub & Van Loan 2013, sec. 5.2 (QR), 8.6 (SVD of a product).
+// Cost: about 5 (rows + cols) r² flops and r³ for the eigenvectors, 5 ms for 4,096 x 4,096 at r = 16.
+// Source: Golub & Van Loan 2013, sec. 5.2 (QR), 8.6 (SVD); Giraud et al. 2005 (Gram-Schmidt twice is enough).
 import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import type { AdapterFactors } from './adapter-factors.ts';
 
@@ -27,150 +27,170 @@ export const canonicalAdapter = (
 ): AdapterFactors => {
   const cols = a.length / rank;
   const rows = b.length / rank;
-  const q = columnsOf(a, rank, cols);
-  const r = triangularize(q, cols);
-  const c = timesTransposed(b, r, rows, rank, scale);
-  const { weights, sizes } = balance(c, rows, rank);
-  const kept = sizes.findIndex((size) => !(size > NEGLIGIBLE * sizes[0]!));
-  const k = kept < 0 ? rank : kept;
-  const [wide, tall] = transposed ? [rows, cols] : [cols, rows];
+  const { q, r } = orthonormalize(Array.from({ length: rank }, (_, i) => a.subarray(i * cols, (i + 1) * cols)));
+  const c = timesTransposed(b, r, rows, scale);
+  const directions = balance(c);
+  const largest = directions[0]!.size;
+  const kept = directions.filter(({ size }) => size > NEGLIGIBLE * largest);
+  const k = kept.length;
+  const [tall, wide] = transposed ? [cols, rows] : [rows, cols];
   const left = into.subarray(0, tall * k);
   const right = into.subarray(tall * k, (tall + wide) * k);
-  const u = into32(transposed ? right : left, transposed);
-  const v = into32(transposed ? left : right, !transposed);
-  for (let j = 0; j < k; j++) {
-    const root = Math.sqrt(sizes[j]!);
-    const w = weights[j]!;
-    u(combine(c, w, rows, 1 / root), j, k);
-    // W's column, turned back by the reflections: a column of Q W.
-    const column = new Float64Array(cols);
-    for (let i = 0; i < Math.min(rank, cols); i++) column[i] = w[i]! * root;
-    reflectBack(q, column);
-    v(column, j, k);
-  }
+  kept.forEach(({ weights, column, size }, j) => {
+    const root = Math.sqrt(size);
+    const outputs = timesNumber(column, 1 / root);
+    const inputs = combine(q, timesNumber(weights, root));
+    const [down, along] = transposed ? [inputs, outputs] : [outputs, inputs];
+    for (let i = 0; i < tall; i++) left[i * k + j] = down[i]!;
+    right.set(along, j * wide);
+  });
   return { rows: tall, cols: wide, rank: k, left, right };
 };
 
-/** Puts a vector into a float32 matrix, as row j or as column j of k. */
-const into32 =
-  (out: Float32Array, asRow: boolean) =>
-  (vector: Float64Array, j: number, k: number): void => {
-    if (asRow) out.set(vector, j * vector.length);
-    else for (let i = 0; i < vector.length; i++) out[i * k + j] = vector[i]!;
-  };
-
-/** Rows of A, which are the columns of Aᵀ, each with a memory of its own. */
-const columnsOf = (a: Float64Array, rank: number, cols: number): Float64Array[] =>
-  Array.from({ length: rank }, (_, i) => a.slice(i * cols, (i + 1) * cols));
-
-/**
- * Householder QR in place: column j becomes the unit reflection vector from place j on (zeros before it, and all zeros where
- * there is nothing to reflect).
- * @returns R, by columns: R[i][j] in `r[j][i]`, for i up to min(rank, length)
- */
-const triangularize = (columns: Float64Array[], length: number): Float64Array[] => {
-  const rank = columns.length;
-  return columns.map((column, j) => {
-    for (let i = 0; i < Math.min(j, length); i++) reflect(columns[i]!, column, i);
-    const r = new Float64Array(rank);
-    for (let i = 0; i < Math.min(j, length); i++) r[i] = column[i]!;
-    column.fill(0, 0, Math.min(j, length));
-    if (j >= length) return r;
-    const size = Math.sqrt(dot(column, column, j));
-    // A number that is not 0 may have a square that is: then it is below what float64 can tell of the others.
-    if (!(size > 0)) {
-      column.fill(0);
-      return r;
+/** Twice the Gram-Schmidt process: Q by columns (zeros for what depends on those before), R[i][j] in `r[j][i]`. */
+const orthonormalize = (vectors: readonly Float64Array[]) => {
+  const q: Float64Array[] = [];
+  const r = vectors.map((vector, j) => {
+    const row = new Float64Array(vectors.length);
+    const rest = vector.slice();
+    const size = norm(vector);
+    for (let pass = 0; pass < 2; pass++) {
+      const along = dots(q, rest);
+      subtract(q, along, rest);
+      for (let i = 0; i < j; i++) row[i] = row[i]! + along[i]!;
     }
-    const sign = column[j]! < 0 ? -1 : 1;
-    r[j] = -sign * size;
-    column[j] = column[j]! + sign * size;
-    const norm = Math.sqrt(dot(column, column, j));
-    for (let i = j; i < length; i++) column[i] = column[i]! / norm;
-    return r;
+    const left = norm(rest);
+    const depends = !(left > size * 2 ** -50);
+    row[j] = depends ? 0 : left;
+    q.push(timesNumber(rest, depends ? 0 : 1 / left));
+    return row;
   });
-};
-
-/** x −= 2 v ⟨v, x⟩, v zero before `from`. */
-const reflect = (v: Float64Array, x: Float64Array, from: number): void => {
-  const twice = 2 * dot(v, x, from);
-  for (let i = from; i < x.length; i++) x[i] = x[i]! - twice * v[i]!;
-};
-
-/** x becomes Q x. */
-const reflectBack = (vectors: readonly Float64Array[], x: Float64Array): void => {
-  for (let j = Math.min(vectors.length, x.length) - 1; j >= 0; j--) reflect(vectors[j]!, x, j);
-};
-
-/** Four sums at a time: one alone would wait for every addition. */
-const dot = (x: Float64Array, y: Float64Array, from = 0): number => {
-  let a = 0;
-  let b = 0;
-  let c = 0;
-  let d = 0;
-  let i = from;
-  for (; i + 4 <= x.length; i += 4) {
-    a += x[i]! * y[i]!;
-    b += x[i + 1]! * y[i + 1]!;
-    c += x[i + 2]! * y[i + 2]!;
-    d += x[i + 3]! * y[i + 3]!;
-  }
-  for (; i < x.length; i++) a += x[i]! * y[i]!;
-  return a + b + (c + d);
+  return { q, r };
 };
 
 /** Columns of scale · B Rᵀ: column i is Σ_j B[:, j] R[i][j]. */
-const timesTransposed = (
-  b: Float64Array,
-  r: readonly Float64Array[],
-  rows: number,
-  rank: number,
-  scale: number,
-): Float64Array[] => {
-  const own = Array.from({ length: rank }, (_, j) => {
+const timesTransposed = (b: Float64Array, r: readonly Float64Array[], rows: number, scale: number): Float64Array[] => {
+  const rank = r.length;
+  const own = r.map((_, j) => {
     const column = new Float64Array(rows);
     for (let i = 0; i < rows; i++) column[i] = b[i * rank + j]!;
     return column;
   });
-  const weights = new Float64Array(rank);
-  return own.map((_, i) => {
-    for (let j = 0; j < rank; j++) weights[j] = r[j]![i]!;
-    return combine(own, weights, rows, scale);
-  });
-};
-
-/** factor · Σ_j columns[j] · weights[j] */
-const combine = (columns: readonly Float64Array[], weights: Float64Array, length: number, factor: number) => {
-  const out = new Float64Array(length);
-  columns.forEach((column, j) => {
-    const weight = weights[j]! * factor;
-    if (weight !== 0) for (let i = 0; i < length; i++) out[i] = out[i]! + weight * column[i]!;
-  });
-  return out;
+  return r.map((_, i) =>
+    combine(
+      own,
+      Float64Array.from(r, (column) => column[i]! * scale),
+    ),
+  );
 };
 
 /**
- * Orthonormal W (by columns) that make the columns of C W orthogonal, and the sizes of these, the largest first. What the
+ * Orthonormal W (its columns are `weights`) that make the columns of C W orthogonal, and these, the largest first. What the
  * rounding of CᵀC does to W changes how evenly the factors are split, and not their product.
  */
-const balance = (c: readonly Float64Array[], rows: number, rank: number) => {
+const balance = (c: readonly Float64Array[]) => {
+  const rank = c.length;
+  const unit = Math.max(...c.map(largestOf)) || 1;
+  const scaled = c.map((column) => timesNumber(column, 1 / unit));
   const gram = new Matrix(rank, rank);
-  let largest = 0;
-  for (const column of c) for (let i = 0; i < rows; i++) largest = Math.max(largest, Math.abs(column[i]!));
-  // Squares of what is as small as 1e-200 would be 0.
-  const unit = largest > 0 ? 1 / largest : 1;
-  for (let i = 0; i < rank; i++) {
-    for (let j = 0; j <= i; j++) {
-      const value = dot(c[i]!, c[j]!) * unit * unit;
+  scaled.forEach((column, i) => {
+    dots(scaled.slice(0, i + 1), column).forEach((value, j) => {
       gram.set(i, j, value);
       gram.set(j, i, value);
-    }
-  }
+    });
+  });
   const vectors = new EigenvalueDecomposition(gram, { assumeSymmetric: true }).eigenvectorMatrix;
-  const found = Array.from({ length: rank }, (_, j) => {
+  return Array.from({ length: rank }, (_, j) => {
     const weights = Float64Array.from(vectors.getColumn(j));
-    const column = combine(c, weights, rows, unit);
-    return { weights, size: Math.sqrt(dot(column, column)) * largest };
+    const column = combine(c, weights);
+    return { weights, column, size: norm(column) };
   }).sort((x, y) => y.size - x.size);
-  return { weights: found.map(({ weights }) => weights), sizes: found.map(({ size }) => size) };
+};
+
+const largestOf = (values: Float64Array): number => {
+  let largest = 0;
+  for (let i = 0; i < values.length; i++) {
+    const size = Math.abs(values[i]!);
+    if (size > largest) largest = size;
+  }
+  return largest;
+};
+
+/** In units of the largest entry: squares of what is as small as 1e-200 would be 0. */
+const norm = (x: Float64Array): number => {
+  const unit = largestOf(x);
+  if (unit === 0) return 0;
+  const unitless = timesNumber(x, 1 / unit);
+  return unit * Math.sqrt(dots([unitless], unitless)[0]!);
+};
+
+/** A loop: the map of typed arrays costs 10 ns an entry. */
+const timesNumber = (x: Float64Array, factor: number): Float64Array => {
+  const out = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) out[i] = factor * x[i]!;
+  return out;
+};
+
+/** ⟨columns[j], x⟩ of each, four at a time: one sum alone would wait for every addition. */
+const dots = (columns: readonly Float64Array[], x: Float64Array): Float64Array => {
+  const out = new Float64Array(columns.length);
+  let j = 0;
+  for (; j + 4 <= columns.length; j += 4) {
+    const p = columns[j]!;
+    const q = columns[j + 1]!;
+    const r = columns[j + 2]!;
+    const s = columns[j + 3]!;
+    let a = 0;
+    let b = 0;
+    let c = 0;
+    let d = 0;
+    for (let i = 0; i < x.length; i++) {
+      const value = x[i]!;
+      a += p[i]! * value;
+      b += q[i]! * value;
+      c += r[i]! * value;
+      d += s[i]! * value;
+    }
+    out[j] = a;
+    out[j + 1] = b;
+    out[j + 2] = c;
+    out[j + 3] = d;
+  }
+  for (; j < columns.length; j++) {
+    const p = columns[j]!;
+    let a = 0;
+    for (let i = 0; i < x.length; i++) a += p[i]! * x[i]!;
+    out[j] = a;
+  }
+  return out;
+};
+
+/** Σ_j columns[j] · weights[j] */
+const combine = (columns: readonly Float64Array[], weights: Float64Array): Float64Array => {
+  const out = new Float64Array(columns[0]!.length);
+  addTo(out, columns, weights, 1);
+  return out;
+};
+
+const subtract = (columns: readonly Float64Array[], weights: Float64Array, from: Float64Array): void =>
+  addTo(from, columns, weights, -1);
+
+const addTo = (out: Float64Array, columns: readonly Float64Array[], weights: Float64Array, sign: number): void => {
+  let j = 0;
+  for (; j + 4 <= columns.length; j += 4) {
+    const p = columns[j]!;
+    const q = columns[j + 1]!;
+    const r = columns[j + 2]!;
+    const s = columns[j + 3]!;
+    const a = sign * weights[j]!;
+    const b = sign * weights[j + 1]!;
+    const c = sign * weights[j + 2]!;
+    const d = sign * weights[j + 3]!;
+    for (let i = 0; i < out.length; i++) out[i] = out[i]! + (a * p[i]! + b * q[i]! + (c * r[i]! + d * s[i]!));
+  }
+  for (; j < columns.length; j++) {
+    const p = columns[j]!;
+    const a = sign * weights[j]!;
+    for (let i = 0; i < out.length; i++) out[i] = out[i]! + a * p[i]!;
+  }
 };
