@@ -245,6 +245,8 @@ class ExactGroup {
   #bytesOf({ parts, part, models }: WeightBlock): number {
     const all = weightBytes(this.#group.slots, models);
     if (parts === null) return all;
+    // Factors serve all parts: they come with the first.
+    if (this.#group.slots[0]!.isDelta === true) return part === 0 ? all : 0;
     const tiles = tilesOf(this.#group.slots[0]!.features);
     const { from: first, to } = parts[part]!;
     const features = tiles.slice(first, to).reduce((sum, { width }) => sum + width, 0);

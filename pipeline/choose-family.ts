@@ -42,7 +42,7 @@ export const chooseFamily = <M extends PlannedModel>(
     const shown = all.slice(0, FAMILIES_SHOWN).join(', ');
     throw new ConfigInvalid({
       issues: [
-        `family: expected a glob of families, found ${globs.map(displayName).join(', ')}, which none matches; there are ${shown}`,
+        `family: expected a glob of families, found ${globs.map((glob) => displayName(glob)).join(', ')}, which none matches; there are ${shown}`,
       ],
     });
   }

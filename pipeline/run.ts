@@ -377,7 +377,9 @@ const verified = (plan: Plan, known = 0) =>
       groups: groupsInOrder(plan).map(({ group }) => group),
     });
     const baseFault = plan.base === null ? undefined : faults.get(plan.base);
-    const first = baseFault ?? [...faults.values()][0];
+    const bad = added.filter((model) => faults.has(model));
+    // The first in order, whichever was read first.
+    const first = baseFault ?? (bad[0] === undefined ? undefined : faults.get(bad[0]));
     if (first !== undefined && (plan.config.onBadSource === 'error' || baseFault !== undefined)) {
       return yield* Effect.fail(first);
     }
@@ -385,7 +387,6 @@ const verified = (plan: Plan, known = 0) =>
     if (sound.length === 0) {
       return yield* new ConfigInvalid({ issues: [`sources: all models were skipped; the first: ${first?.message}`] });
     }
-    const bad = added.filter((model) => faults.has(model));
     const skipped = [
       ...plan.skipped,
       ...bad.map((model) => ({
