@@ -21,6 +21,10 @@ export interface RunConfig {
   /** Slots that are also looked at as one, a glob each. */
   readonly groupBy: readonly string[];
   readonly rename: readonly { readonly from: string; readonly to: string }[];
+  /** What is analysed of a LoRA adapter: the change of each weight, or its factors A and B as they are. */
+  readonly lora: 'delta' | 'factors';
+  /** Globs of the families of models that are folded; none: there must be one alone. */
+  readonly family: readonly string[];
   readonly onMismatch: 'skip-slot' | 'skip-model' | 'error';
   readonly onBadSource: 'error' | 'skip';
   readonly verify: boolean;

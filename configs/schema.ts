@@ -67,6 +67,8 @@ export const RunOptions = Schema.Struct({
   exclude: Schema.optionalKey(list('a glob', 'globs')),
   'group-by': Schema.optionalKey(list('a glob', 'globs')),
   rename: Schema.optionalKey(list('FROM=TO', 'FROM=TO')),
+  lora: Schema.optionalKey(choice(['delta', 'factors'])),
+  family: Schema.optionalKey(list('a glob', 'globs of families')),
   'on-mismatch': Schema.optionalKey(choice(['skip-slot', 'skip-model', 'error'])),
   'on-bad-source': Schema.optionalKey(choice(['error', 'skip'])),
   verify: Schema.optionalKey(flag),

@@ -129,7 +129,7 @@ class ExactGroup {
         features: slot.features,
         rank: options.rank,
         center,
-        shiftIsOrigin: plan.base !== null || !center,
+        shiftIsOrigin: plan.base !== null || !center || slot.isDelta === true,
       },
       left: new Set<PlannedModel>(),
       models: [],
@@ -245,6 +245,8 @@ class ExactGroup {
   #bytesOf({ parts, part, models }: WeightBlock): number {
     const all = weightBytes(this.#group.slots, models);
     if (parts === null) return all;
+    // Factors serve all parts: they come with the first.
+    if (this.#group.slots[0]!.isDelta === true) return part === 0 ? all : 0;
     const tiles = tilesOf(this.#group.slots[0]!.features);
     const { from: first, to } = parts[part]!;
     const features = tiles.slice(first, to).reduce((sum, { width }) => sum + width, 0);
@@ -343,10 +345,11 @@ class ExactGroup {
     staged: StagedSlot,
     base: StagedBlock | null,
   ): VisitTask & { shift: object } {
+    const shiftless = this.#options.center === false || this.#slots[index]!.slot.isDelta === true;
     const shift =
       base !== null
         ? ({ from: 'base', staged: base.slots[index]!.rows[0]! } as const)
-        : ({ from: this.#options.center === false ? 'zero' : 'mean' } as const);
+        : ({ from: shiftless ? 'zero' : 'mean' } as const);
     return {
       slot: index,
       mix: null,

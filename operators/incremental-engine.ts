@@ -272,11 +272,15 @@ export class IncrementalEngine {
 
   async #open({ plan, group }: WeightBlock): Promise<void> {
     const center = this.#options.center ?? true;
-    const shiftIsOrigin = plan.base !== null || !center;
     const spill = group.tilesAtOnce === undefined ? null : this.#spillPaths(group);
     this.#slots = group.slots.map((slot) => ({
       slot,
-      spec: { features: slot.features, rank: this.#options.rank, center, shiftIsOrigin },
+      spec: {
+        features: slot.features,
+        rank: this.#options.rank,
+        center,
+        shiftIsOrigin: plan.base !== null || !center || slot.isDelta === true,
+      },
       state: emptySubspace,
       stored: newRows,
       settled: false,
@@ -378,15 +382,15 @@ export class IncrementalEngine {
       stateRows: engine.state.eigenvalues.length,
       block: staged.models.length,
       staged: staged.rows,
-      shift: engine.settled ? null : this.#shiftFrom(index, base),
+      shift: engine.settled ? null : this.#shiftFrom(index, engine.slot, base),
       full: !engine.settled || renewsAfter(block.index - 1),
       tiles: null,
       spill: engine.spill,
     };
   }
 
-  #shiftFrom(index: number, base: StagedBlock | null): VisitTask['shift'] {
+  #shiftFrom(index: number, { isDelta }: PlannedSlot, base: StagedBlock | null): VisitTask['shift'] {
     if (base !== null) return { from: 'base', staged: base.slots[index]!.rows[0]! };
-    return { from: this.#options.center === false ? 'zero' : 'mean' };
+    return { from: this.#options.center === false || isDelta === true ? 'zero' : 'mean' };
   }
 }

@@ -1,7 +1,7 @@
 // One thread's work for the modes rows and cols; what the tasks mean stands in scatter-tasks.ts.
 import { firstBadWeight, hasBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
-import { type WeightRows, widenRow } from '../sources/weight-batch.ts';
+import type { WeightRows } from '../sources/weight-batch.ts';
 import type { Device, Samples } from './devices/device.ts';
 import { performFactorTask } from './factor-work.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
@@ -25,11 +25,11 @@ import type { BadValue } from './tile-tasks.ts';
 export const performScatterTask = (device: Device, task: ScatterTask): ScatterAnswers[ScatterTask['kind']] => {
   switch (task.kind) {
     case 'survey':
-      return survey(task);
+      return survey(device, task);
     case 'origin':
-      return widenOrigin(task);
+      return widenOrigin(device, task);
     case 'sample':
-      return sample(task);
+      return sample(device, task);
     case 'fold':
       return fold(device, task);
     case 'multiply':
@@ -41,13 +41,14 @@ export const performScatterTask = (device: Device, task: ScatterTask): ScatterAn
   }
 };
 
-const survey = (task: SurveyTask): readonly BadValue[] => {
+const survey = (device: Device, task: SurveyTask): readonly BadValue[] => {
   const bad = new Map<number, BadValue>();
   eachStored(task, (tile, _position, batch, row) => {
     const model = batch.models[row]!;
-    if (bad.has(model) || !hasBadWeight(batch.dtype, batch.row(row))) return;
+    // Factors were looked at when they were staged, and their product is bounded.
+    if (batch.kind === 'factored' || bad.has(model) || !hasBadWeight(batch.dtype, batch.row(row))) return;
     const x = new Float32Array(tile.width);
-    widenRow(batch, row, 0, x);
+    device.widenRow(batch, row, 0, x);
     // A float64 just beyond the limit may be rounded back to it.
     const index = firstBadWeight(x);
     if (index >= 0) bad.set(model, { model, index: tile.start + index, value: x[index]! });
@@ -55,20 +56,20 @@ const survey = (task: SurveyTask): readonly BadValue[] => {
   return [...bad.values()];
 };
 
-const widenOrigin = (task: OriginTask): null => {
+const widenOrigin = (device: Device, task: OriginTask): null => {
   const origin = new Float32Array(task.origin);
-  eachRow(task, (tile, _position, x) => origin.set(x, tile.start));
+  eachRow(device, task, (tile, _position, x) => origin.set(x, tile.start));
   return null;
 };
 
-const sample = (task: SampleTask): Sampled => {
+const sample = (device: Device, task: SampleTask): Sampled => {
   const { from, to, about, seen, shape } = task;
   const mean = task.mean === null ? null : new Float64Array(task.mean);
   const origin = task.origin === null ? null : new Float32Array(task.origin);
   const samples = new Float32Array(task.samples);
   const norms2 = new Float64Array(to - from);
   const sums = new Float64Array(to - from);
-  eachRow(task, (tile, position, x) => {
+  eachRow(device, task, (tile, position, x) => {
     if (position < from || position >= to) return;
     const i = position - from;
     if (about === 'running') {
@@ -215,11 +216,15 @@ const samplesOfModel = ({ mode, shape, samples }: SideSamples, model: number): S
 let widened = new Float32Array(0);
 
 /** Calls `use` with each model's widened weights of each tile, positions ascending within a tile; valid for the call. */
-const eachRow = (task: StagedTiles, use: (tile: Tile, position: number, x: Float32Array) => void): void =>
+const eachRow = (
+  device: Device,
+  task: StagedTiles,
+  use: (tile: Tile, position: number, x: Float32Array) => void,
+): void =>
   eachStored(task, (tile, position, batch, row) => {
     if (widened.length < tile.width) widened = new Float32Array(tile.width);
     const x = widened.subarray(0, tile.width);
-    widenRow(batch, row, 0, x);
+    device.widenRow(batch, row, 0, x);
     use(tile, position, x);
   });
 

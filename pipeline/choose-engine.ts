@@ -9,7 +9,7 @@ import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatDuration } from '../sinks/human-format.ts';
-import { type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
+import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
 import { groupSlots, type MemoryNeeds } from './memory-plan.ts';
 
 export interface ChosenEngine {
@@ -56,7 +56,8 @@ const secondsOf = (
   { models, threads }: Omit<MemoryNeeds, 'engine'>,
 ): number => {
   const bytes = weightBytes(slots, models) * passesOver(engine, config);
-  const flops = slots.reduce((sum, slot) => sum + flopsOf(engine, slot, models.length, config), 0);
+  const decoding = slots.reduce((sum, slot) => sum + decodeFlops(slot, models), 0) * passesOver(engine, config);
+  const flops = slots.reduce((sum, slot) => sum + flopsOf(engine, slot, models.length, config), decoding);
   const algebra = slots.length * algebraOf(engine, models.length, config);
   return Math.max(bytes / NOMINAL.bytes, flops / NOMINAL.flops / threads) + algebra / NOMINAL.algebra;
 };
@@ -87,6 +88,13 @@ const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfi
   if (engine === 'exact') return prefixesOf(models, block).reduce((sum, prefix) => sum + 10 * prefix.models ** 3, 0);
   const size = Math.min(2 * rank, models) + Math.min(block, models);
   return Math.ceil(models / block) * 10 * size ** 3;
+};
+
+/** Operations that making ΔW of its factors takes, once for all models; 0 where weights are stored. */
+export const decodeFlops = (slot: PlannedSlot, models: readonly PlannedModel[]): number => {
+  if (slot.isDelta !== true) return 0;
+  const ranks = models.reduce((sum, model) => sum + slot.tensorIn(model).lora!.rank, 0);
+  return 2 * slot.features * ranks;
 };
 
 /** Operations of a slot's large products. */

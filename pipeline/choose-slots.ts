@@ -8,7 +8,7 @@ import { SourceMalformed } from '../sources/errors.ts';
 import { globMatcher } from '../sources/glob.ts';
 import type { TensorEntry } from '../sources/model.ts';
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
-import { compareNatural, matrixShape } from './slot-shape.ts';
+import { compareNatural, type MatrixShape, matrixShape } from './slot-shape.ts';
 
 export interface LeftOutSlot {
   readonly name: string;
@@ -57,7 +57,8 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
   const leftOut: LeftOutSlot[] = [];
   let eligible = 0;
   for (const candidate of [...candidates.values()].sort((a, b) => compareNatural(a.name, b.name))) {
-    const { shape } = [...candidate.variants.values()][0]!.tensor;
+    const { tensor } = [...candidate.variants.values()][0]!;
+    const { shape } = tensor;
     const present = [...candidate.variants.values()].reduce((sum, variant) => sum + variant.models.length, 0);
     const fixed = reasonFor(candidate, rules);
     if (fixed === null) eligible++;
@@ -67,7 +68,7 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
       if (fixed === null && rules.onMismatch === 'error') throw mismatch(candidate, kept, reason);
       continue;
     }
-    const { rows, cols } = matrixShape(shape)!;
+    const { rows, cols } = shapeOf(tensor)!;
     const names = [...candidate.tensorNames];
     chosen.push({
       name: candidate.name,
@@ -77,6 +78,7 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
       shape,
       dtypes: [...candidate.dtypes],
       tensorIn: (model) => tensorOf(model, names),
+      ...(tensor.lora === undefined ? {} : { isDelta: true }),
     });
   }
   if (chosen.length * 2 < eligible || (eligible > 0 && chosen.length === 0))
@@ -91,6 +93,9 @@ const tensorOf = (model: PlannedModel, names: readonly string[]): TensorEntry =>
   }
   throw new Error(`${model.name} has none of ${names.join(', ')}`);
 };
+
+/** ΔW of a convolution is out x (in · kernel), however many dims that has: its factors are what is low-rank. */
+const shapeOf = ({ shape, lora }: TensorEntry): MatrixShape | null => lora ?? matrixShape(shape);
 
 const renamed = (name: string, rules: Rules): string => {
   for (const { from, to } of rules.rename) if (name.startsWith(from)) return to + name.slice(from.length);
@@ -134,10 +139,12 @@ const reasonFor = (candidate: Candidate, rules: Rules): string | null => {
   if (rules.include.length > 0 && !rules.include.some(matches)) return 'not included';
   if (rules.exclude.some(matches)) return 'excluded';
   const tensors = [...candidate.variants.values()].map(({ tensor }) => tensor);
+  const kept = tensors.find(({ leftOut }) => leftOut !== undefined);
+  if (kept !== undefined) return kept.leftOut!;
   if (tensors.every(({ dtype }) => !isReadableDtype(dtype))) {
     return `dtype ${tensors[0]!.dtype}: not floating weights (quantised ones need scales that live elsewhere)`;
   }
-  if (tensors.every(({ shape }) => matrixShape(shape) === null)) return 'fewer than two dims';
+  if (tensors.every((tensor) => shapeOf(tensor) === null)) return 'fewer than two dims';
   if (tensors.every(({ shape }) => shape.includes(0))) return 'no entries';
   return null;
 };
@@ -213,7 +220,7 @@ const tooFew = (
   const families = new Map<string, PlannedModel[]>();
   for (const model of models) {
     const signature = [...model.header.tensors.values()]
-      .filter(({ shape }) => matrixShape(shape) !== null)
+      .filter((tensor) => shapeOf(tensor) !== null)
       .map((tensor) => `${tensor.name} ${variantOf(tensor)}`)
       .sort()
       .join('\n');

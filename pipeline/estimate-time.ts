@@ -15,12 +15,19 @@ import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/su
 import { CONSTANT_ROWS, rowsBeforeBlock, updateSubspace } from '../operators/update-subspace.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { Dtype } from '../sources/model.ts';
-import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
+import {
+  type PlannedModel,
+  type PlannedSlot,
+  type SlotGroup,
+  storedTensors,
+  weightBytes,
+} from '../sources/reading-plan.ts';
 import { SourceFiles } from '../sources/source-files.ts';
 import { tilesOf } from '../sources/tile.ts';
-import { makeWeightBatch, weightRows } from '../sources/weight-batch.ts';
+import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
 import { sideModesOf } from './choose-engine.ts';
 import { groupsInOrder, type Plan, peakMemory } from './plan.ts';
+import { probeFactors } from './probe-factors.ts';
 
 /** Seconds, bytes and rates as measured; what was not measured is in `assumes`. */
 export interface TimeEstimate {
@@ -28,6 +35,7 @@ export interface TimeEstimate {
   readonly seconds: number;
   /** From the first read to the last mix: a start, memory, and the longer of reading and of products with their algebra. */
   readonly fitSeconds: number;
+  /** With making the factors of adapters canonical. */
   readonly readSeconds: number;
   readonly computeSeconds: number;
   /** The small matrices, a few times a slot and block. */
@@ -103,7 +111,8 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const threadSeconds = plan.groupFlops.map((flops) => flops.models / (visitRate ?? 1) + flops.sides / (foldRate ?? 1));
   const computeSeconds = threadSeconds.reduce((sum, seconds, i) => sum + (WAITING * seconds) / threads[i]!, 0);
   const flopRate = plan.flops / threadSeconds.reduce((a, b) => a + b, 0);
-  const readSeconds = plan.bytesToRead / reading.rate;
+  const readPasses = plan.bytesToRead / Math.max(1, weightBytes(slots, models));
+  const readSeconds = plan.bytesToRead / reading.rate + probeFactors(plan) * readPasses;
   const young = Math.min(updates, YOUNG_UPDATES);
   const streamSeconds =
     plan.engine === 'exact'
@@ -223,12 +232,11 @@ const probeReading = async ({ models, slots }: Plan): Promise<{ readonly rate: n
 /** Reads a model's planned weights up to some bytes, each tensor by a call; returns how many bytes were read. */
 const readBeginning = async (files: SourceFiles, model: PlannedModel, slots: Plan['slots']): Promise<number> => {
   let left = MODEL_BYTES;
-  const used = new Set(slots.map((slot) => model.header.files[slot.tensorIn(model).file]!));
-  const file = [...used][0]!;
+  const tensors = slots.flatMap((slot) => storedTensors(slot, model));
+  const file = model.header.files[tensors[0]!.file]!;
   files.hold(file);
   try {
-    for (const slot of slots) {
-      const tensor = slot.tensorIn(model);
+    for (const tensor of tensors) {
       if (left === 0 || model.header.files[tensor.file] !== file) continue;
       const length = Math.min(left, tensor.byteLength);
       await files.read(file, tensor.offset, [new Uint8Array(length)]);
@@ -248,25 +256,33 @@ const mainShape = ({ slots, config, models }: Plan) => {
   return { slot, spec, block, stateRows: maxStateRows(spec, models.length) };
 };
 
+/** A block's rows of the first features, of a model's dtype or rank. */
+const probeRows = (slot: PlannedSlot, model: PlannedModel, block: number, width: number): WeightRows => {
+  const models = Int32Array.from({ length: block }, (_, i) => i);
+  const { dtype, lora } = slot.tensorIn(model);
+  if (lora !== undefined) {
+    // As many rows as the features take, of any numbers that are neither slow nor endless.
+    const { rank, cols } = lora;
+    const rows = Math.ceil(width / cols);
+    const left = new Float32Array(rows * rank).fill(1 / 64);
+    const right = new Float32Array(rank * cols).fill(1 / 64);
+    const factors = Array.from(models, () => ({ rows, cols, rank, left, right }));
+    return { kind: 'factored', width, models, start: 0, factors };
+  }
+  // Byte 0x3c makes a number near 1/64 or 1 in every dtype.
+  const bytes = new Uint8Array(block * width * bytesPerElement(dtype as Dtype)).fill(0x3c);
+  return weightRows(makeWeightBatch({ slot: slot.name, dtype: dtype as Dtype, start: 0, stop: width, models, bytes }));
+};
+
 /** Visits panels as a run does: mixing, widening and shifting the new rows, the Gram. */
 const probeVisits = (plan: Plan, device: Device): number => {
   const { slot, block, stateRows: r } = mainShape(plan);
   const before = rowsBeforeBlock(r);
   const adds = mayAdd(slot.features, 1 + r);
-  const perFeature = 2 * ((before + block) * block + (1 + r) * (adds ? block : 1 + r + block));
+  const decoding = block * (slot.tensorIn(plan.models[0]!).lora?.rank ?? 0);
+  const perFeature = 2 * ((before + block) * block + (1 + r) * (adds ? block : 1 + r + block) + decoding);
   const width = Math.min(slot.features, device.info.panel, Math.max(64, Math.floor(VISIT_FLOPS / perFeature)));
-  const dtype = slot.tensorIn(plan.models[0]!).dtype as Dtype;
-  const batch = weightRows(
-    makeWeightBatch({
-      slot: slot.name,
-      dtype,
-      start: 0,
-      stop: width,
-      models: Int32Array.from({ length: block }, (_, i) => i),
-      // Any bits do, but for those of slow or endless numbers: byte 0x3c makes a number near 1/64 or 1 in every dtype.
-      bytes: new Uint8Array(block * width * bytesPerElement(dtype)).fill(0x3c),
-    }),
-  );
+  const batch = probeRows(slot, plan.models[0]!, block, width);
   const rows = Array.from({ length: block }, (_, i) => i);
   const at = rows.map((i) => before + i);
   const constants = new Float32Array(CONSTANT_ROWS * width).fill(1, 0, width);

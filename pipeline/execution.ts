@@ -24,6 +24,7 @@ import type { Recovered } from '../sinks/checkpoint-store.ts';
 import type { EventLog } from '../sinks/events.ts';
 import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
+import { adapterWarnings } from './adapter-warnings.ts';
 import { writeBasis, writeModeBases } from './basis-writer.ts';
 import type { Begin } from './begin.ts';
 import {
@@ -38,6 +39,7 @@ import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
 import { groupsInOrder, type ModelInPlan, type Plan, type SlotSum } from './plan.ts';
+import { quoted } from './quoted.ts';
 import { describeDevice } from './render-plan.ts';
 import {
   type BlockTiming,
@@ -96,10 +98,6 @@ const AT_THE_BEGINNING: Position = {
   seconds: 0,
   events: { size: 0, seq: 0 },
 };
-
-/** As a shell takes it. */
-export const quoted = (path: string): string =>
-  /^[\w./@:+,-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
 
 /** As tables see it: a row vector of all weights. */
 const slotOfSum = ({ id, name }: SlotSum, features: number): PlannedSlot => ({
@@ -246,6 +244,7 @@ export class Execution {
     const nothing = { slot: null, slotId: null, model: null, modelId: null, value: null };
     if (isNew) {
       for (const text of device.warnings) this.#warnings.add({ ...nothing, code: 'device', text });
+      for (const text of adapterWarnings(this.#plan)) this.#warnings.add({ ...nothing, code: 'lora-factors', text });
       for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
     } else this.#tellResumed(lost);
     this.#checkpoints.mark(this.#position());
@@ -450,7 +449,8 @@ export class Execution {
       if (models.length === 0) continue;
       const slot = slotOfSum(sum, features);
       const { rank, center } = config;
-      const spec = { features, rank, center, shiftIsOrigin: base !== null || !center };
+      const shiftIsOrigin = base !== null || !center || sum.slots.every(({ isDelta }) => isDelta === true);
+      const spec = { features, rank, center, shiftIsOrigin };
       const spectrum = exactSpectrum(spec, gram, block, this.#tiles.solve);
       const signs = new Float64Array(spectrum.rank).fill(1);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;

@@ -14,6 +14,7 @@ import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatBytes } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
+import { readingBytes } from '../sources/staged-block.ts';
 import { TILE_WIDTH, tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes } from '../sources/weight-blocks.ts';
 
@@ -41,7 +42,10 @@ export interface GroupMemory {
   readonly state: number;
   /** Two blocks as stored: one in use, one being read. */
   readonly staging: number;
-  /** Gram matrices on their way, and the window through which a basis is written where staging is too small for it. */
+  /**
+   * Gram matrices on their way, the window through which a basis is written where staging is too small for it, and the
+   * factors of adapters while they are read.
+   */
   readonly rest: number;
 }
 
@@ -81,7 +85,8 @@ const directionRows = (needs: MemoryNeeds, { features }: PlannedSlot): number =>
   needs.basis ? rowsBeforeBlock(Math.min(needs.rank, needs.models.length, features)) : 0;
 
 export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
-  const own = needs.engine === 'exact' ? exactMemory(needs, group) : incrementalMemory(needs, group);
+  const engine = needs.engine === 'exact' ? exactMemory(needs, group) : incrementalMemory(needs, group);
+  const own = { ...engine, rest: engine.rest + readingBytes(group, needs.models) };
   if (group.beside !== true) return own;
   // Its own readings, for energies, take buffers of their own.
   const beside = sideMemory({ ...needs, modes: needs.sides }, group);
@@ -154,7 +159,8 @@ export interface SideNeeds extends Omit<MemoryNeeds, 'engine' | 'basis' | 'sums'
  */
 export const sideMemory = (needs: SideNeeds, group: SlotGroup): GroupMemory => {
   const staging = sideStaging(needs, group, modelsReadAtOnce(group, needs.block));
-  return { ...sideState(needs, group.slots), staging: 2 * staging };
+  const { state, rest } = sideState(needs, group.slots);
+  return { state, staging: 2 * staging, rest: rest + readingBytes(group, needs.models) };
 };
 
 /** A block as stored. */
@@ -209,10 +215,17 @@ export const groupSides = (slots: readonly PlannedSlot[], needs: SideNeeds, firs
     }
     return bytes;
   };
+  const reading = new Map<PlannedSlot, number>();
+  const readingOf = (slot: PlannedSlot): number => {
+    const bytes = reading.get(slot) ?? readingBytes({ index: 0, slots: [slot] }, needs.models);
+    reading.set(slot, bytes);
+    return bytes;
+  };
   const bytesOf = (some: readonly PlannedSlot[]): number => {
     const block = modelsReadAtOnce({ slots: some }, needs.block);
     const { state, rest } = sideState(needs, some);
-    return state + 2 * some.reduce((sum, slot) => sum + stagingOf(slot, block), 0) + rest;
+    const beside = some.reduce((sum, slot) => sum + readingOf(slot), 0);
+    return state + 2 * some.reduce((sum, slot) => sum + stagingOf(slot, block), 0) + rest + beside;
   };
   const groups: SlotGroup[] = [];
   let current: PlannedSlot[] = [];

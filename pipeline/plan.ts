@@ -13,10 +13,11 @@ import { maxStateRows } from '../operators/subspace-state.ts';
 import { savedRows } from '../operators/update-subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
+import { withFactorSlots } from '../sources/factor-slots.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
 import { globMatcher } from '../sources/glob.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
-import type { ModelLocation } from '../sources/model.ts';
+import type { ModelHeader, ModelLocation } from '../sources/model.ts';
 import {
   modelsToFold,
   type PlannedModel,
@@ -29,6 +30,7 @@ import { resolveSources } from '../sources/resolve-sources.ts';
 import type { Begin, ListedModel } from './begin.ts';
 import {
   chooseEngine,
+  decodeFlops,
   flopsOf,
   passesOver,
   sharedPasses,
@@ -36,6 +38,7 @@ import {
   sideModesOf,
   sidePasses,
 } from './choose-engine.ts';
+import { chooseFamily } from './choose-family.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
 import {
   type GroupMemory,
@@ -79,6 +82,8 @@ export interface SkippedModel {
   readonly id: number;
   readonly name: string;
   readonly source: string;
+  /** Null where it is not known what was found. */
+  readonly kind: 'checkpoint' | 'adapter' | null;
   readonly reason: string;
 }
 
@@ -190,8 +195,13 @@ const planWith = (
     const resolved = named.length > 0 ? yield* resolveSources(named) : { models: [], skipped: [] };
     const skipped: SkippedModel[] = [...(known?.skipped ?? [])];
     const firstNew = known === null ? 0 : nextId(known);
-    const skip = (id: number, { name, source }: { name: string; source: string }, reason: string): void => {
-      skipped.push({ id, name, source, reason });
+    const skip = (
+      id: number,
+      { name, source, layout }: Pick<ModelLocation, 'name' | 'source'> & { readonly layout?: ModelLocation['layout'] },
+      reason: string,
+    ): void => {
+      const kind = layout === undefined ? null : layout === 'adapter' ? 'adapter' : 'checkpoint';
+      skipped.push({ id, name, source, kind, reason });
     };
     if (resolved.skipped.length > 0 && config.onBadSource === 'error')
       return yield* Effect.fail(resolved.skipped[0]!.error);
@@ -203,7 +213,7 @@ const planWith = (
     const read: (PlannedModel & { location: ModelLocation })[] = [];
     for (const [i, header] of headers.entries()) {
       const { id, location } = candidates[i]!;
-      if (!(header instanceof Error)) read.push({ id, name: location.name, header, location });
+      if (!(header instanceof Error)) read.push({ id, name: location.name, header: seenAs(config, header), location });
       else if (config.onBadSource === 'error') return yield* Effect.fail(header);
       else if (id >= firstNew) skip(id, location, header.message);
     }
@@ -211,12 +221,14 @@ const planWith = (
     for (const [i, source] of resolved.skipped.entries()) skip(end + i, source, source.error.message);
     if (read.length === 0) return yield* noModelsLeft(skipped);
 
-    const chosen = yield* Effect.try({ try: () => chooseSlots(read, base, config), catch: (cause) => cause }).pipe(
-      Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
-    );
     // What a run began without stays out, whatever it was that was wrong with it.
     const out = new Set(skipped.map(({ id }) => id));
-    const kept = read.filter((model) => !chosen.skipped.has(model) && !out.has(model.id));
+    const of = yield* orPlanError(() => chooseFamily(read, config.family));
+    for (const [model, reason] of of) if (!out.has(model.id)) skip(model.id, model.location, reason);
+    const family = read.filter((model) => !of.has(model));
+    if (base !== null) yield* orPlanError(() => checkBase(base, family[0]!));
+    const chosen = yield* orPlanError(() => chooseSlots(family, base, config));
+    const kept = family.filter((model) => !chosen.skipped.has(model) && !out.has(model.id));
     for (const [model, reason] of chosen.skipped)
       if (!out.has(model.id)) skip(model.id, (model as (typeof read)[number]).location, reason);
     if (kept.length === 0) return yield* noModelsLeft(skipped);
@@ -285,10 +297,17 @@ const planWith = (
     const sum = (some: readonly PlannedSlot[], of: (slot: PlannedSlot) => number): number =>
       some.reduce((all, slot) => all + of(slot), 0);
     const sideFlops = (group: SlotGroup): number =>
-      sum(group.slots, (slot) => sideFlopsOf(slot, models.length, config));
+      sum(
+        group.slots,
+        (slot) => sideFlopsOf(slot, models.length, config) + sidePasses(config) * decodeFlops(slot, models),
+      );
+    const decoding = passesOver(engine, config);
     const groupFlops = [
       ...groups.map((group) => ({
-        models: sum(group.slots, (slot) => flopsOf(engine, slot, models.length, config)),
+        models: sum(
+          group.slots,
+          (slot) => flopsOf(engine, slot, models.length, config) + decoding * decodeFlops(slot, models),
+        ),
         sides: group.beside === true ? sideFlops(group) : 0,
       })),
       ...sideGroups.map((group) => ({ models: 0, sides: sideFlops(group) })),
@@ -391,8 +410,26 @@ export const bytesOver = (groups: readonly PlannedGroup[], models: readonly Plan
 export const peakMemory = ({ groupMemory }: Plan): number =>
   groupMemory.reduce((most, { state, staging, rest }) => Math.max(most, state + staging + rest), 0);
 
+/** An adapter's tensors are its modules, or its factors. */
+const seenAs = ({ lora }: RunConfig, header: ModelHeader): ModelHeader =>
+  lora === 'factors' ? withFactorSlots(header) : header;
+
+/** What adapters change is their base: they have an origin already, and no weights to take a base's from. */
+const checkBase = (base: PlannedModel, { header }: PlannedModel): void => {
+  const found =
+    base.header.adapter !== undefined ? 'an adapter' : header.adapter !== undefined ? 'a base beside adapters' : null;
+  if (found === null) return;
+  const detail = `expected a checkpoint that sets the origin of checkpoints, found ${found}; the origin of an adapter is 0`;
+  throw new ConfigInvalid({ issues: [`base: ${displayName(base.name)}: ${detail}; leave --base out`] });
+};
+
 const isPlanError = (cause: unknown): cause is PlanError =>
   cause instanceof Error && '_tag' in cause && ['ConfigInvalid', 'SourceMalformed'].includes(String(cause._tag));
+
+const orPlanError = <A>(make: () => A): Effect.Effect<A, PlanError> =>
+  Effect.try({ try: make, catch: (cause) => cause }).pipe(
+    Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))),
+  );
 
 const findBase = (argument: string, workers: HeaderWorkers) =>
   Effect.gen(function* () {

@@ -107,7 +107,7 @@ export const discardRunFolder = (out: string): void => {
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
 const resultConfig = (
   engine: EngineName,
-  { mode, rank, block, base, center, shuffle, include, exclude, rename, onMismatch, groupBy }: RunConfig,
+  { mode, rank, block, base, center, shuffle, include, exclude, rename, lora, family, onMismatch, groupBy }: RunConfig,
 ) => ({
   engine,
   mode,
@@ -119,6 +119,8 @@ const resultConfig = (
   include,
   exclude,
   rename,
+  lora,
+  family,
   onMismatch,
   groupBy,
 });
@@ -197,7 +199,8 @@ export const writeModels = (
     model_id: model.id,
     name: model.name,
     source: model.location.source,
-    kind: 'checkpoint',
+    kind: model.header.adapter === undefined ? 'checkpoint' : 'adapter',
+    base_model: model.header.adapter?.baseModel ?? null,
     role,
     generation: generationOf(plan, model.id),
     status: 'used',
@@ -207,12 +210,12 @@ export const writeModels = (
     bytes: model.bytes,
     duplicate_of: duplicates.get(model.id) ?? null,
   });
-  const skipped = plan.skipped.map(({ id, name, source, reason }) => ({
+  const skipped = plan.skipped.map(({ id, name, source, kind, reason }) => ({
     ...blank,
     model_id: id,
     name,
     source,
-    kind: 'checkpoint',
+    kind: kind ?? null,
     role: 'fold',
     generation: generationOf(plan, id),
     status: 'skipped',
@@ -234,9 +237,9 @@ export const writeTimings = (out: string, timings: readonly BlockTiming[]): void
 };
 
 /** What is subtracted from every model, for accuracy alone. */
-const shiftOf = ({ base, config, engine }: Plan): string => {
+const shiftOf = ({ base, config, engine, slots }: Plan): string => {
   if (base !== null) return 'base';
-  if (!config.center) return 'zero';
+  if (!config.center || slots.every(({ isDelta }) => isDelta === true)) return 'zero';
   return engine === 'exact' ? 'mean' : 'first-block-mean';
 };
 

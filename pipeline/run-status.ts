@@ -6,8 +6,8 @@ import { formatBytes, formatDuration, formatPlural, formatRate } from '../sinks/
 import { escapeControls } from '../sinks/terminal-text.ts';
 import { type Begin, contentsOf } from './begin.ts';
 import { checkpointFolder, type RunContent, readBegin } from './checkpoints.ts';
-import { quoted } from './execution.ts';
 import { leaseHolder } from './lease.ts';
+import { quoted } from './quoted.ts';
 import type { TelemetryEvent } from './telemetry.ts';
 
 type Block = Extract<TelemetryEvent, { type: 'block' }>;

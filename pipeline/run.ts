@@ -18,9 +18,10 @@ import { verifyContents } from '../sources/verify-contents.ts';
 import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
 import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRun } from './checkpoints.ts';
 import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
-import { Execution, type Going, quoted, type RunControl } from './execution.ts';
+import { Execution, type Going, type RunControl } from './execution.ts';
 import { Lease, leaseHolder } from './lease.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan, stateBytes } from './plan.ts';
+import { quoted } from './quoted.ts';
 import { createRunFolder, createScratch, discardRunFolder, removeScratch, resultsFolder } from './run-folder.ts';
 import { type RunStatus, statusOf } from './run-status.ts';
 import type { Telemetry } from './telemetry.ts';
@@ -380,7 +381,9 @@ const verified = (plan: Plan, known = 0) =>
       groups: groupsInOrder(plan).map(({ group }) => group),
     });
     const baseFault = plan.base === null ? undefined : faults.get(plan.base);
-    const first = baseFault ?? [...faults.values()][0];
+    const bad = added.filter((model) => faults.has(model));
+    // The first in order, whichever was read first.
+    const first = baseFault ?? (bad[0] === undefined ? undefined : faults.get(bad[0]));
     if (first !== undefined && (plan.config.onBadSource === 'error' || baseFault !== undefined)) {
       return yield* Effect.fail(first);
     }
@@ -388,13 +391,13 @@ const verified = (plan: Plan, known = 0) =>
     if (sound.length === 0) {
       return yield* new ConfigInvalid({ issues: [`sources: all models were skipped; the first: ${first?.message}`] });
     }
-    const bad = added.filter((model) => faults.has(model));
     const skipped = [
       ...plan.skipped,
       ...bad.map((model) => ({
         id: model.id,
         name: model.name,
         source: model.location.source,
+        kind: model.location.layout === 'adapter' ? ('adapter' as const) : ('checkpoint' as const),
         reason: faults.get(model)!.message,
       })),
     ].sort((a, b) => a.id - b.id);

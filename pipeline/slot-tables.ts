@@ -349,14 +349,15 @@ export class SlotTables {
     const place = new Map(Array.from(modelIds, (id, i) => [id, i]));
     for (const model of this.#plan.models) {
       const at = place.get(model.id);
+      const { dtype, lora } = slot.tensorIn(model);
       this.#modelSlots.append({
         slot_id: slot.id,
         model_id: model.id,
         status: at === undefined ? 'skipped' : 'used',
         reason: at === undefined ? (skipped.get(model.id) ?? null) : null,
-        dtype: slot.tensorIn(model).dtype,
-        lora_rank: null,
-        lora_scale: null,
+        dtype,
+        lora_rank: lora?.rank ?? null,
+        lora_scale: lora?.scale ?? null,
         raw_norm2: at === undefined ? null : rawNorm2[at]!,
         mean_entry: at === undefined ? null : meanEntry[at]!,
       });

@@ -3,11 +3,13 @@
 import type { Dtype } from './model.ts';
 
 /** Largest magnitude a weight may have: its square and sums of squares stay finite in float32. */
-const LARGEST_WEIGHT = 1e17;
+export const LARGEST_WEIGHT = 1e17;
 
 /** Index of the first weight that cannot be folded, or −1. */
-export const firstBadWeight = (weights: Float32Array): number =>
-  weights.findIndex((weight) => !(Math.abs(weight) <= LARGEST_WEIGHT));
+export const firstBadWeight = (weights: Float32Array | Float64Array): number => {
+  for (let i = 0; i < weights.length; i++) if (!(Math.abs(weights[i]!) <= LARGEST_WEIGHT)) return i;
+  return -1;
+};
 
 export const badWeightDetail = (index: number, value: number): string =>
   `entry ${index} is ${value}, expected finite weights of magnitude up to 1e17`;

@@ -70,6 +70,17 @@ export function widen(dtype: Dtype, bytes: Uint8Array, out: Float32Array): void 
   }
 }
 
+/**
+ * Widens elements to float64, without rounding those of F64.
+ * @param bytes little-endian elements, at any byte offset
+ */
+export function widenToDouble(dtype: Dtype, bytes: Uint8Array): Float64Array {
+  if (dtype === 'F64') return new Float64Array(bytes.slice().buffer);
+  const values = new Float32Array(bytes.byteLength / readable[dtype]);
+  widen(dtype, bytes, values);
+  return Float64Array.from(values);
+}
+
 function widenAligned(dtype: Exclude<Dtype, 'F32'>, bytes: Uint8Array, out: Float32Array): void {
   const bits = new Int32Array(out.buffer, out.byteOffset, out.length);
   if (dtype === 'BF16') widenBfloat16(bytes, bits);

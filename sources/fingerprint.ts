@@ -6,7 +6,7 @@ import { readExactly, withRegularFile } from './regular-file.ts';
 
 const pageBytes = 4096;
 
-/** A used tensor; `place` is where it stands among the used ones. */
+/** A used tensor, or a factor of one; `place` is where it stands among the used ones. */
 type Page = Pick<TensorEntry, 'name' | 'dtype' | 'offset' | 'byteLength'> & { readonly place: number };
 
 /** Both are sha256, hex. */
@@ -32,9 +32,12 @@ export const pagesOf = (
 ): readonly (readonly Page[])[] => {
   const places = new Map([...new Set(usedTensorNames)].map((name, place) => [name, place]));
   const pages = files.map((): Page[] => []);
-  for (const { name, dtype, offset, byteLength, file } of tensors.values()) {
-    const place = places.get(name);
-    if (place !== undefined) pages[file]!.push({ name, dtype, offset, byteLength, place });
+  for (const tensor of tensors.values()) {
+    const place = places.get(tensor.name);
+    if (place === undefined) continue;
+    const { lora } = tensor;
+    for (const { name, dtype, offset, byteLength, file } of lora === undefined ? [tensor] : [lora.a, lora.b])
+      pages[file]!.push({ name, dtype, offset, byteLength, place });
   }
   return pages;
 };

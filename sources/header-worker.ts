@@ -4,7 +4,7 @@
 import { parentPort } from 'node:worker_threads';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import { type Fingerprint, type FingerprintTask, fingerprintNow } from './fingerprint.ts';
-import type { ModelFile, ModelLocation, TensorEntry } from './model.ts';
+import type { AdapterInfo, ModelFile, ModelLocation, TensorEntry } from './model.ts';
 import { readRawHeader } from './model-header.ts';
 
 export type HeaderRequest =
@@ -32,6 +32,7 @@ export type HeaderPart =
       readonly headerDigests: readonly string[];
       /** Equal keys, equal tensors: they are sent with the first header only. */
       readonly key: string;
+      readonly adapter?: AdapterInfo;
     }
   | { readonly kind: 'fingerprint'; readonly fingerprint: Fingerprint }
   | { readonly kind: 'failed'; readonly error: PlainError };
@@ -51,7 +52,7 @@ let parts: Iterator<HeaderPart> = [][Symbol.iterator]();
 function* headerParts(locations: readonly ModelLocation[]): Generator<HeaderPart> {
   for (const location of locations) {
     try {
-      const { files, headerDigests, key, parse } = readRawHeader(location);
+      const { files, headerDigests, key, parse, adapter } = readRawHeader(location);
       if (!sent.has(key)) {
         const tensors = parse();
         for (let i = 0; i < tensors.length; i += tensorsAtOnce) {
@@ -59,7 +60,7 @@ function* headerParts(locations: readonly ModelLocation[]): Generator<HeaderPart
         }
         sent.add(key);
       }
-      yield { kind: 'header', files, headerDigests, key };
+      yield { kind: 'header', files, headerDigests, key, ...(adapter === undefined ? {} : { adapter }) };
     } catch (error) {
       yield { kind: 'failed', error: plain(error) };
     }

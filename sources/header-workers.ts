@@ -111,10 +111,11 @@ export class HeaderWorkers {
         return;
       }
       if (part.kind === 'header') {
-        const { files, headerDigests, key } = part;
+        const { files, headerDigests, key, adapter } = part;
         const known = this.#layouts.get(key);
         if (known === undefined) this.#layouts.set(key, tensors);
-        results[index++] = { files, headerDigests, tensors: known ?? tensors } satisfies ModelHeader;
+        const header: ModelHeader = { files, headerDigests, tensors: known ?? tensors };
+        results[index++] = adapter === undefined ? header : { ...header, adapter };
       } else results[index++] = part.kind === 'fingerprint' ? part.fingerprint : revive(part.error);
       tensors = new Map();
     };

@@ -1,6 +1,7 @@
 // Finds the models in and below a folder. A folder is a model where it holds an index, a model.safetensors, or one safetensors
-// file and no models below; then only its `checkpoint-*` folders are looked into as well. Otherwise each safetensors file and
-// each folder below is looked at, in byte order. Names that start with a dot (.git, .cache, ._model.safetensors) are skipped.
+// file and no models below; then only its `checkpoint-*` folders are looked into as well. A folder with an adapter_config.json
+// or an adapter_model.safetensors is an adapter; below it are more, under names of their own (PEFT saves them so) or as
+// checkpoints. Otherwise each safetensors file and each folder below is looked at, in byte order. Names that start with a dot (.git, .cache, ._model.safetensors) are skipped.
 // Decided by names alone: nothing is opened. A folder met twice, as links in a circle do, is entered once. A repository of a
 // Hugging Face cache is one of its snapshots, which is searched by the same rules, with links checked; those of data sets and
 // spaces are passed over.
@@ -26,7 +27,7 @@ export type Found = {
   readonly name?: string;
 } & (
   | {
-      readonly layout: 'file' | 'sharded';
+      readonly layout: 'file' | 'sharded' | 'adapter';
       readonly entry: string;
       /** {@link ModelLocation.repository} */
       readonly repository?: string;
@@ -37,6 +38,8 @@ export type Found = {
 const maxDepth = 64;
 const weights = '.safetensors';
 const index = '.safetensors.index.json';
+const adapterConfig = 'adapter_config.json';
+const adapterWeights = `adapter_model${weights}`;
 const pickle = /\.(?:bin|pt|pth|ckpt|pkl)$/i;
 
 /** All models in a folder and below. */
@@ -97,7 +100,7 @@ export function modelInFile(path: string): readonly Found[] {
   const refuse = (rule: string, detail: string): readonly Found[] => [
     { below: '', path, error: new SourceMalformed({ path, rule, detail }) },
   ];
-  if (name.startsWith('adapter_model.')) return refuse('adapter', adapterDetail);
+  if (name === adapterWeights) return [{ below: '', path: dirname(path), layout: 'adapter', entry: path }];
   if (isShardName(name))
     return refuse('index-missing', 'found one shard of several, expected the folder that holds all');
   if (name.endsWith(weights)) return [{ below: '', path, layout: 'file', entry: path }];
@@ -107,9 +110,6 @@ export function modelInFile(path: string): readonly Found[] {
 
 /** A name without the ending that all files of weights have. */
 export const withoutEnding = (name: string): string => name.replace(/(?<=[^/])\.safetensors(?:\.index\.json)?$/, '');
-
-const adapterDetail =
-  'found a LoRA adapter, expected full weights: adapters are not supported yet; merge it into its base first';
 
 const pickleDetail = (name: string): string => `found ${displayName(name)}, expected safetensors; ${convertPickle}`;
 
@@ -153,7 +153,10 @@ async function search(folder: string, below: string, walk: Walk, depth: number):
   };
   const isCheckpoint = (name: string): boolean => name.startsWith('checkpoint-');
   const own = modelOf(folder, below, files);
-  if (own !== undefined) return [own, ...(await inside(folders.filter(isCheckpoint)))];
+  if (own !== undefined) {
+    const more = isAdapter(files) ? await foldersOf(folder, folders, isAdapter) : [];
+    return [own, ...(await inside(folders.filter((name) => isCheckpoint(name) || more.includes(name))))];
+  }
 
   const loose = files.filter((name) => name.endsWith(weights));
   if (loose.length === 1) {
@@ -179,6 +182,25 @@ async function search(folder: string, below: string, walk: Walk, depth: number):
   ];
 }
 
+/** Whether the names in a folder are those of an adapter's. */
+const isAdapter = (files: readonly string[]): boolean =>
+  files.some((name) => name === adapterConfig || name.startsWith('adapter_model.'));
+
+/** Those folders whose files are of a kind; what cannot be listed is of none. */
+async function foldersOf(
+  folder: string,
+  names: readonly string[],
+  is: (files: readonly string[]) => boolean,
+): Promise<readonly string[]> {
+  const found = await Promise.all(
+    names.map(async (name) => {
+      const content = await list(join(folder, name)).catch(() => null);
+      return content !== null && is(content.files) ? [name] : [];
+    }),
+  );
+  return found.flat();
+}
+
 /** What makes the whole folder a model, or a refusal; undefined where its files stand for themselves. */
 function modelOf(folder: string, below: string, files: readonly string[]): Found | undefined {
   const refuse = (rule: string, detail: string): Found => ({
@@ -186,8 +208,12 @@ function modelOf(folder: string, below: string, files: readonly string[]): Found
     path: folder,
     error: new SourceMalformed({ path: folder, rule, detail }),
   });
-  if (files.some((name) => name === 'adapter_config.json' || name.startsWith('adapter_model.'))) {
-    return refuse('adapter', adapterDetail);
+  if (isAdapter(files)) {
+    if (files.includes(adapterWeights))
+      return { below, path: folder, layout: 'adapter', entry: join(folder, adapterWeights) };
+    const pickled = files.find((name) => name.startsWith('adapter_model.') && pickle.test(name));
+    if (pickled !== undefined) return refuse('pickle', pickleDetail(pickled));
+    return refuse('adapter-missing', `found ${adapterConfig} without weights, expected ${adapterWeights} beside it`);
   }
   const indices = files.filter((name) => name.endsWith(index));
   const chosen = indices.includes(`model${index}`) ? `model${index}` : indices[0];

@@ -4,11 +4,13 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, realpathSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { readAdapter } from './adapter-header.ts';
 import { byteOrder } from './byte-order.ts';
 import { displayName } from './display-name.ts';
 import { SourceMalformed } from './errors.ts';
+import { refuseForeignAdapter } from './foreign-adapter.ts';
 import { realPathInside } from './hub-links.ts';
-import type { ModelFile, ModelHeader, ModelLocation, TensorEntry } from './model.ts';
+import type { AdapterInfo, ModelFile, ModelHeader, ModelLocation, TensorEntry } from './model.ts';
 import { readExactly, readingNow, withRegularFile } from './regular-file.ts';
 import { headerLength, parseSafetensorsHeader } from './safetensors.ts';
 import { joinShards, maxIndexBytes, parseShardIndex, unlistedShards } from './sharded-checkpoint.ts';
@@ -21,30 +23,38 @@ export interface RawHeader {
   readonly key: string;
   /** Parses and checks. @throws SourceMalformed */
   readonly parse: () => readonly TensorEntry[];
+  readonly adapter?: AdapterInfo;
 }
 
 /**
- * Reads the header of a model, or the index and the headers of all shards.
+ * Reads the header of a model, or the index and the headers of all shards, or an adapter's header and config.
  * @throws SourceMalformed, SourceUnavailable
  */
 export const readRawHeader = ({ layout, entry, repository }: ModelLocation): RawHeader => {
   if (layout === 'sharded') return readShards(entry, repository);
-  const { file, bytes, digest } = readFileHeader(entry);
+  const header = readFileHeader(entry);
+  if (layout === 'adapter') return readAdapter(header, repository);
+  const { file, bytes, digest } = header;
   return {
     files: [file],
     headerDigests: [digest],
     key: `${file.size} ${digest}`,
-    parse: () => parseSafetensorsHeader(bytes, file.size, entry).tensors,
+    parse: () => {
+      const { tensors } = parseSafetensorsHeader(bytes, file.size, entry);
+      refuseForeignAdapter(tensors, entry);
+      return tensors;
+    },
   };
 };
 
 /** Reads, parses and checks: files in the byte order of their names, tensors in storage order. */
 export const readHeaderNow = (location: ModelLocation): ModelHeader => {
-  const { files, headerDigests, parse } = readRawHeader(location);
-  return { files, headerDigests, tensors: new Map(parse().map((tensor) => [tensor.name, tensor])) };
+  const { files, headerDigests, parse, adapter } = readRawHeader(location);
+  const tensors = new Map(parse().map((tensor) => [tensor.name, tensor]));
+  return { files, headerDigests, tensors, ...(adapter === undefined ? {} : { adapter }) };
 };
 
-interface FileHeader {
+export interface FileHeader {
   readonly file: ModelFile;
   readonly bytes: Buffer;
   /** sha256, hex. */

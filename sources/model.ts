@@ -22,6 +22,26 @@ export interface TensorEntry {
   /** Absolute byte offset in that file. */
   readonly offset: number;
   readonly byteLength: number;
+  /** Set where the weights are a LoRA module's ΔW: `shape` is that of ΔW, `byteLength` that of both factors. */
+  readonly lora?: LoraTensors;
+  /** Why it is no slot, whatever its shape: what an adapter keeps beside its factors. */
+  readonly leftOut?: string;
+}
+
+/** The tensors that a LoRA module's ΔW is made of: scale · B A, rows x cols, or its transpose. */
+export interface LoraTensors {
+  /** rank x (a layer's inputs), row-major whatever its dims. */
+  readonly a: TensorEntry;
+  /** (a layer's outputs) x rank. */
+  readonly b: TensorEntry;
+  readonly rank: number;
+  /** α/r, or α/√r. */
+  readonly scale: number;
+  /** Whether the layer stores its weight as inputs x outputs. */
+  readonly transposed: boolean;
+  /** Of ΔW as the layer stores it. */
+  readonly rows: number;
+  readonly cols: number;
 }
 
 /** Where a model stands: one input of the stream. */
@@ -32,8 +52,8 @@ export interface ModelLocation {
   readonly source: string;
   /** The model folder, or the `.safetensors` file. */
   readonly path: string;
-  readonly layout: 'file' | 'sharded';
-  /** The safetensors file, or the index file of a sharded checkpoint. */
+  readonly layout: 'file' | 'sharded' | 'adapter';
+  /** The safetensors file (of an adapter: beside its adapter_config.json), or the index file of a sharded checkpoint. */
   readonly entry: string;
   /** The repository of a Hugging Face cache that the model stands in: its links may lead anywhere inside, and nowhere else. */
   readonly repository?: string;
@@ -44,6 +64,14 @@ export interface ModelHeader {
   readonly files: readonly ModelFile[];
   /** sha256 (hex) of each file's raw header bytes, for the fingerprint. */
   readonly headerDigests: readonly string[];
-  /** In storage order: file, then offset. */
+  /** In storage order: file, then offset. Of an adapter: its modules by their paths, and what else is there. */
   readonly tensors: ReadonlyMap<string, TensorEntry>;
+  /** Set for a LoRA adapter. */
+  readonly adapter?: AdapterInfo;
+}
+
+/** What an adapter says of itself. */
+export interface AdapterInfo {
+  /** `base_model_name_or_path`, as written: a name to compare, never opened; null where it has none. */
+  readonly baseModel: string | null;
 }

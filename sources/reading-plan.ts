@@ -18,7 +18,18 @@ export interface PlannedSlot {
   readonly features: number;
   /** The slot's tensor in a model, or in the base. */
   readonly tensorIn: (model: PlannedModel) => TensorEntry;
+  /**
+   * Set where the weights are changes, ΔW of LoRA modules: their origin is 0, and no shift is subtracted, which would take
+   * their low rank away.
+   */
+  readonly isDelta?: true;
 }
+
+/** The tensors of a file that a slot's weights are made of. */
+export const storedTensors = (slot: PlannedSlot, model: PlannedModel): readonly TensorEntry[] => {
+  const tensor = slot.tensorIn(model);
+  return tensor.lora === undefined ? [tensor] : [tensor.lora.a, tensor.lora.b];
+};
 
 /** Slots that are streamed together, because they fit the memory together. */
 export interface SlotGroup {

@@ -8,6 +8,7 @@ import { text } from 'node:stream/consumers';
 import { setImmediate } from 'node:timers/promises';
 import { Effect } from 'effect';
 import { ConfigInvalid } from '../configs/errors.ts';
+import { adapterConfigName } from './adapter-config.ts';
 import { displayName, displayPath } from './display-name.ts';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import { expandGlob, globBase } from './expand-glob.ts';
@@ -19,7 +20,7 @@ import type { ModelLocation } from './model.ts';
 import { type Found, findCachedModels, findModels, modelInFile, withoutEnding } from './model-folder.ts';
 import { reading } from './regular-file.ts';
 
-/** A model that was found but refused before its weights were looked at: a pickle, an adapter, a shard without its index. */
+/** A model that was found but refused before its weights were looked at: a pickle, a shard without its index. */
 export interface SkippedSource {
   readonly name: string;
   readonly source: string;
@@ -260,11 +261,13 @@ function realPath(path: string): string {
 }
 
 /**
- * What makes two models the same: their real file. Revisions in a cache may share an index and no shard, so there all files
- * count, and what was refused counts for each revision.
+ * What makes two models the same: their real file; of an adapter also its config, which has the scale. Revisions in a cache
+ * may share an index and no shard, so there all files count, and what was refused counts for each revision.
  */
 async function identityOf(found: Found): Promise<string> {
   if ('error' in found) return `${realPath(found.path)} ${found.name ?? ''}`;
+  if (found.layout === 'adapter')
+    return [found.entry, join(dirname(found.entry), adapterConfigName)].map(realPath).join('\n');
   if (found.repository === undefined || found.layout === 'file') return realPath(found.entry);
   const shards = (await list(found.path)).files.filter((name) => name.endsWith('.safetensors'));
   return [found.entry, ...shards.map((name) => join(found.path, name))].map(realPath).join('\n');

@@ -1,11 +1,14 @@
 // Reads a block of models into one shared buffer, laid out so that every tile's rows stand together and wrap as one
 // Arrow batch. Each model's file is read front to back; tensors that are neighbours in the file come in one readv.
+// Of LoRA modules the factors are staged, whole whatever the tiles (stage-factors.ts).
 
 import { bytesPerElement } from './dtype.ts';
 import { SourceMalformed, type SourceUnavailable } from './errors.ts';
 import type { Dtype, TensorEntry } from './model.ts';
 import type { PlannedModel, PlannedSlot, SlotGroup } from './reading-plan.ts';
 import type { SourceFiles } from './source-files.ts';
+import { type FactorRead, factorBytes, factorRead, factorScratchBytes, settleFactors } from './stage-factors.ts';
+import type { StagedFactors } from './staged-factors.ts';
 import { type Tile, type TileRange, tilesOf } from './tile.ts';
 
 /** Bytes between two tensors that are read over rather than skipped. */
@@ -28,6 +31,8 @@ export interface StagedRows {
   readonly offset: number;
   /** The first staged tile's first feature: 0 unless a part of the slot is staged. */
   readonly start: number;
+  /** Set where rows are to be decoded from factors, which serve all tiles: `dtype` is then that of the factors staged. */
+  readonly factors?: StagedFactors;
 }
 
 /** A model whose weights of a slot could not be read. */
@@ -55,6 +60,13 @@ interface Segment {
   readonly buffers: readonly Uint8Array[];
 }
 
+/** A model's factors of a slot that are being read, and where their rank is to be told. */
+interface FactorSegment {
+  readonly slot: PlannedSlot;
+  readonly read: FactorRead;
+  readonly settled: (rank: number) => void;
+}
+
 const ALIGNMENT = 64;
 
 const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
@@ -71,9 +83,11 @@ interface StagedPart {
   /** Where the part begins in the buffer. */
   readonly at: number;
   readonly bytes: number;
+  /** Ranks are those of the tensors, until these have been read. */
+  readonly factors?: StagedFactors;
 }
 
-/** One part for each slot and dtype, in the order of first appearance. */
+/** One part for each slot and dtype, in the order of first appearance; one for each slot of factors. */
 const layOut = (
   group: SlotGroup,
   models: readonly PlannedModel[],
@@ -84,6 +98,12 @@ const layOut = (
   let end = from;
   for (const slot of group.slots) {
     const tiles = tilesOf(slot.features).slice(range?.from, range?.to);
+    if (slot.isDelta === true) {
+      const part = factorPart(slot, models, tiles, end);
+      parts.push(part);
+      end += part.bytes;
+      continue;
+    }
     const byDtype = new Map<Dtype, PlannedModel[]>();
     for (const model of models) {
       const dtype = slot.tensorIn(model).dtype as Dtype;
@@ -100,6 +120,29 @@ const layOut = (
   return parts;
 };
 
+const factorPart = (
+  slot: PlannedSlot,
+  models: readonly PlannedModel[],
+  tiles: readonly Tile[],
+  from: number,
+): StagedPart & { readonly factors: StagedFactors } => {
+  const at = new Float64Array(models.length);
+  const ranks = new Int32Array(models.length);
+  let end = from;
+  models.forEach((model, i) => {
+    const lora = slot.tensorIn(model).lora!;
+    at[i] = end;
+    ranks[i] = lora.rank;
+    end += factorBytes(lora);
+  });
+  const { rows, cols } = slot;
+  return { slot, dtype: 'F32', models, tiles, at: from, bytes: end - from, factors: { rows, cols, ranks, at } };
+};
+
+/** Bytes that reading a block takes beside its buffer. */
+export const readingBytes = (group: SlotGroup, models: readonly PlannedModel[]): number =>
+  factorScratchBytes(group.slots, models, MODELS_AT_ONCE);
+
 const featuresOf = (tiles: readonly Tile[]): number => tiles.reduce((sum, { width }) => sum + width, 0);
 
 /**
@@ -115,21 +158,21 @@ export const stageBlock = async (
   range?: TileRange,
 ): Promise<StagedBlock> => {
   const parts = layOut(group, models, from, range);
-  const segments = new Map<PlannedModel, Segment[]>(models.map((model) => [model, []]));
-  for (const part of parts) {
-    part.models.forEach((model, row) => {
-      const buffers = part.tiles.map((tile) => rowOf(part, tile, row, buffer));
-      segments.get(model)!.push({ slot: part.slot, tensor: tensorPart(part, model), buffers });
-    });
-  }
+  const places = parts.map((part) => new Map(part.models.map((model, row) => [model, row])));
   const faults: ReadFault[] = [];
-  const queue = [...models];
+  const queue = [...models.keys()];
   const readNext = async (): Promise<void> => {
-    for (let model = queue.shift(); model !== undefined; model = queue.shift()) {
-      const used = new Set(segments.get(model)!.map(({ tensor }) => model!.header.files[tensor.file]!));
+    for (let index = queue.shift(); index !== undefined; index = queue.shift()) {
+      const model = models[index]!;
+      const { stored, factors } = segmentsOf(parts, places, model, buffer);
+      const all = [...stored, ...factors.flatMap(factorSegments)];
+      const used = new Set(all.map(({ tensor }) => model.header.files[tensor.file]!));
       for (const file of used) files.hold(file);
       try {
-        faults.push(...(await readModel(files, model, segments.get(model)!)));
+        const unread = await readModel(files, model, all);
+        const slots = new Set(unread.map(({ slot }) => slot));
+        // Both factors of a slot may be missing.
+        faults.push(...unread.filter(({ slot }) => slots.delete(slot)), ...settleModel(model, factors, unread));
       } finally {
         for (const file of used) await files.release(file);
       }
@@ -138,6 +181,59 @@ export const stageBlock = async (
   await Promise.all(Array.from({ length: MODELS_AT_ONCE }, readNext));
   faults.sort((a, b) => a.model.id - b.model.id || a.slot.id - b.slot.id);
   return { slots: group.slots.map((slot) => stagedSlot(slot, parts, models, faults, buffer)), faults };
+};
+
+/** What is to be read of a model. Its factors take memory of their own until they are made canonical. */
+const segmentsOf = (
+  parts: readonly StagedPart[],
+  places: readonly ReadonlyMap<PlannedModel, number>[],
+  model: PlannedModel,
+  buffer: SharedArrayBuffer,
+): { readonly stored: readonly Segment[]; readonly factors: readonly FactorSegment[] } => {
+  const stored: Segment[] = [];
+  const factors: FactorSegment[] = [];
+  for (const [i, part] of parts.entries()) {
+    const { slot } = part;
+    const row = places[i]!.get(model);
+    if (row === undefined) continue;
+    if (part.factors === undefined) {
+      const buffers = part.tiles.map((tile) => rowOf(part, tile, row, buffer));
+      stored.push({ slot, tensor: tensorPart(part, model), buffers });
+      continue;
+    }
+    const { at, ranks } = part.factors;
+    const read = factorRead(slot.tensorIn(model).lora!, buffer, at[row]!);
+    const settled = (rank: number): void => {
+      ranks[row] = rank;
+    };
+    factors.push({ slot, read, settled });
+  }
+  return { stored, factors };
+};
+
+const factorSegments = ({ slot, read: { lora, a, b } }: FactorSegment): readonly Segment[] => [
+  { slot, tensor: lora.a, buffers: [a] },
+  { slot, tensor: lora.b, buffers: [b] },
+];
+
+/** Makes the factors canonical that could be read; returns those that cannot be folded. */
+const settleModel = (
+  model: PlannedModel,
+  factors: readonly FactorSegment[],
+  unread: readonly ReadFault[],
+): readonly ReadFault[] => {
+  const missing = new Set(unread.map(({ slot }) => slot));
+  const faults: ReadFault[] = [];
+  for (const { slot, read, settled } of factors) {
+    if (missing.has(slot)) continue;
+    try {
+      settled(settleFactors(read, model.header.files[read.lora.a.file]!.path));
+    } catch (error) {
+      if (!(error instanceof SourceMalformed)) throw error;
+      faults.push({ model, slot, error });
+    }
+  }
+  return faults;
 };
 
 const rowOf = (part: StagedPart, tile: Tile, row: number, buffer: SharedArrayBuffer): Uint8Array => {
@@ -175,6 +271,7 @@ const stagedSlot = (
         buffer,
         offset: part.at,
         start: part.tiles[0]!.start,
+        ...(part.factors === undefined ? {} : { factors: part.factors }),
       })),
   };
 };

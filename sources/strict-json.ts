@@ -143,6 +143,20 @@ export class JsonScanner {
     return value;
   }
 
+  /** Any JSON number, as float64 has it: finite unless it is beyond 1.8e308. */
+  number(what: string): number {
+    this.peek();
+    const start = this.#at;
+    if (!this.acceptNumber()) this.unexpected(`a number as ${what}`, 'number');
+    return Number(this.#bytes.toString('latin1', start, this.#at));
+  }
+
+  boolean(what: string): boolean {
+    if (this.#acceptWord('true')) return true;
+    if (this.#acceptWord('false')) return false;
+    return this.unexpected(`true or false as ${what}`, 'boolean');
+  }
+
   /** Takes `null` if it comes next. */
   acceptNull(): boolean {
     return this.#acceptWord('null');

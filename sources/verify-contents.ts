@@ -9,7 +9,7 @@ import { displayName } from './display-name.ts';
 import { bytesPerElement, widen } from './dtype.ts';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import type { Dtype, TensorEntry } from './model.ts';
-import type { PlannedModel, ReadingPlan } from './reading-plan.ts';
+import { type PlannedModel, type ReadingPlan, storedTensors } from './reading-plan.ts';
 
 const PIECE = 4 * 2 ** 20;
 const MODELS_AT_ONCE = 4;
@@ -32,7 +32,7 @@ export const verifyContents = (plan: ReadingPlan): Effect.Effect<VerifiedContent
     (model) =>
       Effect.promise(async () => {
         try {
-          digests.set(model.id, await readWhole(model, new Set(slots.map((slot) => slot.tensorIn(model)))));
+          digests.set(model.id, await readWhole(model, new Set(slots.flatMap((slot) => storedTensors(slot, model)))));
         } catch (cause) {
           if (!(cause instanceof SourceMalformed || cause instanceof SourceUnavailable)) throw cause;
           faults.set(model, cause);

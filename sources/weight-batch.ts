@@ -16,6 +16,8 @@ import {
   Uint8,
   Uint16,
 } from 'apache-arrow';
+import type { AdapterFactors } from './adapter-factors.ts';
+import { decodeDelta } from './decode-delta.ts';
 import { bytesPerElement, widen } from './dtype.ts';
 import type { Dtype } from './model.ts';
 
@@ -88,8 +90,12 @@ export const makeWeightBatch = (descriptor: WeightBatchDescriptor): RecordBatch 
   );
 };
 
+/** Rows of weights that a device makes float32 of: as stored, or as factors. */
+export type WeightRows = StoredRows | FactoredRows;
+
 /** The parts of a weight batch that a device needs. */
-export interface WeightRows {
+export interface StoredRows {
+  readonly kind: 'stored';
   readonly dtype: Dtype;
   readonly width: number;
   readonly models: Int32Array;
@@ -97,20 +103,35 @@ export interface WeightRows {
   readonly row: (i: number) => Uint8Array;
 }
 
+/** Some features of LoRA modules: row i is ΔW of model i, of which only the factors are at hand. */
+export interface FactoredRows {
+  readonly kind: 'factored';
+  readonly width: number;
+  readonly models: Int32Array;
+  /** The first feature of ΔW. */
+  readonly start: number;
+  readonly factors: readonly AdapterFactors[];
+}
+
 /** Widens features from `from` on of row `row` into `out`, as many as it holds. */
-export const widenRow = ({ dtype, row: bytesOf }: WeightRows, row: number, from: number, out: Float32Array): void => {
-  const size = bytesPerElement(dtype);
-  widen(dtype, bytesOf(row).subarray(from * size, (from + out.length) * size), out);
+export const widenRow = (rows: WeightRows, row: number, from: number, out: Float32Array): void => {
+  if (rows.kind === 'factored') {
+    decodeDelta(rows.factors[row]!, rows.start + from, out);
+    return;
+  }
+  const size = bytesPerElement(rows.dtype);
+  widen(rows.dtype, rows.row(row).subarray(from * size, (from + out.length) * size), out);
 };
 
 /** Reads a batch back without copying. */
-export const weightRows = (batch: RecordBatch): WeightRows => {
+export const weightRows = (batch: RecordBatch): StoredRows => {
   const dtype = batch.schema.metadata.get('dtype') as Dtype;
   const [ids, weights] = batch.data.children;
   const list = weights!.type as unknown as FixedSizeList;
   const values = weights!.children[0]!.values as ArrayBufferView;
   const stride = list.listSize * bytesPerElement(dtype);
   return {
+    kind: 'stored',
     dtype,
     width: list.listSize,
     // Arrow pads buffers that travelled as a stream.

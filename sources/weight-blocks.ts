@@ -57,9 +57,35 @@ export const partsOf = ({ slots, tilesAtOnce }: SlotGroup): readonly TileRange[]
 export const weightBlocks = (plan: ReadingPlan): Observable<WeightBlock> =>
   defer(() => from(blocksOf(plan, new SourceFiles())));
 
+/**
+ * What was staged of the last two blocks of a group of LoRA modules that come in parts: factors serve all tiles, so they are
+ * read and made canonical once a block, into memory of their own. Two, since a block is read while the one before is in use.
+ */
+class StagedFactorBlocks {
+  readonly #kept = new Map<
+    number,
+    { readonly buffer: SharedArrayBuffer; index: number; block: Promise<StagedBlock> }
+  >();
+
+  stage(
+    index: number,
+    bytes: number,
+    stage: (buffer: SharedArrayBuffer) => Promise<StagedBlock>,
+  ): Promise<StagedBlock> {
+    const known = this.#kept.get(index % 2);
+    if (known?.index === index) return known.block;
+    const buffer =
+      known !== undefined && known.buffer.byteLength >= bytes ? known.buffer : new SharedArrayBuffer(bytes);
+    const block = stage(buffer);
+    this.#kept.set(index % 2, { buffer, index, block });
+    return block;
+  }
+}
+
 function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock> {
   for (const group of plan.groups) {
     const parts = partsOf(group);
+    const factors = parts !== null && group.slots[0]!.isDelta === true ? new StagedFactorBlocks() : null;
     const folded = group.folded ?? { models: 0, blocks: 0 };
     const blocks = folded.blocks + Math.ceil(modelsToFold(group, plan.models).length / plan.block);
     // Where nothing is left to fold, an empty last block says so.
@@ -68,7 +94,8 @@ function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock
       const models = plan.models.slice(from, from + plan.block);
       const first = index <= folded.blocks;
       const readPart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<ReadBlock> => {
-        const staged = await stageBlock(files, group, models, buffer, 0, range);
+        const stage = (into: SharedArrayBuffer) => stageBlock(files, group, models, into, 0, range);
+        const staged = await (factors?.stage(index, stagingBytes(group, models), stage) ?? stage(buffer));
         if (!first || plan.base === null) return { ...staged, base: null };
         const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
         if (base.faults.length > 0) throw base.faults[0]!.error;

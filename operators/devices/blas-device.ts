@@ -2,7 +2,9 @@
 // A chunk is 2,048 features: the longest sum one float32 accumulator takes before float64 takes over (costs nothing:
 // 94 against 96 GFLOP/s). A panel is one chunk, so that what a block owes it is done while it is in the second-level
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
-import { widenRow } from '../../sources/weight-batch.ts';
+import type { AdapterFactors } from '../../sources/adapter-factors.ts';
+import { eachRectangle } from '../../sources/decode-delta.ts';
+import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import type { BlasLibrary } from './blas-library.ts';
@@ -57,6 +59,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       multiply(m, n, chunk, entriesFrom(a, rows, at), a.stride, entriesFrom(b, columns, at), b.stride, scratch, n);
       for (let i = 0; i < m * n; i++) out[i] = out[i]! + scratch[i]!;
     }
+  const widenOne = (rows: WeightRows, row: number, from: number, out: Float32Array): void => {
+    if (rows.kind === 'factored') decodeWith(blas, rows.factors[row]!, rows.start + from, out);
+    else widenRow(rows, row, from, out);
   };
   return {
     info: {
@@ -87,11 +92,12 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (const { batch, rows, at } of batches) {
         rows.forEach((row, i) => {
           const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
-          widenRow(batch, row, from, out);
+          widenOne(batch, row, from, out);
           if (shiftRow !== null) blas.add(width, shiftRow, out);
         });
       }
     },
+    widenRow: widenOne,
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
       const cells = aRows * bRows;
       if (scratch.length < cells) scratch = new Float32Array(cells);
@@ -154,6 +160,20 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
 /** Where entries of samples begin, from sample `at` on. */
 const entriesFrom = ({ values, stride, stand }: Samples, { from }: Extent, at: number): Float32Array =>
   values.subarray(stand === 'rows' ? at * stride + from : from * stride + at);
+/** Weights [from, from + out.length) of the flattened ΔW = left · right: a product a row's part, or for all whole rows. */
+const decodeWith = (
+  blas: BlasLibrary,
+  { cols, rank, left, right }: AdapterFactors,
+  from: number,
+  out: Float32Array,
+): void => {
+  if (rank === 0) out.fill(0);
+  else
+    eachRectangle(cols, from, out.length, (row, rows, col, width, at) => {
+      const a = left.subarray(row * rank);
+      blas.multiply(rows, width, rank, a, rank, right.subarray(col), cols, out.subarray(at), width);
+    });
+};
 
 /** energies[j] += Σ of the squares of row j of `inner` (k x count). */
 export const addSquares = (inner: ArrayLike<number>, k: number, count: number, energies: Float64Array): void => {

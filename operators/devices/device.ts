@@ -61,6 +61,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    * @param shift adds this matrix row (the negated shift) to each; null adds nothing
    */
   widen(batches: readonly PlacedRows[], from: number, matrix: M, shift: number | null): void;
+  /** Widens features [from, from + out.length) of one row, as `widen` does. */
+  widenRow(rows: WeightRows, row: number, from: number, out: Float32Array): void;
   /**
    * out += A Bᵀ over rows [aStart, aStart + aRows) and [bStart, bStart + bRows) of one matrix: float32 inside chunks,
    * float64 across them, always in the same order.

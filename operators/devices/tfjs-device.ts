@@ -8,7 +8,7 @@ import { createRequire } from 'node:module';
 import { dirname, sep } from 'node:path';
 import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
-import { widenRow } from '../../sources/weight-batch.ts';
+import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import { jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
@@ -137,6 +137,10 @@ class TfjsDevice implements Device<TfjsMatrix> {
       });
     }
     this.#upload(matrix, first, values);
+  }
+
+  widenRow(rows: WeightRows, row: number, from: number, out: Float32Array): void {
+    widenRow(rows, row, from, out);
   }
 
   gram(matrix: TfjsMatrix, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void {

@@ -50,6 +50,16 @@ export const options = {
   exclude: repeatable('exclude', 'GLOB', 'No slots whose names match'),
   groupBy: repeatable('group-by', 'GLOB', 'Also the spectrum of all slots whose names match, as one (engine exact)'),
   rename: repeatable('rename', 'FROM=TO', 'Change a part of the slot names'),
+  lora: text(
+    'lora',
+    'WHAT',
+    `Of LoRA adapters: delta, the change of each weight, or factors, A and B as they are (default ${defaults.lora})`,
+  ),
+  family: repeatable(
+    'family',
+    'GLOB',
+    'Only models of these families, checkpoint or adapter:BASE; several bases together count as one',
+  ),
   onMismatch: text(
     'on-mismatch',
     'WHAT',
@@ -100,6 +110,8 @@ export interface Flags {
   readonly exclude: readonly string[];
   readonly groupBy: readonly string[];
   readonly rename: readonly string[];
+  readonly lora: Given<string>;
+  readonly family: readonly string[];
   readonly onMismatch: Given<string>;
   readonly onBadSource: Given<string>;
   readonly verify: Given<boolean>;
@@ -145,6 +157,8 @@ export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unk
     exclude: listed(flags.exclude),
     'group-by': listed(flags.groupBy),
     rename: listed(flags.rename),
+    lora: plain(flags.lora),
+    family: listed(flags.family),
     'on-mismatch': plain(flags.onMismatch),
     'on-bad-source': plain(flags.onBadSource),
     verify: plain(flags.verify),

@@ -68,8 +68,10 @@ describe.each(devices)('on $name', ({ name: device }) => {
   it.each([
     ['full', 'incremental', 1e-5],
     ['scratch', 'incremental', 1e-5],
+    ['lora', 'incremental', 1e-5],
     ['full', 'exact', device === 'blas' ? 1e-6 : 5e-6],
     ['scratch', 'exact', device === 'blas' ? 1e-6 : 5e-6],
+    ['lora', 'exact', device === 'blas' ? 1e-6 : 5e-6],
   ] as const)('%s at full rank, engine %s, equals the exact spectra', async (kind, engine, tolerance) => {
     const out = run(device, kind, 64, 16, engine);
     const reference = golden(kind).slots;
@@ -93,7 +95,7 @@ describe.each(devices)('on $name', ({ name: device }) => {
     }
   });
 
-  it.each(['full', 'scratch'])('%s in the modes rows and cols equals the exact spectra', async (kind) => {
+  it.each(['full', 'scratch', 'lora'])('%s in the modes rows and cols equals the exact spectra', async (kind) => {
     // The promise of the engine exact: 1e-6 of the largest on blas, 5e-6 on tfjs.
     const tolerance = device === 'blas' ? 1e-6 : 5e-6;
     const out = run(device, kind, 16, 6, 'incremental', 'rows,cols');
@@ -139,8 +141,11 @@ describe.each(devices)('on $name', ({ name: device }) => {
     ['scratch', 16, 8, 'incremental', 'incremental-scratch'],
     ['full', 4, 8, 'incremental', 'incremental-full-rank4'],
     ['scratch', 4, 8, 'incremental', 'incremental-scratch-rank4'],
+    ['lora', 16, 8, 'incremental', 'incremental-lora'],
+    ['lora', 4, 8, 'incremental', 'incremental-lora-rank4'],
     ['full', 4, 4, 'exact', 'prefixes-full'],
     ['scratch', 4, 4, 'exact', 'prefixes-scratch'],
+    ['lora', 4, 4, 'exact', 'prefixes-lora'],
   ] as const)('%s at rank %i, block %i, engine %s, equals %s in float64', async (kind, rank, block, engine, name) => {
     const out = run(device, kind, rank, block, engine);
     const reference = golden(name).slots as Record<string, Reference>;

@@ -25,7 +25,7 @@ interface Streamed {
 const read = <T>(name: string): T => JSON.parse(readFileSync(`examples/zoo/golden/${name}.json`, 'utf8')) as T;
 const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 
-describe.each(['full', 'scratch'])('goldens of examples/zoo/%s', (kind) => {
+describe.each(['full', 'scratch', 'lora'])('goldens of examples/zoo/%s', (kind) => {
   const exact = read<Exact>(kind);
 
   it.each([`incremental-${kind}`, `incremental-${kind}-rank4`])('%s agrees with the exact spectra', (name) => {

@@ -1,10 +1,13 @@
 """Reads a folder of safetensors models into float64 slots, with NumPy and nothing of weightspan.
 
 Models in byte order of their names. A slot is a tensor that every model has, of one shape and two or more dims in the
-file; three dims count as (all but the last) x last, four and more as first x rest.
+file; three dims count as (all but the last) x last, four and more as first x rest. A folder with an adapter_config.json is
+a LoRA adapter, whose slots are its modules: scale * B A by the rules of PEFT.
 """
 import json
+import math
 import os
+import re
 import struct
 
 import numpy as np
@@ -30,10 +33,34 @@ def tensors(path):
     return found
 
 
+def adapter(path):
+    """The change of each weight that a PEFT adapter of linear layers makes."""
+    with open(os.path.join(path, 'adapter_config.json')) as file:
+        config = json.load(file)
+
+    def setting(patterns, module, otherwise):
+        return next((v for key, v in patterns.items() if re.match(rf'(.*\.)?({key})$', module)), otherwise)
+
+    factors = tensors(os.path.join(path, 'adapter_model.safetensors'))
+    changes = {}
+    for name in factors:
+        if not name.endswith('.lora_A.weight'):
+            continue
+        module = name.removeprefix('base_model.model.').removesuffix('.lora_A.weight')
+        rank = setting(config.get('rank_pattern') or {}, module, config.get('r', 8))
+        alpha = setting(config.get('alpha_pattern') or {}, module, config.get('lora_alpha', 8))
+        scale = alpha / (math.sqrt(rank) if config.get('use_rslora') else rank)
+        change = scale * (factors[name.replace('.lora_A.', '.lora_B.')] @ factors[name])
+        changes[module] = change.T if config.get('fan_in_fan_out') else change
+    return changes
+
+
 def model(path):
-    """A model: one safetensors file, or a folder with one, or a sharded one (the index wins)."""
+    """A model: one safetensors file, or a folder with one, or a sharded one (the index wins), or an adapter."""
     if os.path.isfile(path):
         return tensors(path)
+    if os.path.exists(os.path.join(path, 'adapter_config.json')):
+        return adapter(path)
     index = os.path.join(path, 'model.safetensors.index.json')
     if not os.path.exists(index):
         return tensors(os.path.join(path, 'model.safetensors'))

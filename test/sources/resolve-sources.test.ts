@@ -1,4 +1,4 @@
-// What SOURCES mean: order, names, uniqueness; group K (pickles) and adapters, which are refused by name and never opened.
+// What SOURCES mean: order, names, uniqueness; group K (pickles), which are refused by name and never opened.
 import { chmodSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Effect } from 'effect';
@@ -186,19 +186,6 @@ describe('K pickles are never opened', () => {
   test('K a glob over folders keeps the refusal of one that has nothing else', async () => {
     const root = tree('a/model.safetensors', 'b/model.pt');
     expect(await skips(root, '*')).toEqual([['b', 'pickle']]);
-  });
-});
-
-describe('adapters are refused by name', () => {
-  test.each(['adapter_config.json', 'adapter_model.safetensors', 'adapter_model.bin'])('%s', async (file) => {
-    const root = tree(`a/${file}`, 'b/model.safetensors');
-    expect(await skips(root, '.')).toEqual([['a', 'adapter']]);
-  });
-
-  test('a file', async () => {
-    expect(await skips(tree('a/adapter_model.safetensors'), 'a/adapter_model.safetensors')).toEqual([
-      ['adapter_model', 'adapter'],
-    ]);
   });
 });
 
