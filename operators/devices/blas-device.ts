@@ -59,6 +59,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       multiply(m, n, chunk, entriesFrom(a, rows, at), a.stride, entriesFrom(b, columns, at), b.stride, scratch, n);
       for (let i = 0; i < m * n; i++) out[i] = out[i]! + scratch[i]!;
     }
+  };
   const widenOne = (rows: WeightRows, row: number, from: number, out: Float32Array): void => {
     if (rows.kind === 'factored') decodeWith(blas, rows.factors[row]!, rows.start + from, out);
     else widenRow(rows, row, from, out);
