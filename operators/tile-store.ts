@@ -78,6 +78,8 @@ export class TileStore {
   #slots: (HeldSlot | null)[] = [];
   /** Through which rows come from the disk. */
   #buffer = new Float32Array(0);
+  /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
+  #outgoing = new Float32Array(0);
   #widenMs = 0;
   #gramMs = 0;
   #mixMs = 0;
@@ -265,7 +267,9 @@ export class TileStore {
     if (!slot) return [];
     const rows = savedRows(stateRows);
     return slot.tiles.map((tile) => {
-      const values = new Float32Array(rows * tile.width);
+      const floats = rows * tile.width;
+      if (this.#outgoing.length < floats) this.#outgoing = new Float32Array(floats);
+      const values = this.#outgoing.subarray(0, floats);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, spill);
         if (mix !== null) this.#mix(slot, panel, mix);

@@ -127,8 +127,10 @@ export class Pace {
   #models = 0;
   #wait = LEAST_SECONDS;
 
-  constructor(every: CheckpointEvery | null) {
+  /** @param expected seconds that the first checkpoint may cost, before any was seen */
+  constructor(every: CheckpointEvery | null, expected = 0) {
     this.#every = every;
+    this.cost(expected);
   }
 
   /** @param models folded since the last call */
@@ -151,6 +153,8 @@ export class Pace {
 
 /** Less than this between two is of no use to anybody. */
 const LEAST_SECONDS = 10;
+/** Bytes a second at which a first checkpoint is expected to be written: what a slow disk does. */
+const EXPECTED_RATE = 200e6;
 const MOST_SHARE = 0.05;
 
 /** A cut of everything but the engine's rows: cheap to remember, and to be written when somebody asks. */
@@ -165,6 +169,8 @@ export interface CheckpointsOptions {
   readonly lease: Lease;
   readonly begin: Begin;
   readonly every: CheckpointEvery | null;
+  /** Of the states of a group, at most. */
+  readonly expectedBytes: number;
   readonly roots: RunContent['roots'];
   readonly inexact: RunContent['inexact'];
   /** Told of every checkpoint once it is durable, with the seconds that it took. */
@@ -203,7 +209,7 @@ export class Checkpoints {
     this.#folder = checkpointFolder(options.run);
     this.spool = logs.spool;
     this.journal = logs.journal;
-    this.pace = new Pace(options.every);
+    this.pace = new Pace(options.every, options.expectedBytes / EXPECTED_RATE);
     for (const file of from?.files ?? []) this.#files.set(file.name, file);
     this.#waiting = from?.content.saved ?? [];
     this.#kept = [...(from?.content.kept ?? [])];
@@ -329,14 +335,14 @@ export class Checkpoints {
   ): Promise<PendingSlots> {
     const began = performance.now();
     const file = this.#store.open('rows');
-    let saved: SavedGroup;
-    try {
-      saved = await save(file);
-    } catch (cause) {
+    const writing = save(file);
+    // Both have ended before the file is closed.
+    const [saved, flushed] = await Promise.allSettled([writing, this.#store.flushWhile(file, writing)]);
+    if (saved.status === 'rejected' || flushed.status === 'rejected') {
       this.#store.discard(file);
-      throw cause;
+      throw saved.status === 'rejected' ? saved.reason : (flushed as PromiseRejectedResult).reason;
     }
-    const { slots, size, pieces, sha256 } = saved;
+    const { slots, size, pieces, sha256 } = saved.value;
     const sealed = Promise.all([
       this.#store.seal(file, 'rows', 'bin', { size, sha256, pieces }),
       this.#store.put('states', 'arrow', encodeStates(slots)),

@@ -38,7 +38,7 @@ import { passesOver, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
-import { groupsInOrder, type ModelInPlan, type Plan, type SlotSum } from './plan.ts';
+import { groupsInOrder, type ModelInPlan, type Plan, type SlotSum, stateBytes } from './plan.ts';
 import { quoted } from './quoted.ts';
 import { describeDevice } from './render-plan.ts';
 import {
@@ -187,6 +187,7 @@ export class Execution {
       lease,
       begin,
       every: config.checkpointEvery,
+      expectedBytes: stateBytes(plan).group,
       roots: going?.roots ?? [],
       inexact: going?.inexact ?? [],
       outputs: () => this.#durable,

@@ -141,14 +141,21 @@ export interface Plan extends ReadingPlan {
 /** Disk that slots too large for the memory take, one after the other. */
 export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(0, ...groupSpill);
 
-/** Bytes of states: those that the run leaves for `extend`, and the most that it has on the disk while it runs. */
+/**
+ * Bytes of states: those that the run leaves for `extend`, the most that it has on the disk while it runs, and those of the
+ * largest group.
+ */
 export const stateBytes = ({
   groups,
   models,
   engine,
   config,
-}: Pick<Plan, 'groups' | 'models' | 'engine' | 'config'>): { readonly kept: number; readonly most: number } => {
-  if (engine === 'exact') return { kept: 0, most: 0 };
+}: Pick<Plan, 'groups' | 'models' | 'engine' | 'config'>): {
+  readonly kept: number;
+  readonly most: number;
+  readonly group: number;
+} => {
+  if (engine === 'exact') return { kept: 0, most: 0, group: 0 };
   const { rank, center, dropState } = config;
   const sides = (slot: PlannedSlot): number =>
     sideModesOf(config).reduce((sum, mode) => sum + packedLength(sideOf(mode, slot)) * 8, slot.features * 8);
@@ -161,7 +168,8 @@ export const stateBytes = ({
   );
   const kept = dropState ? 0 : each.reduce((a, b) => a + b, 0);
   // Two checkpoints stay, and one is on its way.
-  return { kept, most: kept + 3 * Math.max(0, ...each) };
+  const group = Math.max(0, ...each);
+  return { kept, most: kept + 3 * group, group };
 };
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;

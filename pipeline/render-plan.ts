@@ -40,6 +40,11 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
   return `${lines.join('\n')}\n`;
 };
 
+const stateOf = (plan: Plan) => {
+  const { kept, most } = stateBytes(plan);
+  return { kept, most };
+};
+
 const describeState = (plan: Plan): string => {
   const { kept } = stateBytes(plan);
   return kept === 0 ? '' : `, and ${formatBytes(kept)} of state that extend goes on from (--drop-state)`;
@@ -172,7 +177,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
   bytes_to_read: plan.bytesToRead,
   bytes_to_write: plan.bytesToWrite,
   bytes_to_spill: bytesToSpill(plan),
-  bytes_of_state: stateBytes(plan),
+  bytes_of_state: stateOf(plan),
   flops: plan.flops,
   estimate: estimate === null ? null : estimateToJson(estimate),
   warnings: plan.device.warnings,

@@ -5,6 +5,7 @@
 // One writer a folder (lease.ts); every manifest carries the number of its writer's lease.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type LogCut, readFully } from './append-log.ts';
 import { type Disk, nodeDisk } from './disk.ts';
 import { sinkFailure, TEMPORARY_PREFIX, writeFully } from './durable-file.ts';
@@ -15,6 +16,8 @@ export const CHECKPOINT_FORMAT = 1;
 
 /** Manifests that stay: if the newest is damaged, the one before it is whole. */
 const KEPT = 2;
+/** How long writing goes on between two syncs of a large file. */
+const FLUSH_EVERY_MS = 100;
 /** Bytes of a file looked at together. */
 const WINDOW = 1 << 20;
 
@@ -118,6 +121,31 @@ export class CheckpointStore<C> {
       return { path, fd: this.#disk.create(path) };
     } catch (cause) {
       throw sinkFailure(path, 'creating it', cause);
+    }
+  }
+
+  /**
+   * Sends to the disk what of a file is written by then, again and again until the writing ends: the last sync, which `seal`
+   * waits for, then finds little left. Rejects with `SinkFailed` when a sync fails.
+   */
+  async flushWhile({ path, fd }: OpenFile, writing: Promise<unknown>): Promise<void> {
+    let isOver = false;
+    const over = writing.then(
+      () => {
+        isOver = true;
+      },
+      () => {
+        isOver = true;
+      },
+    );
+    for (;;) {
+      await Promise.race([over, sleep(FLUSH_EVERY_MS, undefined, { ref: false })]);
+      if (isOver) return;
+      try {
+        await this.#disk.syncLater(fd);
+      } catch (cause) {
+        throw sinkFailure(path, 'syncing what is written of it', cause);
+      }
     }
   }
 

@@ -172,6 +172,37 @@ describe('a disk that fails', () => {
   });
 });
 
+describe('a large file that is written for a while', () => {
+  it('is synced again and again until it is written', async () => {
+    const disk = new MemoryDisk();
+    let syncs = 0;
+    let end = (): void => {};
+    const writing = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const sync = disk.syncLater.bind(disk);
+    const syncLater = async (fd: number): Promise<void> => {
+      await sync(fd);
+      if (++syncs === 3) end();
+    };
+    const store = new CheckpointStore<Content>(FOLDER, 1, null, { disk: Object.assign(disk, { syncLater }) });
+    await store.flushWhile(store.open('rows'), writing);
+    expect(syncs).toBe(3);
+  });
+
+  it('a sync that fails is told, whatever comes of the writing', async () => {
+    const disk = Object.assign(new MemoryDisk(), { syncLater: () => Promise.reject(systemError('EIO')) });
+    const store = new CheckpointStore<Content>(FOLDER, 1, null, { disk });
+    const never = new Promise<void>(() => {});
+    await expect(store.flushWhile(store.open('rows'), never)).rejects.toThrow(SinkFailed);
+  });
+
+  it('a writing that fails is no failure of the syncs', async () => {
+    const store = new CheckpointStore<Content>(FOLDER, 1, null, { disk: new MemoryDisk() });
+    await store.flushWhile(store.open('rows'), Promise.reject(new Error('of the writer')));
+  });
+});
+
 it('keeps two checkpoints and what they name, and nothing else', async () => {
   const disk = new MemoryDisk();
   await work(disk, RUN, null, 6);
