@@ -32,7 +32,11 @@ export interface RunConfig {
   readonly memory: number;
   readonly threads: number;
   readonly device: 'auto' | 'blas' | 'tfjs';
-  readonly basis: boolean;
+  /**
+   * Write the directions. Of adapters in engine exact and mode models they are sums over the adapters, which coefficients
+   * tell, and are written out only where that is asked for: `dense`.
+   */
+  readonly basis: boolean | 'dense';
   /** Measure each model along the directions of the modes rows and cols, in a second pass. */
   readonly energies: boolean;
   /** How often a checkpoint is written; null: so seldom that they cost no more than 5% of the time. */

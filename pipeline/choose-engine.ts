@@ -2,6 +2,7 @@
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
+import { type AdapterFlopsOptions, type AdapterWork, denseFlops, factoredFlops } from '../operators/factored-flops.ts';
 import { sideOf } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
@@ -30,8 +31,9 @@ const NOMINAL = { bytes: 1.5e9, flops: 50e9, algebra: 2e9 };
 export const chooseEngine = (
   config: RunConfig,
   slots: readonly PlannedSlot[],
-  needs: Omit<MemoryNeeds, 'engine'>,
-  groupsOf = (engine: EngineName): readonly SlotGroup[] => groupSlots(slots, { ...needs, engine }),
+  needs: Omit<MemoryNeeds, 'engine' | 'basis'>,
+  groupsOf = (engine: EngineName): readonly SlotGroup[] =>
+    groupSlots(slots, { ...needs, engine, basis: writesBasis(engine, config, slots) }),
 ): ChosenEngine => {
   if (config.engine !== 'auto') return { engine: config.engine, groups: groupsOf(config.engine), reason: null };
   let exact: readonly SlotGroup[];
@@ -53,11 +55,15 @@ const secondsOf = (
   engine: EngineName,
   config: RunConfig,
   slots: readonly PlannedSlot[],
-  { models, threads }: Omit<MemoryNeeds, 'engine'>,
+  { models, threads }: Pick<MemoryNeeds, 'models' | 'threads'>,
 ): number => {
-  const bytes = weightBytes(slots, models) * passesOver(engine, config);
-  const decoding = slots.reduce((sum, slot) => sum + decodeFlops(slot, models), 0) * passesOver(engine, config);
-  const flops = slots.reduce((sum, slot) => sum + flopsOf(engine, slot, models.length, config), decoding);
+  const basis = writesBasis(engine, config, slots);
+  const passes = passesOver(engine, basis);
+  const bytes = weightBytes(slots, models) * passes;
+  const sum = (of: (slot: PlannedSlot) => number): number => slots.reduce((all, slot) => all + of(slot), 0);
+  const flops = isFactored(engine, config, slots, models)
+    ? sum((slot) => factoredFlopsOf(slot, models, config))
+    : sum((slot) => flopsOf(engine, slot, models.length, config) + passes * decodeFlops(slot, models));
   const algebra = slots.length * algebraOf(engine, models.length, config);
   return Math.max(bytes / NOMINAL.bytes, flops / NOMINAL.flops / threads) + algebra / NOMINAL.algebra;
 };
@@ -70,8 +76,8 @@ export const sideModesOf = ({ mode }: RunConfig): readonly SideMode[] =>
 export const sidePasses = ({ energies }: RunConfig): number => (energies ? 2 : 1);
 
 /** Times that a group's weights are read where mode models shares them with the modes rows and cols. */
-export const sharedPasses = (engine: EngineName, config: RunConfig): number =>
-  Math.max(passesOver(engine, config), sidePasses(config));
+export const sharedPasses = (engine: EngineName, basis: boolean, config: RunConfig): number =>
+  Math.max(passesOver(engine, basis), sidePasses(config));
 
 /** Operations of a slot's products in the modes rows and cols: half of each scatter matrix, and the energies. */
 export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: number, config: RunConfig): number =>
@@ -80,14 +86,59 @@ export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: numbe
     return sum + models * features * (side + 1 + (config.energies ? 2 * Math.min(config.rank, side) : 0));
   }, 0);
 
-/** Times that mode models reads every weight. */
-export const passesOver = (engine: EngineName, { basis }: RunConfig): number => (engine === 'exact' && basis ? 2 : 1);
+/** Whether mode models writes its directions out: in engine exact those of adapters are left as sums over the adapters. */
+export const writesBasis = (engine: EngineName, { basis }: RunConfig, slots: readonly PlannedSlot[]): boolean =>
+  basis === 'dense' || (basis && !(engine === 'exact' && slots.some(({ isDelta }) => isDelta === true)));
+
+/** Times that mode models reads every weight. @param basis whether directions are made */
+export const passesOver = (engine: EngineName, basis: boolean): number => (engine === 'exact' && basis ? 2 : 1);
 
 /** Operations of a slot's small algebra, some 10 n³ an eigendecomposition of n x n. */
 const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfig): number => {
   if (engine === 'exact') return prefixesOf(models, block).reduce((sum, prefix) => sum + 10 * prefix.models ** 3, 0);
   const size = Math.min(2 * rank, models) + Math.min(block, models);
   return Math.ceil(models / block) * 10 * size ** 3;
+};
+
+/** The adapters of a slot, by the ranks of their tensors. */
+export const adapterWork = ({ rows, cols, tensorIn }: PlannedSlot, models: readonly PlannedModel[]): AdapterWork => ({
+  rows,
+  cols,
+  ranks: models.map((model) => tensorIn(model).lora!.rank),
+});
+
+const adapterOptions = ({ mode, center, energies, rank }: RunConfig): AdapterFlopsOptions => ({
+  modes: mode,
+  center,
+  energies: energies ? rank : 0,
+});
+
+/**
+ * Whether the engine exact multiplies adapters by their factors: where that is cheaper over all slots, and no ΔW is to be
+ * written out. For all slots or for none: tables have them in order.
+ */
+export const isFactored = (
+  engine: EngineName,
+  config: RunConfig,
+  slots: readonly PlannedSlot[],
+  models: readonly PlannedModel[],
+): boolean => {
+  if (engine !== 'exact' || config.basis === 'dense' || !slots.every(({ isDelta }) => isDelta === true)) return false;
+  const options = adapterOptions(config);
+  const works = slots.map((slot) => adapterWork(slot, models));
+  const sum = (of: typeof denseFlops): number => works.reduce((all, work) => all + of(work, options), 0);
+  return sum(factoredFlops) < sum(denseFlops);
+};
+
+/** Operations of a slot's products by the factors of its adapters, in all modes. */
+export const factoredFlopsOf = (slot: PlannedSlot, models: readonly PlannedModel[], config: RunConfig): number =>
+  factoredFlops(adapterWork(slot, models), adapterOptions(config));
+
+/** Times that factors are read: once where they stay in memory, else for their ranks and for every use. */
+export const factoredPasses = ({ factored }: SlotGroup, config: RunConfig): number => {
+  if (factored!.holds) return 1;
+  const sides = sideModesOf(config).length > 0 ? sidePasses(config) : 0;
+  return 1 + (config.mode.includes('models') ? 1 : 0) + sides;
 };
 
 /** Operations that making ΔW of its factors takes, once for all models; 0 where weights are stored. */
@@ -99,10 +150,12 @@ export const decodeFlops = (slot: PlannedSlot, models: readonly PlannedModel[]):
 
 /** Operations of a slot's large products. */
 export const flopsOf = (engine: EngineName, slot: PlannedSlot, models: number, config: RunConfig): number =>
-  engine === 'exact' ? exactFlops(slot, models, config) : incrementalFlops(slot, models, config);
+  engine === 'exact'
+    ? exactFlops(slot, models, config, writesBasis(engine, config, [slot]))
+    : incrementalFlops(slot, models, config);
 
 /** D (rows x rows) for the upper triangle of the Gram; 2 D (rows x directions) for the basis. */
-const exactFlops = ({ features }: PlannedSlot, models: number, { rank, basis, center }: RunConfig): number => {
+const exactFlops = ({ features }: PlannedSlot, models: number, { rank, center }: RunConfig, basis: boolean): number => {
   const rows = rowsBeforeBlock(0) + models;
   const directions = Math.min(rank, features, center ? models - 1 : models);
   return features * (rows * rows + (basis ? 2 * (1 + directions) * (1 + models) : 0));

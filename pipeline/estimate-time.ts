@@ -124,7 +124,7 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
     : 0;
   const algebraSeconds = (ofModels ? streamSeconds : 0) + sideSeconds;
   const memorySeconds = peakMemory(plan) / touchRate;
-  const files = config.basis ? slots.length * (config.center ? 2 : 1) : 0;
+  const files = plan.basis ? slots.length * (config.center ? 2 : 1) : 0;
   const writeSeconds = plan.bytesToWrite / WRITE_RATE + files * FILE_SECONDS + TABLES_SECONDS;
   // What a slot too large for the memory has in files is read and written with every block.
   const spillSeconds = (blocks * plan.groupSpill.reduce((a, b) => a + b, 0)) / WRITE_RATE;

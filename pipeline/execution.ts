@@ -12,8 +12,9 @@ import {
   type Observable,
   tap,
 } from 'rxjs';
+import { exactAdapters } from '../operators/exact-adapters.ts';
 import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
-import { exactPca } from '../operators/exact-pca.ts';
+import { type ExactPcaOptions, exactPca } from '../operators/exact-pca.ts';
 import { exactSpectrum } from '../operators/exact-spectrum.ts';
 import { GramSum } from '../operators/gram-sum.ts';
 import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
@@ -377,6 +378,8 @@ export class Execution {
   #models(): Observable<BlockUpdate> {
     // Of a run that goes on all groups may be done, and their sums not.
     if (this.#plan.groups.length === 0 && this.#sums.size === 0) return EMPTY;
+    const [first] = this.#plan.groups;
+    if (first?.factored !== undefined) return concat(this.#factored(this.#plan.groups, 'models'), this.#sumsAtEnd());
     return this.#plan.engine === 'exact' ? this.#exact() : this.#incremental();
   }
 
@@ -397,6 +400,7 @@ export class Execution {
 
   /** Groups that mode models does not share. */
   #sides(): Observable<BlockUpdate> {
+    if (this.#plan.sideGroups[0]?.factored !== undefined) return this.#factored(this.#plan.sideGroups, 'sides');
     const plan = { ...this.#plan, groups: this.#plan.sideGroups };
     return exactModes<never>(plan, this.#modesOptions).pipe(
       tap((update) => this.#recordBlock(update)),
@@ -407,8 +411,8 @@ export class Execution {
   /** Groups that it shares. */
   #beside(group: SlotGroup): GroupModes | null {
     if (group.beside !== true) return null;
-    const { engine, config, models, block } = this.#plan;
-    const before = engine === 'exact' ? passesOver(engine, config) : Math.ceil(models.length / block);
+    const { engine, models, block } = this.#plan;
+    const before = engine === 'exact' ? passesOver(engine, this.#plan.basis) : Math.ceil(models.length / block);
     const modes = new GroupModes(this.#plan, group, this.#modesOptions, before);
     if (group.folded !== undefined) this.#checkpoints.restoreSides(group.slots[0]!.id, group.slots.length, modes);
     return modes;
@@ -419,26 +423,58 @@ export class Execution {
     const slots = exactPca<never>(this.#plan, {
       rank: config.rank,
       center: config.center,
-      basis: config.basis,
+      basis: this.#plan.basis,
       onBadSource: config.onBadSource,
       tiles: this.#tiles,
       scratch: this.#scratch,
       beside: (group) => this.#beside(group),
-      onGram: (slot, models, gram) => {
-        this.#sumsAhead ||= this.#sums.size > 0;
-        for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
-      },
-      finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
+      ...this.#exactSlots,
       afterGroup: (group) => this.#afterGroup(group, 'models'),
     }).pipe(
       tap((update) => this.#recordBlock(update)),
       concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
     );
-    const sums = defer(() => {
+    return concat(slots, this.#sumsAtEnd());
+  }
+
+  /** What becomes of a slot in engine exact and mode models, however its Gram matrix was made. */
+  get #exactSlots(): Pick<ExactPcaOptions<never>, 'onGram' | 'finish'> {
+    return {
+      onGram: (slot, models, gram) => {
+        this.#sumsAhead ||= this.#sums.size > 0;
+        for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
+      },
+      finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
+    };
+  }
+
+  #sumsAtEnd(): Observable<never> {
+    return defer(() => {
       this.#finishSums();
       return EMPTY;
     });
-    return concat(slots, sums);
+  }
+
+  /** Adapters by their factors, in all modes. */
+  #factored(groups: readonly SlotGroup[], modes: 'models' | 'sides'): Observable<BlockUpdate> {
+    const { config } = this.#plan;
+    return exactAdapters<never>(
+      { ...this.#plan, groups },
+      {
+        modes: config.mode,
+        rank: config.rank,
+        center: config.center,
+        energies: config.energies,
+        onBadSource: config.onBadSource,
+        tiles: this.#tiles,
+        ...this.#exactSlots,
+        finishModes: (found) => this.#finishModes(found),
+        afterGroup: (group) => this.#afterGroup(group, modes),
+      },
+    ).pipe(
+      tap((update) => this.#recordBlock(update)),
+      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
+    );
   }
 
   /** Whole models and modules, once all their slots are known. */
@@ -614,7 +650,7 @@ export class Execution {
       for (const found of slotFindings(estimate, models, this.#modelOf)) this.#warnings.add(found);
       this.#alike = alikeInSlot(this.#alike, estimate, models);
       this.#record({ kind: 'alike', alike: this.#alike });
-      if (this.#plan.config.basis && subspace !== null) await this.#writeBasis(subspace);
+      if (this.#plan.basis && subspace !== null) await this.#writeBasis(subspace);
       this.#writing += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
   }
@@ -624,7 +660,7 @@ export class Execution {
       const start = performance.now();
       const { config } = this.#plan;
       for (const summary of this.#tables.appendModes(found, this.#skippedOf(found.slot.id))) this.#summarise(summary);
-      if (config.basis) {
+      if (config.basis !== false) {
         const alone = !config.mode.includes('models');
         for (const [file, bytes] of writeModeBases(this.#results, found, alone))
           this.#telemetry({ type: 'write', file, bytes });

@@ -189,7 +189,7 @@ const sideState = (needs: SideNeeds, slots: readonly PlannedSlot[]): Pick<GroupM
  * The whole matrix, its vectors and LAPACK's room (three times as much); or a Krylov space with its image, what is mixed
  * from them, and a product's shares.
  */
-const solverBytes = (side: number, rank: number): number => {
+export const solverBytes = (side: number, rank: number): number => {
   if (side <= WHOLE_SPECTRUM_SIDE) return 6 * side * side * 8;
   const wanted = Math.min(rank, side);
   return (2 * krylovRows(side, wanted) + 3 * wanted + (2 * LANES + 4) * KRYLOV_BLOCK) * side * 8;

@@ -27,16 +27,21 @@ import {
   weightBytes,
 } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
+import { adapterMemory, groupAdapters } from './adapter-memory.ts';
 import type { Begin, ListedModel } from './begin.ts';
 import {
   chooseEngine,
   decodeFlops,
+  factoredFlopsOf,
+  factoredPasses,
   flopsOf,
+  isFactored,
   passesOver,
   sharedPasses,
   sideFlopsOf,
   sideModesOf,
   sidePasses,
+  writesBasis,
 } from './choose-engine.ts';
 import { chooseFamily } from './choose-family.ts';
 import { type ChosenSlot, chooseSlots, type LeftOutSlot } from './choose-slots.ts';
@@ -115,6 +120,8 @@ export interface Plan extends ReadingPlan {
   readonly engine: EngineName;
   /** Why `--engine auto` took it; null where it was asked for. */
   readonly engineReason: string | null;
+  /** Whether mode models makes directions. */
+  readonly basis: boolean;
   readonly models: readonly ModelInPlan[];
   readonly base: ModelInPlan | null;
   readonly skipped: readonly SkippedModel[];
@@ -264,7 +271,7 @@ const planWith = (
     const baseModel = base === null ? null : models.pop()!;
     if (models.length === 0) return yield* noModelsLeft(skipped);
 
-    const { block, rank, center, threads, memory, basis } = config;
+    const { block, rank, center, threads, memory } = config;
     const common = {
       models,
       base: baseModel,
@@ -274,24 +281,34 @@ const planWith = (
       threads,
       panel: device.info.panel,
       memory,
-      basis,
       sums: 1 + config.groupBy.length,
       sides: sideModesOf(config),
     };
     const modes = sideModesOf(config);
     const sideNeeds = { ...common, modes };
+    const needsOf = (engine: EngineName): MemoryNeeds => {
+      const writes = config.mode.includes('models') && writesBasis(engine, config, chosen.slots);
+      return { ...common, engine, basis: writes };
+    };
     const { engine, groups, reason, sideGroups } = yield* Effect.try({
       try: () => {
         const first = going?.groups ?? 0;
         const done = going?.done ?? { models: 0, sides: 0 };
-        const ofModels = config.mode.includes('models')
+        const withModels = config.mode.includes('models');
+        const factoredFrom = (at: number) => groupAdapters(chosen.slots.slice(at), needsOf('exact'), withModels, first);
+        const ofModels = withModels
           ? chooseEngine(config, chosen.slots, common, (engine) =>
-              groupsToDo(chosen.slots, { ...common, engine }, going),
+              isFactored(engine, config, chosen.slots, models)
+                ? factoredFrom(done.models)
+                : groupsToDo(chosen.slots, needsOf(engine), going),
             )
           : ({ engine: 'exact', groups: [], reason: null } as const);
         const shared = ofModels.groups.some(({ beside }) => beside === true);
         const apart = modes.length === 0 || shared ? [] : chosen.slots.slice(done.sides);
-        const sideGroups = groupSides(apart, sideNeeds, first + ofModels.groups.length);
+        const sideGroups =
+          !withModels && isFactored('exact', config, chosen.slots, models)
+            ? factoredFrom(done.sides)
+            : groupSides(apart, sideNeeds, first + ofModels.groups.length);
         return { ...ofModels, reason: known?.engineReason ?? ofModels.reason, sideGroups };
       },
       catch: (cause) => cause,
@@ -301,7 +318,8 @@ const planWith = (
         config.mode.includes('models') && engine === 'exact' ? sumsOf(chosen.slots, chosen.leftOut, config) : [],
       catch: (cause) => cause as ConfigInvalid,
     });
-    const needs: MemoryNeeds = { ...common, engine };
+    const needs = needsOf(engine);
+    const { basis } = needs;
     const sum = (some: readonly PlannedSlot[], of: (slot: PlannedSlot) => number): number =>
       some.reduce((all, slot) => all + of(slot), 0);
     const sideFlops = (group: SlotGroup): number =>
@@ -309,24 +327,35 @@ const planWith = (
         group.slots,
         (slot) => sideFlopsOf(slot, models.length, config) + sidePasses(config) * decodeFlops(slot, models),
       );
-    const decoding = passesOver(engine, config);
+    const decoding = passesOver(engine, basis);
+    const factored = ({ slots: some }: SlotGroup): GroupFlops => {
+      const flops = sum(some, (slot) => factoredFlopsOf(slot, models, config));
+      return config.mode.includes('models') ? { models: flops, sides: 0 } : { models: 0, sides: flops };
+    };
     const groupFlops = [
-      ...groups.map((group) => ({
-        models: sum(
-          group.slots,
-          (slot) => flopsOf(engine, slot, models.length, config) + decoding * decodeFlops(slot, models),
-        ),
-        sides: group.beside === true ? sideFlops(group) : 0,
-      })),
-      ...sideGroups.map((group) => ({ models: 0, sides: sideFlops(group) })),
+      ...groups.map((group) =>
+        group.factored !== undefined
+          ? factored(group)
+          : {
+              models: sum(
+                group.slots,
+                (slot) => flopsOf(engine, slot, models.length, config) + decoding * decodeFlops(slot, models),
+              ),
+              sides: group.beside === true ? sideFlops(group) : 0,
+            },
+      ),
+      ...sideGroups.map((group) =>
+        group.factored !== undefined ? factored(group) : { models: 0, sides: sideFlops(group) },
+      ),
     ];
-    const inOrder = groupsInOrder({ groups, sideGroups, engine, config });
+    const inOrder = groupsInOrder({ groups, sideGroups, engine, config, basis });
     return {
       config,
       generations: generationsOf(known, models.length),
       listed: read.map(({ id, location }) => ({ id, location })),
       engine,
       engineReason: reason,
+      basis,
       models,
       base: baseModel,
       skipped: skipped.sort((a, b) => a.id - b.id),
@@ -336,13 +365,17 @@ const planWith = (
       groups,
       sideGroups,
       groupMemory: [
-        ...groups.map((group) => groupMemory(needs, group)),
-        ...sideGroups.map((group) => sideMemory(sideNeeds, group)),
+        ...groups.map((group) =>
+          group.factored === undefined ? groupMemory(needs, group) : adapterMemory(group, needs),
+        ),
+        ...sideGroups.map((group) =>
+          group.factored === undefined ? sideMemory(sideNeeds, group) : adapterMemory(group, needs),
+        ),
       ],
       block,
       device,
       bytesToRead: bytesOver(inOrder, models),
-      bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
+      bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config, basis), 0),
       groupSpill: [...groups.map((group) => spillBytes(needs, group)), ...sideGroups.map(() => 0)],
       flops: groupFlops.reduce((all, flops) => all + flops.models + flops.sides, 0),
       groupFlops,
@@ -401,13 +434,18 @@ export const groupsInOrder = ({
   sideGroups,
   engine,
   config,
-}: Pick<Plan, 'groups' | 'sideGroups' | 'engine' | 'config'>): readonly PlannedGroup[] => [
-  ...groups.map((group) =>
-    group.beside === true
-      ? { group, modes: config.mode, passes: sharedPasses(engine, config) }
-      : { group, modes: ['models'] as const, passes: passesOver(engine, config) },
-  ),
-  ...sideGroups.map((group) => ({ group, modes: sideModesOf(config), passes: sidePasses(config) })),
+  basis,
+}: Pick<Plan, 'groups' | 'sideGroups' | 'engine' | 'config' | 'basis'>): readonly PlannedGroup[] => [
+  ...groups.map((group) => {
+    if (group.factored !== undefined) return { group, modes: config.mode, passes: factoredPasses(group, config) };
+    return group.beside === true
+      ? { group, modes: config.mode, passes: sharedPasses(engine, basis, config) }
+      : { group, modes: ['models'] as const, passes: passesOver(engine, basis) };
+  }),
+  ...sideGroups.map((group) => {
+    const passes = group.factored === undefined ? sidePasses(config) : factoredPasses(group, config);
+    return { group, modes: sideModesOf(config), passes };
+  }),
 ];
 
 /** Weight bytes that some models cost a run, in all passes. */
@@ -525,12 +563,15 @@ const bytesWritten = (
   { features, rows, cols }: PlannedSlot,
   models: number,
   { basis, rank, center, mode }: RunConfig,
+  ofModels: boolean,
 ): number => {
-  if (!basis) return 0;
+  if (basis === false) return 0;
   const columns = mode.map((name) => {
+    if (name === 'models' && !ofModels) return 0;
     const side = name === 'models' ? features : sideOf(name, { rows, cols });
     const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
     return side * Math.min(rank, most);
   });
-  return 4 * (columns.reduce((a, b) => a + b, 0) + (center ? features : 0));
+  const mean = center && (ofModels || !mode.includes('models')) ? features : 0;
+  return 4 * (columns.reduce((a, b) => a + b, 0) + mean);
 };

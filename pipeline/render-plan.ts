@@ -31,13 +31,20 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
     `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
     `to read    ${formatBytes(plan.bytesToRead)}, ${readingOf(plan)}`,
-    `to write   ${formatBytes(plan.bytesToWrite)}${config.basis ? ' of basis and mean' : ' (--no-basis), tables alone'}${describeState(plan)}`,
+    `to write   ${formatBytes(plan.bytesToWrite)}${describeFiles(plan)}${describeState(plan)}`,
     ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
     ...(estimate === null ? [] : list('time', timeLines(estimate))),
     ...list('warning', device.warnings),
   ];
   return `${lines.join('\n')}\n`;
+};
+
+/** What the bytes to write are. */
+const describeFiles = ({ basis, config }: Plan): string => {
+  if (config.basis === false) return ' (--no-basis), tables alone';
+  const implicit = config.mode.includes('models') && !basis;
+  return implicit ? ' (directions of mode models as coefficients over adapters; --basis dense)' : ' of basis and mean';
 };
 
 const stateOf = (plan: Plan) => {
@@ -91,7 +98,7 @@ const readingOf = (plan: Plan): string => {
   const apart = models && sideGroups.length > 0;
   const reasons = [
     apart ? 'for the spectrum of models' : 'for the spectrum',
-    ...(models && engine === 'exact' && config.basis ? ['for the basis (--no-basis)'] : []),
+    ...(models && engine === 'exact' && plan.basis ? ['for the basis (--no-basis)'] : []),
     ...(apart ? [`for that of ${sides} (more --memory lets them share)`] : []),
     ...(sides !== '' && config.energies ? [`for the energies of ${sides} (--no-energies)`] : []),
   ];

@@ -57,7 +57,7 @@ export const publishResults = (out: string, plan: Pick<Plan, 'generations'>): vo
 /** Makes the folder and those inside it. Throws `SinkFailed`. */
 export const createRunFolder = (out: string, config: RunConfig): void => {
   try {
-    for (const folder of [CHECKPOINTS, 'spill', ...(config.basis ? basisFolders(config.center) : [])]) {
+    for (const folder of [CHECKPOINTS, 'spill', ...(config.basis !== false ? basisFolders(config.center) : [])]) {
       makeFolder(join(out, folder));
     }
   } catch (cause) {

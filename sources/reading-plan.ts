@@ -41,6 +41,11 @@ export interface SlotGroup {
   readonly folded?: { readonly models: number; readonly blocks: number };
   /** Set where what is read for mode models feeds the modes rows and cols too. */
   readonly beside?: true;
+  /**
+   * Set where the only slot's adapters are multiplied by their factors, and no ΔW is made: whether all factors stay in
+   * memory, and the bytes that stacks of them may take for a Gram matrix.
+   */
+  readonly factored?: { readonly holds: boolean; readonly stackBytes: number };
 }
 
 export interface ReadingPlan {

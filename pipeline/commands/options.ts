@@ -86,7 +86,8 @@ export const options = {
     'Write the tables so far after every N blocks, into snapshots/ (default: never)',
   ),
   scratch: text('scratch', 'DIR', 'Folder for slots too large for the memory (default: in the run folder)'),
-  noBasis: off('basis', 'Leave out the basis and mean files, the largest part of a run'),
+  noBasis: on('no-basis', 'Leave out the basis and mean files, the largest part of a run'),
+  basis: text('basis', 'dense', 'Write the directions of adapters out also in engine exact, each as large as a weight'),
   noEnergies: off('energies', 'Leave out energies.parquet of modes rows and cols, and the second pass for it'),
   config: text('config', 'FILE.yaml', 'Take options from a file; flags override it'),
   json: on('json', 'Newline-delimited JSON on standard output, and nothing else there'),
@@ -123,6 +124,7 @@ export interface Flags {
   readonly snapshotEvery: Given<string>;
   readonly scratch: Given<string>;
   readonly noBasis: Given<boolean>;
+  readonly basis: Given<string>;
   readonly noEnergies: Given<boolean>;
   readonly config: Given<string>;
   readonly json: Given<boolean>;
@@ -137,6 +139,9 @@ const asNumber = (value: string): string | number => (/^-?\d{1,15}(\.\d{1,15})?$
 
 const listed = (values: readonly string[] = []): readonly string[] | undefined =>
   values.length > 0 ? values : undefined;
+
+const basisOf = (text: string | undefined): string | boolean | undefined =>
+  text === 'true' ? true : text === 'false' ? false : text;
 
 /** Only what was said, under the names a config file uses. */
 export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unknown>> {
@@ -169,7 +174,7 @@ export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unk
     'drop-state': plain(flags.dropState),
     'snapshot-every': number(flags.snapshotEvery),
     scratch: plain(flags.scratch),
-    basis: not(flags.noBasis),
+    basis: not(flags.noBasis) ?? basisOf(plain(flags.basis)),
     energies: not(flags.noEnergies),
     json: plain(flags.json),
     quiet: plain(flags.quiet),

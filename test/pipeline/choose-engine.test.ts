@@ -38,7 +38,6 @@ const choose = (
     threads: 2,
     panel: 2048,
     memory,
-    basis,
     sums: 1,
     sides: [],
   };
