@@ -334,7 +334,7 @@ const planWith = (
       block,
       device,
       bytesToRead: bytesOver(inOrder, models),
-      bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config), 0),
+      bytesToWrite: config.basis ? basisBytes(chosen.slots, models.length, config) : 0,
       groupSpill: [...groups.map((group) => spillBytes(needs, group)), ...sideGroups.map(() => 0)],
       flops: groupFlops.reduce((all, flops) => all + flops.models + flops.sides, 0),
       groupFlops,
@@ -513,16 +513,17 @@ const sumsOf = (
   return [...whole, ...sums].map((sum, i) => ({ ...sum, id: first + i }));
 };
 
-const bytesWritten = (
-  { features, rows, cols }: PlannedSlot,
+/** Bytes of basis and mean files. */
+export const basisBytes = (
+  slots: readonly PlannedSlot[],
   models: number,
-  { basis, rank, center, mode }: RunConfig,
-): number => {
-  if (!basis) return 0;
-  const columns = mode.map((name) => {
-    const side = name === 'models' ? features : sideOf(name, { rows, cols });
-    const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
-    return side * Math.min(rank, most);
-  });
-  return 4 * (columns.reduce((a, b) => a + b, 0) + (center ? features : 0));
-};
+  { rank, center, mode }: Pick<RunConfig, 'rank' | 'center' | 'mode'>,
+): number =>
+  slots.reduce((bytes, { features, rows, cols }) => {
+    const columns = mode.map((name) => {
+      const side = name === 'models' ? features : sideOf(name, { rows, cols });
+      const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
+      return side * Math.min(rank, most);
+    });
+    return bytes + 4 * (columns.reduce((a, b) => a + b, 0) + (center ? features : 0));
+  }, 0);

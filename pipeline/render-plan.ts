@@ -2,6 +2,8 @@
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
+import { adapterFacts } from './adapter-facts.ts';
+import { adapterWarnings } from './adapter-warnings.ts';
 import { sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import { bytesToSpill, groupsInOrder, type Plan, peakMemory, stateBytes } from './plan.ts';
@@ -21,6 +23,7 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
   const lines = [
     `models     ${formatPlural(models.length, 'model')} in ${formatPlural(blocks, 'block')} of ${config.block}`,
     ...(plan.base === null ? [] : [`base       ${displayName(plan.base.name)}`]),
+    ...list('adapters', adapterLines(plan)),
     ...list(
       'skipped',
       plan.skipped.map(({ name, reason }) => `${displayName(name)}: ${reason}`),
@@ -35,9 +38,27 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
     ...(estimate === null ? [] : list('time', timeLines(estimate))),
-    ...list('warning', device.warnings),
+    ...list('warning', [...device.warnings, ...adapterWarnings(plan)]),
   ];
   return `${lines.join('\n')}\n`;
+};
+
+const RANKS_SHOWN = 6;
+
+const adapterLines = (plan: Plan): readonly string[] => {
+  const facts = adapterFacts(plan);
+  if (facts === null) return [];
+  const { lora, baseModels, ranks, factorBytes, deltaBytes } = facts;
+  const named = baseModels.slice(0, 3).map((base) => (base === null ? 'a base that is not named' : displayName(base)));
+  const bases = `of ${named.join(', ')}${baseModels.length > 3 ? `, and ${baseModels.length - 3} more` : ''}`;
+  if (lora === 'factors') return [`${bases}; their factors A and B as they are`];
+  const shown = ranks.slice(0, RANKS_SHOWN).map(([rank, modules]) => `${rank} in ${formatPlural(modules, 'module')}`);
+  const more = ranks.length > RANKS_SHOWN ? `, and ${ranks.length - RANKS_SHOWN} more` : '';
+  return [
+    `${bases}; rank ${shown.join(', ')}${more}`,
+    `${formatBytes(factorBytes)} of factors stand for ${formatBytes(deltaBytes)} of ΔW = scale · B·A, which is never held`,
+    `the basis and mean of ΔW take ${formatBytes(facts.basisBytes)}${plan.config.basis ? ' (--no-basis leaves them out)' : ', were they written'}`,
+  ];
 };
 
 const describeState = (plan: Plan): string => {
@@ -155,6 +176,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     shape,
     dtypes,
   })),
+  adapters: adaptersToJson(plan),
   left_out: plan.leftOut,
   sums: plan.sums.map(({ id, name, slots }) => ({ slot_id: id, name, slots: slots.map((slot) => slot.id) })),
   groups: groupsInOrder(plan).map(({ group, modes, passes }, i) => ({
@@ -175,8 +197,21 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
   bytes_of_state: stateBytes(plan),
   flops: plan.flops,
   estimate: estimate === null ? null : estimateToJson(estimate),
-  warnings: plan.device.warnings,
+  warnings: [...plan.device.warnings, ...adapterWarnings(plan)],
 });
+
+const adaptersToJson = (plan: Plan): unknown => {
+  const facts = adapterFacts(plan);
+  if (facts === null) return null;
+  return {
+    lora: facts.lora,
+    base_models: facts.baseModels,
+    ranks: facts.ranks.map(([rank, modules]) => ({ rank, modules })),
+    factor_bytes: facts.factorBytes,
+    delta_bytes: facts.deltaBytes,
+    basis_bytes: facts.basisBytes,
+  };
+};
 
 const estimateToJson = (estimate: TimeEstimate): unknown => ({
   seconds: estimate.seconds,
