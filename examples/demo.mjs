@@ -1,4 +1,4 @@
-// npm run demo: builds if needed, streams two small folders of really trained models through the incremental PCA,
+// npm run demo: builds if needed, streams three small folders of really trained models through the incremental PCA,
 // and holds what came out against exact spectra that NumPy made beforehand. Under a minute on two cores.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
@@ -11,6 +11,7 @@ const cli = join(root, 'dist/pipeline/cli.js');
 const zoos = [
   { kind: 'full', what: '14 fine-tunes of one pretrained vision transformer' },
   { kind: 'scratch', what: '24 vision transformers, each from its own random start' },
+  { kind: 'lora', what: '16 LoRA adapters of that pretrained one, of ranks 4 and 8' },
 ];
 
 function newest(path) {
@@ -66,14 +67,15 @@ for (const { kind, what } of zoos) {
 
 console.log(`
 What you have just seen
-  Two folders of trained models, streamed eight models at a time. Each weight matrix was folded into a running
-  subspace; the weights themselves were read once and never held together.
+  Three folders of trained models, streamed eight models at a time. Each weight matrix was folded into a running
+  subspace; the weights themselves were read once and never held together. Of an adapter the matrix is what it adds to
+  a weight, scale · B·A, made of its two factors panel by panel.
 
 ${lines.join('\n')}
 
   Errors are relative to the slot's largest eigenvalue, against exact spectra by NumPy in float64
-  (examples/zoo/golden). At rank 8 the state keeps 16 directions: enough for all 14 fine-tunes; of the 24 networks the
-  weakest directions fall away in the last block, and spectrum.parquet bounds what that can have cost.
+  (examples/zoo/golden). At rank 8 the state keeps 16 directions: enough for all 14 fine-tunes and 16 adapters; of the 24
+  networks the weakest directions fall away in the last block, and spectrum.parquet bounds what that can have cost.
 
 Where to go next
   examples/zoo/README.md         what these models are

@@ -237,14 +237,21 @@ const tooFew = (
     rule: 'few-common-slots',
     detail:
       `only ${common} of ${eligible} slots are common to all ${models.length} models: ${usual!.length} agree ` +
-      `(${firstName(usual!)}), ${odd.length} differ (${names})${prefixHint(candidates, models)}; give models of one ` +
-      'architecture, or choose slots with --include',
+      `(${firstName(usual!)}), ${odd.length} differ (${names})${prefixHint(candidates, models)}${rankHint(models)}; ` +
+      'give models of one architecture, or choose slots with --include',
   });
 };
+
+/** Factors of adapters, as slots, have the rank in their shapes. */
+const rankHint = (models: readonly PlannedModel[]): string =>
+  models.every(({ header }) => header.adapter !== undefined && [...header.tensors.values()].every(({ lora }) => !lora))
+    ? '; with --lora factors adapters of several ranks have nothing in common: --lora delta, or --on-mismatch skip-model, which keeps those of the rank that most have'
+    : '';
 
 /** Says so when a wrapper's prefix alone keeps the models apart. */
 const prefixHint = (candidates: ReadonlyMap<string, Candidate>, models: readonly PlannedModel[]): string => {
   for (const prefix of KNOWN_PREFIXES) {
+    if (![...candidates.keys()].some((name) => name.startsWith(prefix))) continue;
     const counts = new Map<string, number>();
     for (const { name, variants } of candidates.values()) {
       const bare = name.startsWith(prefix) ? name.slice(prefix.length) : name;

@@ -375,7 +375,7 @@ const planWith = (
       block,
       device,
       bytesToRead: bytesOver(inOrder, models),
-      bytesToWrite: chosen.slots.reduce((sum, slot) => sum + bytesWritten(slot, models.length, config, basis), 0),
+      bytesToWrite: config.basis === false ? 0 : basisBytes(chosen.slots, models.length, config, basis),
       groupSpill: [...groups.map((group) => spillBytes(needs, group)), ...sideGroups.map(() => 0)],
       flops: groupFlops.reduce((all, flops) => all + flops.models + flops.sides, 0),
       groupFlops,
@@ -559,19 +559,20 @@ const sumsOf = (
   return [...whole, ...sums].map((sum, i) => ({ ...sum, id: first + i }));
 };
 
-const bytesWritten = (
-  { features, rows, cols }: PlannedSlot,
+/** Bytes of basis and mean files. @param ofModels whether mode models has any */
+export const basisBytes = (
+  slots: readonly PlannedSlot[],
   models: number,
-  { basis, rank, center, mode }: RunConfig,
-  ofModels: boolean,
-): number => {
-  if (basis === false) return 0;
-  const columns = mode.map((name) => {
-    if (name === 'models' && !ofModels) return 0;
-    const side = name === 'models' ? features : sideOf(name, { rows, cols });
-    const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
-    return side * Math.min(rank, most);
-  });
-  const mean = center && (ofModels || !mode.includes('models')) ? features : 0;
-  return 4 * (columns.reduce((a, b) => a + b, 0) + mean);
-};
+  { rank, center, mode }: Pick<RunConfig, 'rank' | 'center' | 'mode'>,
+  ofModels = true,
+): number =>
+  slots.reduce((bytes, { features, rows, cols }) => {
+    const columns = mode.map((name) => {
+      if (name === 'models' && !ofModels) return 0;
+      const side = name === 'models' ? features : sideOf(name, { rows, cols });
+      const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
+      return side * Math.min(rank, most);
+    });
+    const mean = center && (ofModels || !mode.includes('models')) ? features : 0;
+    return bytes + 4 * (columns.reduce((a, b) => a + b, 0) + mean);
+  }, 0);

@@ -2,6 +2,8 @@
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
+import { adapterFacts } from './adapter-facts.ts';
+import { adapterWarnings } from './adapter-warnings.ts';
 import { sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import { bytesToSpill, groupsInOrder, type Plan, peakMemory, stateBytes } from './plan.ts';
@@ -21,6 +23,7 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
   const lines = [
     `models     ${formatPlural(models.length, 'model')} in ${formatPlural(blocks, 'block')} of ${config.block}`,
     ...(plan.base === null ? [] : [`base       ${displayName(plan.base.name)}`]),
+    ...list('adapters', adapterLines(plan)),
     ...list(
       'skipped',
       plan.skipped.map(({ name, reason }) => `${displayName(name)}: ${reason}`),
@@ -35,16 +38,41 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
     `flops      ${(plan.flops / 1e9).toPrecision(3)} GFLOP`,
     ...(estimate === null ? [] : list('time', timeLines(estimate))),
-    ...list('warning', device.warnings),
+    ...list('warning', [...device.warnings, ...adapterWarnings(plan)]),
   ];
   return `${lines.join('\n')}\n`;
 };
+
+const RANKS_SHOWN = 6;
+
+const adapterLines = (plan: Plan): readonly string[] => {
+  const facts = adapterFacts(plan);
+  if (facts === null) return [];
+  const { lora, baseModels, ranks, factorBytes, deltaBytes } = facts;
+  const named = baseModels.slice(0, 3).map((base) => (base === null ? 'a base that is not named' : displayName(base)));
+  const bases = `of ${named.join(', ')}${baseModels.length > 3 ? `, and ${baseModels.length - 3} more` : ''}`;
+  if (lora === 'factors') return [`${bases}; their factors A and B as they are`];
+  const shown = ranks.slice(0, RANKS_SHOWN).map(([rank, modules]) => `${rank} in ${formatPlural(modules, 'module')}`);
+  const more = ranks.length > RANKS_SHOWN ? `, and ${ranks.length - RANKS_SHOWN} more` : '';
+  return [
+    `${bases}; rank ${shown.join(', ')}${more}`,
+    `${formatBytes(factorBytes)} of factors stand for ${formatBytes(deltaBytes)} of ΔW = scale · B·A, which is never held`,
+    `the basis and mean of ΔW ${describeBasis(plan, formatBytes(facts.basisBytes))}`,
+  ];
+};
+
+const describeBasis = ({ basis, config }: Plan, bytes: string): string =>
+  basis
+    ? `take ${bytes} (--no-basis leaves them out)`
+    : `would take ${bytes}${config.basis === false ? '' : ' (--basis dense writes them)'}`;
 
 /** What the bytes to write are. */
 const describeFiles = ({ basis, config }: Plan): string => {
   if (config.basis === false) return ' (--no-basis), tables alone';
   const implicit = config.mode.includes('models') && !basis;
-  return implicit ? ' (directions of mode models as coefficients over adapters; --basis dense)' : ' of basis and mean';
+  return implicit
+    ? ' of basis and mean; directions of mode models stay coefficients over adapters'
+    : ' of basis and mean';
 };
 
 const stateOf = (plan: Plan) => {
@@ -167,6 +195,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     shape,
     dtypes,
   })),
+  adapters: adaptersToJson(plan),
   left_out: plan.leftOut,
   sums: plan.sums.map(({ id, name, slots }) => ({ slot_id: id, name, slots: slots.map((slot) => slot.id) })),
   groups: groupsInOrder(plan).map(({ group, modes, passes }, i) => ({
@@ -187,8 +216,21 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
   bytes_of_state: stateOf(plan),
   flops: plan.flops,
   estimate: estimate === null ? null : estimateToJson(estimate),
-  warnings: plan.device.warnings,
+  warnings: [...plan.device.warnings, ...adapterWarnings(plan)],
 });
+
+const adaptersToJson = (plan: Plan): unknown => {
+  const facts = adapterFacts(plan);
+  if (facts === null) return null;
+  return {
+    lora: facts.lora,
+    base_models: facts.baseModels,
+    ranks: facts.ranks.map(([rank, modules]) => ({ rank, modules })),
+    factor_bytes: facts.factorBytes,
+    delta_bytes: facts.deltaBytes,
+    basis_bytes: facts.basisBytes,
+  };
+};
 
 const estimateToJson = (estimate: TimeEstimate): unknown => ({
   seconds: estimate.seconds,

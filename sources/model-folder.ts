@@ -154,7 +154,7 @@ async function search(folder: string, below: string, walk: Walk, depth: number):
   const isCheckpoint = (name: string): boolean => name.startsWith('checkpoint-');
   const own = modelOf(folder, below, files);
   if (own !== undefined) {
-    const more = isAdapter(files) ? await foldersOf(folder, folders, isAdapter) : [];
+    const more = isAdapter(files) ? await foldersOf(folder, folders, isAdapter, repository) : [];
     return [own, ...(await inside(folders.filter((name) => isCheckpoint(name) || more.includes(name))))];
   }
 
@@ -191,11 +191,18 @@ async function foldersOf(
   folder: string,
   names: readonly string[],
   is: (files: readonly string[]) => boolean,
+  repository: string | undefined,
 ): Promise<readonly string[]> {
   const found = await Promise.all(
     names.map(async (name) => {
-      const content = await list(join(folder, name)).catch(() => null);
-      return content !== null && is(content.files) ? [name] : [];
+      const path = join(folder, name);
+      try {
+        if (repository !== undefined) realPathInside(path, repository);
+        return is((await list(path)).files) ? [name] : [];
+      } catch (error) {
+        if (error instanceof SourceUnavailable || error instanceof SourceMalformed) return [];
+        throw error;
+      }
     }),
   );
   return found.flat();

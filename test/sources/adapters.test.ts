@@ -241,6 +241,41 @@ describe('folders', () => {
   });
 });
 
+describe('of a Hugging Face cache', () => {
+  /** A repository with one snapshot, whose files are links into its blobs; the config's leads where it is told. */
+  const cached = (config: string): { readonly cache: string; readonly repository: string } => {
+    const cache = temporaryFolder();
+    const repository = join(cache, 'models--org--lora');
+    const snapshot = join(repository, 'snapshots', 'a'.repeat(40));
+    mkdirSync(snapshot, { recursive: true });
+    mkdirSync(join(repository, 'blobs'));
+    writeSafetensors(join(repository, 'blobs/weights'), factors(q, 8));
+    writeFileSync(join(repository, 'blobs/config'), '{"lora_alpha":16}');
+    writeFileSync(join(cache, 'config'), '{"lora_alpha":16}');
+    symlinkSync('../../blobs/weights', join(snapshot, 'adapter_model.safetensors'));
+    symlinkSync(config, join(snapshot, 'adapter_config.json'));
+    return { cache, repository };
+  };
+  const found = async (cache: string) => {
+    const env = { HF_HUB_CACHE: cache };
+    const { models } = await Effect.runPromise(resolveSources(['org/lora'], { cwd: cache, env }));
+    return models[0]!;
+  };
+
+  test('links are followed inside the repository', async () => {
+    const { cache } = cached('../../blobs/config');
+    const location = await found(cache);
+    expect(location).toMatchObject({ name: 'org/lora', layout: 'adapter' });
+    expect(scales(await Effect.runPromise(readModelHeader(location)))).toEqual({ [q]: [8, 2] });
+  });
+
+  test('and a config that leads out of it is refused', async () => {
+    const { cache } = cached('../../../config');
+    const error = await Effect.runPromise(Effect.flip(readModelHeader(await found(cache))));
+    expect(error).toMatchObject({ rule: 'link-escapes' });
+  });
+});
+
 describe('P1 the config', () => {
   test('P1 is missing', async () => {
     expect(await refused(null)).toMatchObject({ rule: 'config-missing' });
