@@ -13,7 +13,7 @@ import { factorsIn } from '../sources/staged-factors.ts';
 import { type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import type { ModesOfSlot } from './exact-modes.ts';
 import type { ExactPcaOptions, ExactSlot } from './exact-pca.ts';
-import { exactSpectrum } from './exact-spectrum.ts';
+import { exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';
 import type { FactorSource } from './factor-stack.ts';
 import type { AdapterMode } from './factored-flops.ts';
 import { factoredGram } from './factored-gram.ts';
@@ -22,7 +22,7 @@ import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import type { SideMode } from './scatter-tasks.ts';
 
 /** Bytes of factors that are read at a time. */
-export const FACTORS_AT_ONCE = 2 ** 26;
+export const FACTORS_AT_ONCE = 2 ** 24;
 
 export interface ExactAdaptersOptions<R>
   extends Pick<ExactPcaOptions<R>, 'rank' | 'tiles' | 'center' | 'onBadSource' | 'onGram' | 'afterGroup' | 'finish'> {
@@ -140,7 +140,7 @@ class AdapterGroup {
       const spec = { features: slot.features, rank, center, shiftIsOrigin: true };
       const spectrum = exactSpectrum(spec, gram, this.#plan.block, tiles.solve);
       norm2 = spectrum.norm2;
-      const signs = new Float64Array(spectrum.rank).fill(1);
+      const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
       return { kind: 'exact', models, estimate, spectrum, subspace: null } satisfies ExactSlot;
     }).pipe(mergeMap((found) => finish?.(found) ?? of(found)));

@@ -13,7 +13,7 @@ import { tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
-import { type ExactGram, type ExactSpectrum, exactSpectrum } from './exact-spectrum.ts';
+import { type ExactGram, type ExactSpectrum, exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';
 import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
@@ -323,7 +323,8 @@ class ExactGroup {
     const { slot, spec, models, peaks } = work;
     const spectrum = work.spectrum!;
     const { state, rank } = spectrum;
-    const signs = Float64Array.from({ length: rank }, (_, j) => ((peaks?.[j] ?? 1) < 0 ? -1 : 1));
+    const signs =
+      peaks === null ? signsOfCoordinates(spectrum) : Float64Array.from(peaks, (peak) => (peak < 0 ? -1 : 1));
     const estimate: SubspaceEstimate = { engine: 'exact', slot, spec, state, rank, signs };
     if (peaks === null && (this.#options.basis ?? true) === false)
       return { kind: 'exact', models, estimate, spectrum, subspace: null };

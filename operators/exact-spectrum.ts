@@ -50,6 +50,15 @@ export interface ExactSpectrum {
 /** Points of the stream at which its spectrum is looked at, at most. */
 const MOST_PREFIXES = 64;
 
+/** +1 or −1 for each direction that is not written out: its largest coordinate becomes positive. */
+export const signsOfCoordinates = ({ coordinates, rank }: Pick<ExactSpectrum, 'coordinates' | 'rank'>): Float64Array =>
+  Float64Array.from({ length: rank }, (_, j) => {
+    let peak = 0;
+    for (let i = j; i < coordinates.length; i += rank)
+      if (Math.abs(coordinates[i]!) > Math.abs(peak)) peak = coordinates[i]!;
+    return peak < 0 ? -1 : 1;
+  });
+
 /** Ends of blocks, all of them or 64 that are spread evenly over the logarithm of the models seen; the last is the end. */
 export const prefixesOf = (models: number, block: number): readonly Prefix[] => {
   const blocks = Math.ceil(models / block);

@@ -15,16 +15,18 @@ import {
 import { exactAdapters } from '../operators/exact-adapters.ts';
 import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { type ExactPcaOptions, exactPca } from '../operators/exact-pca.ts';
-import { exactSpectrum } from '../operators/exact-spectrum.ts';
+import { type ExactGram, exactSpectrum, signsOfCoordinates } from '../operators/exact-spectrum.ts';
 import { GramSum } from '../operators/gram-sum.ts';
 import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
+import { nearDuplicates } from '../operators/near-duplicates.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import type { TilePool } from '../operators/tile-pool.ts';
 import type { Recovered } from '../sinks/checkpoint-store.ts';
 import type { EventLog } from '../sinks/events.ts';
-import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
+import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { weightBlocks } from '../sources/weight-blocks.ts';
+import { AdapterStarts } from './adapter-starts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
 import { writeBasis, writeModeBases } from './basis-writer.ts';
 import type { Begin } from './begin.ts';
@@ -145,6 +147,10 @@ export class Execution {
   #group = -1;
   #saved: PendingSlots | null = null;
   #alike: Alike;
+  /** Null before they were looked for, and where there are no adapters. */
+  #starts: AdapterStarts | null = null;
+  /** Models that are as good as copies of an earlier one, which is the value. */
+  #copies: ReadonlyMap<number, number> = new Map();
   #started = 0;
   #blockStarted = 0;
   #bytesRead: number;
@@ -169,7 +175,10 @@ export class Execution {
       events.write(event);
     };
     const record = (entry: JournalEntry): void => this.#record(entry);
-    this.#tables = new SlotTables(this.#results, plan, { record: (rows) => record({ kind: 'rows', rows }) });
+    this.#tables = new SlotTables(this.#results, plan, {
+      record: (rows) => record({ kind: 'rows', rows }),
+      effective: (ids) => this.#starts?.effective(ids) ?? null,
+    });
     this.#warnings = new WarningLog(this.#results, this.#telemetry, (finding) => record({ kind: 'warning', finding }));
     const byId = new Map(plan.models.map((model) => [model.id, model]));
     this.#modelOf = (id) => byId.get(id)!;
@@ -212,6 +221,7 @@ export class Execution {
   #replay(entry: JournalEntry): void {
     if (entry.kind === 'rows') this.#tables.replay(entry.rows);
     else if (entry.kind === 'warning') this.#warnings.replay(entry.finding);
+    else if (entry.kind === 'copies') this.#copies = new Map(entry.copies);
     else if (entry.kind === 'timing') this.#timings.push(entry.timing);
     else if (entry.kind === 'skip') this.#leaveOut(entry.slot, entry.model, entry.reason);
     else if (entry.kind === 'summary') this.#summaries.push(entry.summary);
@@ -254,6 +264,11 @@ export class Execution {
     await this.#tiles.ready();
     this.#blockStarted = performance.now();
     this.#started = this.#blockStarted - this.#before.seconds * 1e3;
+    this.#starts = await AdapterStarts.find(this.#plan, this.#tiles.multiplyDouble);
+    const shared = this.#starts?.finding ?? null;
+    // A run that goes on may have said so before.
+    if (shared !== null && !this.#warnings.has(shared.code)) this.#warnings.add(shared);
+    this.#blockStarted = performance.now();
     const results = concat(this.#models(), this.#sides());
     await lastValueFrom(results.pipe(ignoreElements()), { defaultValue: undefined });
   }
@@ -437,12 +452,23 @@ export class Execution {
     return concat(slots, this.#sumsAtEnd());
   }
 
+  /** Models that are near-duplicates of an earlier one, by the inner products of all their weights. */
+  #findCopies(models: readonly PlannedModel[], gram: ExactGram): void {
+    const { duplicateOf } = nearDuplicates(gram);
+    const copies = models.flatMap(({ id }, i): [number, number][] =>
+      duplicateOf[i]! < 0 ? [] : [[id, models[duplicateOf[i]!]!.id]],
+    );
+    this.#copies = new Map(copies);
+    this.#record({ kind: 'copies', copies });
+  }
+
   /** What becomes of a slot in engine exact and mode models, however its Gram matrix was made. */
   get #exactSlots(): Pick<ExactPcaOptions<never>, 'onGram' | 'finish'> {
     return {
       onGram: (slot, models, gram) => {
         this.#sumsAhead ||= this.#sums.size > 0;
         for (const [sum, total] of this.#sums) if (sum.slots.includes(slot)) total.add(slot, models, gram);
+        if (this.#plan.slots.length === 1) this.#findCopies(models, gram);
       },
       finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
     };
@@ -484,12 +510,13 @@ export class Execution {
     for (const [sum, total] of this.#sums) {
       const { models, gram, features } = total.result();
       if (models.length === 0) continue;
+      if (sum.slots.length === this.#plan.slots.length) this.#findCopies(models, gram);
       const slot = slotOfSum(sum, features);
       const { rank, center } = config;
       const shiftIsOrigin = base !== null || !center || sum.slots.every(({ isDelta }) => isDelta === true);
       const spec = { features, rank, center, shiftIsOrigin };
       const spectrum = exactSpectrum(spec, gram, block, this.#tiles.solve);
-      const signs = new Float64Array(spectrum.rank).fill(1);
+      const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
       this.#summarise(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));
     }
@@ -527,10 +554,12 @@ export class Execution {
     this.#isFinal = true;
     await this.#durable;
     const duplicates = duplicatesOf(models, contents);
-    for (const found of sameModelFindings(duplicates, this.#alike, this.#modelOf)) this.#warnings.add(found);
+    for (const found of sameModelFindings(duplicates, this.#alike, this.#copies, this.#modelOf))
+      this.#warnings.add(found);
     this.#tables.close();
     writeSlots(this.#results, this.#plan);
-    writeModels(this.#results, this.#plan, contents, duplicates);
+    const originals = new Map([...this.#copies, ...duplicates]);
+    writeModels(this.#results, this.#plan, contents, originals, (id) => this.#starts?.groupOf(id) ?? null);
     this.#warnings.close();
     // What was written since the last block belongs to it: a group's files are written at its end.
     const last = this.#timings.pop();

@@ -191,6 +191,7 @@ export const writeModels = (
   plan: Plan,
   contents: ReadonlyMap<number, string>,
   duplicates: ReadonlyMap<number, number>,
+  seedGroupOf: (id: number) => string | null,
 ): void => {
   const table = openTable(out, 'models');
   const blank = { base_model: null, seed_group: null, duplicate_of: null } as const;
@@ -208,6 +209,7 @@ export const writeModels = (
     fingerprint: model.fingerprint,
     content_sha256: contents.get(model.id) ?? null,
     bytes: model.bytes,
+    seed_group: seedGroupOf(model.id),
     duplicate_of: duplicates.get(model.id) ?? null,
   });
   const skipped = plan.skipped.map(({ id, name, source, kind, reason }) => ({

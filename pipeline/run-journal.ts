@@ -24,7 +24,8 @@ export type JournalEntry =
   | { readonly kind: 'timing'; readonly timing: BlockTiming }
   | { readonly kind: 'skip'; readonly slot: number; readonly model: number; readonly reason: string }
   | { readonly kind: 'summary'; readonly summary: SlotSummary }
-  | { readonly kind: 'alike'; readonly alike: Alike };
+  | { readonly kind: 'alike'; readonly alike: Alike }
+  | { readonly kind: 'copies'; readonly copies: readonly (readonly [model: number, original: number])[] };
 
 const arrays = { f64: Float64Array, f32: Float32Array, i32: Int32Array } as const;
 

@@ -103,10 +103,14 @@ export const duplicatesOf = (
     ),
   );
 
-/** A warning for each model that is, or may be, one that came before. */
+/**
+ * A warning for each model that is, may be, or is as good as one that came before.
+ * @param copies near-duplicates (near-duplicates.ts), each with its original
+ */
 export const sameModelFindings = (
   duplicates: ReadonlyMap<number, number>,
   alike: Alike,
+  copies: ReadonlyMap<number, number>,
   modelOf: (id: number) => PlannedModel,
 ): readonly Finding[] => {
   const finding = (code: string, id: number, first: number, what: string): Finding => ({
@@ -125,5 +129,9 @@ export const sameModelFindings = (
       const [first, ...others] = group.filter((id) => !duplicates.has(id));
       return others.map((id) => finding('indistinguishable-models', id, first!, 'nothing tells it apart from'));
     });
-  return [...proven, ...likely];
+  const said = new Set([...proven, ...likely].map(({ modelId }) => modelId));
+  const near = [...copies]
+    .filter(([id]) => !said.has(id))
+    .map(([id, first]) => finding('near-duplicate', id, first, 'within 5% of its distance from the mean it is'));
+  return [...proven, ...likely, ...near];
 };

@@ -55,10 +55,13 @@ export interface SlotTablesOptions {
   readonly modes?: 'all' | 'models';
   /** Sees all rows, in order. */
   readonly record?: (rows: TableRows) => void;
+  /** How many independent models some are worth, by their ids; null where nobody knows. */
+  readonly effective?: (ids: ArrayLike<number>) => number | null;
 }
 
 export class SlotTables {
   readonly #plan: Plan;
+  readonly #effective: NonNullable<SlotTablesOptions['effective']>;
   readonly #subspaces: Appender<'subspaces'>;
   readonly #spectrum: Appender<'spectrum'>;
   readonly #modelSlots: Appender<'model_slots'>;
@@ -72,9 +75,14 @@ export class SlotTables {
   readonly #later: TableRows[] = [];
   #isLater = false;
 
-  constructor(folder: string, plan: Plan, { modes = 'all', record = () => {} }: SlotTablesOptions = {}) {
+  constructor(
+    folder: string,
+    plan: Plan,
+    { modes = 'all', record = () => {}, effective = () => null }: SlotTablesOptions = {},
+  ) {
     this.#plan = plan;
     this.#record = record;
+    this.#effective = effective;
     const open = <N extends TableName>(name: N, extraFloat32: readonly string[] = []): Appender<N> => {
       this.#tables.set(name, openTable(folder, name, { extraFloat32 }) as unknown as AnyTable);
       return { append: (batch, extra) => this.#put({ table: name, batch, ...(extra === undefined ? {} : { extra }) }) };
@@ -135,7 +143,8 @@ export class SlotTables {
   appendModes(found: ModesOfSlot, skipped: ReadonlyMap<number, string>): readonly SlotSummary[] {
     const results = modeResults(found, this.#plan.config);
     this.#isLater = true;
-    for (const result of results) this.#appendMode(result);
+    const effective = this.#effective(found.models.map(({ id }) => id));
+    for (const result of results) this.#appendMode(result, effective);
     this.#isLater = false;
     if (found.energies !== null) this.#appendEnergies(found, found.energies);
     if (this.#stream === null) {
@@ -145,7 +154,7 @@ export class SlotTables {
     return results.map(summariseMode);
   }
 
-  #appendMode(result: ModeResult): void {
+  #appendMode(result: ModeResult, effective: number | null): void {
     const { slot, spectrum, models, center, totalUncentred } = result;
     const { mode, side, samples, rank, total, residuals } = spectrum;
     const summary = summariseMode(result);
@@ -165,7 +174,7 @@ export class SlotTables {
       flat_evr: summary.flat_evr,
       captured: null,
       mean_only: summary.mean_only,
-      n_effective: null,
+      n_effective: effective,
       components_90: summary.components_90,
       exactness: summary.exactness,
       passes: sidePasses(this.#plan.config),
@@ -188,7 +197,7 @@ export class SlotTables {
   /** All that is not about the slot's own tensors: several slots as one have no more. */
   appendSum(estimate: SubspaceEstimate, { updates, final }: SlotHistory): SlotSummary {
     const summary = summarise(estimate, updates);
-    this.#appendSpectrum(estimate, summary);
+    this.#appendSpectrum(estimate, summary, this.#effective(final.modelIds));
     this.#appendModels(this.#stream!, estimate, final, updates);
     for (const update of updates) this.#appendBlock(this.#stream!, estimate, update);
     return summary;
@@ -203,7 +212,7 @@ export class SlotTables {
     for (const table of this.#tables.values()) table.abort();
   }
 
-  #appendSpectrum(subspace: SubspaceEstimate, summary: SlotSummary): void {
+  #appendSpectrum(subspace: SubspaceEstimate, summary: SlotSummary, effective: number | null): void {
     const { slot, state, spec, rank } = subspace;
     const most = fullRank(subspace);
     const meanNorm2 = spec.shiftIsOrigin ? state.meanNorm2 : unshiftedMeanNorm2(state);
@@ -223,7 +232,7 @@ export class SlotTables {
       flat_evr: most > 0 ? rank / most : null,
       captured: summary.captured,
       mean_only: summary.mean_only,
-      n_effective: null,
+      n_effective: effective,
       components_90: summary.components_90,
       exactness: summary.exactness,
       passes: passesOver(subspace.engine, this.#plan.basis),

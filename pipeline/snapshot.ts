@@ -44,7 +44,7 @@ export const writeSnapshot = (
     }
     tables.close();
     writeSlots(temporary, seen);
-    writeModels(temporary, seen, new Map(), new Map());
+    writeModels(temporary, seen, new Map(), new Map(), () => null);
     writeJsonDurably(join(temporary, 'snapshot.json'), {
       schema_version: SCHEMA_VERSION,
       group: update.group.index,

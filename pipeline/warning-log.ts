@@ -43,6 +43,10 @@ export class WarningLog {
     this.#groups.set(key, { ...group, count: group.count + 1, names });
   }
 
+  has(code: string): boolean {
+    return this.groups.some((group) => group.code === code);
+  }
+
   get groups(): readonly WarningGroup[] {
     return [...this.#groups.values()];
   }

@@ -68,7 +68,7 @@ describe('every option', () => {
     ['threads', 0, `threads: ${whole} from 1 to 1024, found 0`],
     ['threads', 1025, `threads: ${whole} from 1 to 1024, found 1025`],
     ['device', 'gpu', 'device: expected one of auto, blas, tfjs, found "gpu"'],
-    ['basis', 0, 'basis: expected true or false, found 0'],
+    ['basis', 0, 'basis: expected true, false or dense, found 0'],
     ['json', 'yes', 'json: expected true or false, found "yes"'],
     ['quiet', [], 'quiet: expected true or false, found a list'],
   ])('%s: %j is refused', (option, value, issue) => {

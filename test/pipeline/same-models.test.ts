@@ -109,11 +109,11 @@ it('what contents prove is not said twice', () => {
     [2, 0],
     [4, 0],
   ]);
-  const found = sameModelFindings(duplicates, [[0, 2, 3, 4]], (id) => models[id]!);
+  const found = sameModelFindings(duplicates, [[0, 2, 3, 4]], new Map(), (id) => models[id]!);
   expect(found.map(({ code, modelId, value }) => [code, modelId, value])).toEqual([
     ['identical-models', 2, 0],
     ['identical-models', 4, 0],
     ['indistinguishable-models', 3, 0],
   ]);
-  expect(sameModelFindings(duplicates, [[0, 2, 4]], (id) => models[id]!)).toHaveLength(2);
+  expect(sameModelFindings(duplicates, [[0, 2, 4]], new Map(), (id) => models[id]!)).toHaveLength(2);
 });
