@@ -1,5 +1,5 @@
-// npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, memory, scale, cold, checkpoints or
-// all. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
+// npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, lora, memory, scale, cold,
+// checkpoints or all. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { benchCheckpoints } from './checkpoints.mjs';
@@ -7,6 +7,7 @@ import { benchCold } from './cold.mjs';
 import { cli } from './command.mjs';
 import { benchEngines } from './engines.mjs';
 import { benchFit } from './fit.mjs';
+import { benchLora } from './lora.mjs';
 import { benchMemory } from './memory.mjs';
 import { benchModes } from './modes.mjs';
 import { benchScale } from './scale.mjs';
@@ -15,6 +16,7 @@ const parts = {
   fit: benchFit,
   engines: benchEngines,
   modes: benchModes,
+  lora: benchLora,
   memory: benchMemory,
   scale: benchScale,
   cold: benchCold,
