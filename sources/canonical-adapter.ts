@@ -2,7 +2,7 @@
 // (M A and B M⁻¹ do the same), and products of ill-conditioned ones lose accuracy in float32. So they are rewritten, in
 // float64: Aᵀ = Q R, C = scale · B Rᵀ, and CᵀC = W diag(s²) Wᵀ; then ΔW = (C W)(Q W)ᵀ, with C W = U diag(s).
 // Split evenly: left = U diag(√s), right = diag(√s) (Q W)ᵀ, of which float32 keeps 7 digits of the largest s.
-// Cost: about 5 (rows + cols) r² flops and r³ for the eigenvectors, 5 ms for 4,096 x 4,096 at r = 16.
+// Cost: about 5 (rows + cols) r² flops and r³ for the eigenvectors, about 10 ms for 4,096 x 4,096 at r = 16.
 // Source: Golub & Van Loan 2013, sec. 5.2 (QR), 8.6 (SVD); Giraud et al. 2005 (Gram-Schmidt twice is enough).
 import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import type { AdapterFactors } from './adapter-factors.ts';

@@ -1,5 +1,5 @@
 // Some weights of ΔW = left · right, out of the factors: what widening is for stored weights. Plain JavaScript, four rows of
-// `right` at a time: 0.3 ns a product and weight. A device with a faster product brings its own.
+// `right` at a time: about 1 ns a product and weight. A device with a faster product brings its own.
 import type { AdapterFactors } from './adapter-factors.ts';
 
 /** Parts of a range of the flattened rows x cols matrix: one row's part, or whole rows. */

@@ -1,4 +1,4 @@
-// Adapters that do not say they are one: LoRA factors in a file of their own, with the keys of Kohya's scripts, of diffusers or
+// Adapters that do not say they are one: LoRA factors in a file of their own, with the keys of Kohya's scripts, of LyCORIS, of diffusers or
 // of PEFT without its config. Read as plain weights they would be slots whose numbers depend on the seed and lack their scale,
 // so they are refused by name. Decided by the tensors' names alone.
 import { factorName } from './adapter-modules.ts';
@@ -18,6 +18,11 @@ const styles: readonly { readonly name: string; readonly is: (key: string) => bo
     is: (key) => /(?:[._]lora|lora_linear_layer)\.(?:down|up)\.weight$/.test(key),
     advice:
       'load it with load_lora_weights of diffusers and save it with save_pretrained of PEFT, which writes adapter_config.json',
+  },
+  {
+    name: 'the keys of LyCORIS',
+    is: (key) => /\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|lokr_t2|hada_t[12])$/.test(key),
+    advice: 'its change is no product of two factors: merge it into its base and give the merged model',
   },
   {
     name: 'factors of LoRA',

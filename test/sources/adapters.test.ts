@@ -152,6 +152,8 @@ describe('keys', () => {
       'lora_unet_down_blocks_0_attentions_0_to_q.lora_down.weight',
       'lora_unet_down_blocks_0_attentions_0_to_q.alpha',
     ],
+    ['LyCORIS', 'lora_unet_x.hada_w1_a', 'lora_unet_x.hada_w1_b'],
+    ['LyCORIS', 'lora_unet_x.lokr_w1', 'lora_unet_x.lokr_w2_a'],
     [
       'diffusers',
       'unet.down_blocks.0.attn1.processor.to_q_lora.down.weight',
@@ -174,7 +176,7 @@ describe('keys', () => {
     const error = (await Effect.runPromise(Effect.flip(readModelHeader(location)))) as SourceMalformed;
     expect(error).toMatchObject({ rule: 'foreign-adapter', tensor: names[0] });
     expect(error.detail).toContain(style);
-    expect(error.detail).toMatch(/adapter_config\.json/);
+    expect(error.detail).toMatch(/adapter_config\.json|merge it/);
     // A few factors among full weights are weights.
     writeSafetensors(
       entry,
