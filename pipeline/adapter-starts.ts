@@ -72,9 +72,11 @@ export class AdapterStarts {
     const all = this.#indices.size;
     const share = `${count} of ${all} adapters (${Math.round((100 * count) / all)}%)`;
     const among =
-      groups.length === 1 ? 'one initialisation' : `${groups.length} initialisations, up to ${largest} each`;
+      groups.length === 1
+        ? 'one initialisation of A'
+        : `${groups.length} initialisations of A (the largest group has ${largest})`;
     const text =
-      `${share} share ${among} of A: what these have in common may be where they began and not what they learned; ` +
+      `${share} share ${among}: what these have in common may be where they began and not what they learned; ` +
       `they count as ${this.effective([...this.#indices.keys()]).toFixed(1)} independent models (n_effective)`;
     return { code: 'shared-start', slot: null, slotId: null, model: null, modelId: null, value: count, text };
   }
