@@ -22,6 +22,8 @@ export interface ExactModesOptions<R> {
   readonly tiles: Tiles;
   /** Centre every position over the models. Default true. */
   readonly center?: boolean;
+  /** The widest scatter matrix that is kept whole; wider ones are followed. Default `LARGEST_EXACT_SIDE`. */
+  readonly largestSide?: number;
   /** Measure every model along the directions, in a second pass over the weights. Default true. */
   readonly energies?: boolean;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
@@ -88,11 +90,14 @@ export class GroupModes {
 
   /** @param firstBlock how the group's own blocks are counted on */
   constructor(plan: ReadingPlan, group: SlotGroup, options: ExactModesOptions<unknown>, firstBlock = 0) {
-    const { tiles, modes, rank, center = true, onBadSource = 'error' } = options;
+    const { tiles, modes, rank, center = true, largestSide, onBadSource = 'error' } = options;
     const { models, block } = plan;
     this.#group = group;
     this.#options = options;
-    this.#scatter = new ModeScatter(group.slots, { models, modes, rank, block, center, tiles, onBadSource });
+    this.#scatter = new ModeScatter(group.slots, {
+      ...{ models, modes, rank, block, center, tiles, onBadSource },
+      ...(largestSide === undefined ? {} : { largestSide }),
+    });
     this.#passes = new GroupPasses(plan, group, firstBlock, options);
   }
 

@@ -5,18 +5,22 @@
 // whose products add up to the scatter about the mean of all (Welford 1962). What is multiplied is as small as the spread
 // of the models, whatever their mean is; the mean itself is float64.
 // Cost a weight and model: `side` flops a mode. Memory: 8 bytes a weight of the slot for the mean, 4 bytes a weight of the
-// models sampled at a time, 4 side (side + 512) bytes a mode.
+// models sampled at a time, 4 side (side + 512) bytes a mode. Sides that are too wide for that are followed
+// (followed-scatter.ts).
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { faultsOf, leaveOut } from './find-faults.ts';
+import { FollowedScatter } from './followed-scatter.ts';
 import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
 import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
-import type { EnergyPiece, Sampled, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
+import type { Sampled, SampleRange, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
 import { firstOfEachModel, type Tiles } from './tile-pool.ts';
 
 /** Weights sampled at a time, of one slot: whole models, at least one. */
 const SAMPLED_WEIGHTS = 2 ** 25;
+/** The widest scatter matrix that is kept whole, unless the engine exact is asked for. */
+export const LARGEST_EXACT_SIDE = 2 ** 14;
 /** Tiles that a task samples: enough to be worth a message. */
 const TILES_A_TASK = 16;
 /** Weights that an energy task multiplies, about. */
@@ -52,9 +56,20 @@ export interface ScatterOptions {
   /** Models a block. */
   readonly block: number;
   readonly center: boolean;
+  /** The widest matrix that is kept whole. Default `LARGEST_EXACT_SIDE`. */
+  readonly largestSide?: number;
   readonly tiles: Tiles;
   readonly onBadSource: 'error' | 'skip';
 }
+
+/**
+ * Whether a side is too wide for a matrix (1.1 GB at the limit), so that its directions are followed. By the side alone:
+ * results must not depend on the memory there is.
+ */
+export const isFollowed = (
+  side: number,
+  { largestSide = LARGEST_EXACT_SIDE }: Pick<ScatterOptions, 'largestSide'>,
+): boolean => side > largestSide;
 
 /** A slot's models as they went in. */
 export interface ScatterModels {
@@ -92,7 +107,8 @@ export interface SavedScatter {
 interface Scatter {
   readonly mode: SideMode;
   readonly side: number;
-  readonly packed: SharedArrayBuffer;
+  /** The whole matrix, or what is followed of it. */
+  readonly kept: { readonly packed: SharedArrayBuffer } | { readonly followed: FollowedScatter };
 }
 
 interface Directions {
@@ -142,7 +158,10 @@ export class ModeScatter {
         })),
         scatters: options.modes.map((mode) => {
           const side = sideOf(mode, slot);
-          return { mode, side, packed: new SharedArrayBuffer(packedLength(side) * 8) };
+          const { rank, tiles } = options;
+          return isFollowed(side, options)
+            ? { mode, side, kept: { followed: new FollowedScatter(slot.name, mode, side, rank, tiles) } }
+            : { mode, side, kept: { packed: new SharedArrayBuffer(packedLength(side) * 8) } };
         }),
         samples: new SharedArrayBuffer(atOnce * shape.rows * shape.stride * 4),
         mean: options.center ? new SharedArrayBuffer(slot.features * 8) : null,
@@ -256,12 +275,13 @@ export class ModeScatter {
   async #addSamples({ shape, scatters, samples }: SlotScatter, models: number): Promise<void> {
     const common = { kind: 'fold', shape, models, samples } as const;
     await Promise.all(
-      scatters.flatMap(({ mode, side, packed }) =>
+      scatters.flatMap(({ mode, side, kept }): Promise<unknown>[] => {
+        if ('followed' in kept) return [kept.followed.add({ mode, shape, models, samples })];
         // The small ones last, so that threads end together.
-        [...blocksOf(side)]
+        return [...blocksOf(side)]
           .sort((a, b) => Number(isDiagonal(a)) - Number(isDiagonal(b)))
-          .map((block) => this.#options.tiles.scatter({ ...common, mode, block, scatter: packed })),
-      ),
+          .map((block) => this.#options.tiles.scatter({ ...common, mode, block, scatter: kept.packed }));
+      }),
     );
   }
 
@@ -320,6 +340,7 @@ export class ModeScatter {
         read(new Uint8Array(array), at);
         at += array.byteLength;
       }
+      for (const { kept } of work.scatters) if ('followed' in kept) kept.followed.restore();
     }
   }
 
@@ -336,8 +357,13 @@ export class ModeScatter {
     const found: ModeSpectrum[] = [];
     const { slot, models } = work;
     const { rank, center, tiles } = this.#options;
-    for (const { mode, side, packed } of work.scatters) {
+    for (const { mode, side, kept } of work.scatters) {
       const samples = models.length * samplesOf(mode, slot);
+      if ('followed' in kept) {
+        found.push(kept.followed.spectrum(samples));
+        continue;
+      }
+      const { packed } = kept;
       const most = Math.min(side, center ? samples - samplesOf(mode, slot) : samples);
       found.push(await scatterSpectrum({ slot: slot.name, mode, side, packed, samples, most, rank, tiles }));
     }
@@ -383,12 +409,12 @@ export class ModeScatter {
     if (rank === 0) return sums;
     const count = samplesOf(mode, slot);
     const step = Math.max(1, Math.min(count, Math.floor(ENERGY_WEIGHTS / sideOf(mode, slot))));
-    const pieces: EnergyPiece[] = [];
+    const pieces: SampleRange[] = [];
     for (let model = 0; model < models; model++) {
       for (let from = 0; from < count; from += step) pieces.push({ model, from, to: Math.min(from + step, count) });
     }
     const together = Math.max(1, Math.floor(ENERGY_WEIGHTS / Math.min(features, ENERGY_WEIGHTS)));
-    const tasks: EnergyPiece[][] = [];
+    const tasks: SampleRange[][] = [];
     for (let at = 0; at < pieces.length; at += together) tasks.push(pieces.slice(at, at + together));
     const answers = await Promise.all(
       tasks.map((some) =>
@@ -424,7 +450,7 @@ export class ModeScatter {
 
 /** What is kept of a slot between two blocks. */
 const arraysOf = ({ scatters, mean, origin }: SlotScatter): readonly SharedArrayBuffer[] => [
-  ...scatters.map(({ packed }) => packed),
+  ...scatters.flatMap(({ kept }) => ('followed' in kept ? kept.followed.arrays : [kept.packed])),
   ...(mean === null ? [] : [mean]),
   ...(origin === null ? [] : [origin]),
 ];

@@ -17,6 +17,8 @@ export const LANES = 16;
 
 /** What is known of a slot in one mode. */
 export interface ModeSpectrum {
+  /** `exact`: of the whole scatter matrix; `incremental`: of its leading directions alone (followed-scatter.ts). */
+  readonly engine: 'exact' | 'incremental';
   readonly mode: SideMode;
   readonly side: number;
   /** N x rows, or N x cols. */
@@ -29,6 +31,8 @@ export interface ModeSpectrum {
   readonly residuals: Float64Array | null;
   /** How far the rounding of products can have moved an eigenvalue. */
   readonly rounding: number;
+  /** How far truncation can have lowered an eigenvalue; 0 in the engine exact. */
+  readonly lowered: number;
   readonly total: number;
   /** k x side, unit rows, each one's largest entry positive. */
   readonly directions: Float32Array;
@@ -80,6 +84,7 @@ export const scatterSpectrum = async (matrix: ScatterMatrix): Promise<ModeSpectr
   const directions = Float32Array.from(solved.vectors.subarray(0, kept * side));
   for (let j = 0; j < kept; j++) makeLargestPositive(directions.subarray(j * side, (j + 1) * side));
   return {
+    engine: 'exact',
     mode,
     side,
     samples,
@@ -87,6 +92,7 @@ export const scatterSpectrum = async (matrix: ScatterMatrix): Promise<ModeSpectr
     eigenvalues,
     residuals: solved.residuals,
     rounding: ROUNDING * largest,
+    lowered: 0,
     total,
     directions,
   };
@@ -117,6 +123,6 @@ const multiplier = (
   };
 };
 
-const makeLargestPositive = (row: Float32Array): void => {
+export const makeLargestPositive = (row: Float32Array): void => {
   if (largerPeak(0, row) < 0) for (let i = 0; i < row.length; i++) row[i] = -row[i]!;
 };

@@ -73,6 +73,37 @@ export interface FoldTask extends SideSamples {
   readonly scatter: SharedArrayBuffer;
 }
 
+/** Samples [from, to) of one model. */
+export interface SampleRange {
+  readonly model: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** The state of followed directions, and samples that come to it: over some features of the side. */
+interface Followed extends SideSamples {
+  readonly range: SampleRange;
+  readonly features: { readonly from: number; readonly to: number };
+  /** float32: mostRows x side in mode rows, side x mostRows in mode cols. */
+  readonly state: SharedArrayBuffer;
+  readonly stateRows: number;
+  readonly mostRows: number;
+}
+
+/** Inner products of [S; X] with X. */
+export interface FollowTask extends Followed {
+  readonly kind: 'follow';
+}
+
+/** The next state's rows, mix · [S; X]. */
+export interface TurnTask extends Followed {
+  readonly kind: 'turn';
+  /** newRows x (stateRows + samples). */
+  readonly mix: Float64Array;
+  readonly newRows: number;
+  readonly into: SharedArrayBuffer;
+}
+
 /** Y (p x side) = X (p x side) · the part of the scatter matrix that some blocks hold. */
 export interface MultiplyTask {
   readonly kind: 'multiply';
@@ -87,20 +118,22 @@ export interface MultiplyTask {
 /** Each model's energy along directions, Σ ⟨sample, v_j⟩². */
 export interface EnergyTask extends SideSamples {
   readonly kind: 'energy';
-  readonly pieces: readonly EnergyPiece[];
+  readonly pieces: readonly SampleRange[];
   readonly rank: number;
   /** rank x side float32. */
   readonly directions: SharedArrayBuffer;
 }
 
-/** Samples [from, to) of one model. */
-export interface EnergyPiece {
-  readonly model: number;
-  readonly from: number;
-  readonly to: number;
-}
-
-export type ScatterTask = SurveyTask | OriginTask | SampleTask | FoldTask | MultiplyTask | EnergyTask | FactorTask;
+export type ScatterTask =
+  | SurveyTask
+  | OriginTask
+  | SampleTask
+  | FoldTask
+  | FollowTask
+  | TurnTask
+  | MultiplyTask
+  | EnergyTask
+  | FactorTask;
 
 /** Of each model sampled, over these tiles. */
 export interface Sampled {
@@ -116,6 +149,9 @@ export interface ScatterAnswers extends FactorAnswers {
   readonly origin: null;
   readonly sample: Sampled;
   readonly fold: null;
+  /** (stateRows + samples) x samples. */
+  readonly follow: Float64Array;
+  readonly turn: null;
   readonly multiply: null;
   /** pieces x rank. */
   readonly energy: Float64Array;

@@ -4,6 +4,7 @@ import { type Tile, tilesOf } from '../sources/tile.ts';
 import type { WeightRows } from '../sources/weight-batch.ts';
 import type { Device, Samples } from './devices/device.ts';
 import { performFactorTask } from './factor-work.ts';
+import { follow, turn } from './follow-work.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
 import { placeRows } from './placed-rows.ts';
 import type {
@@ -32,6 +33,10 @@ export const performScatterTask = (device: Device, task: ScatterTask): ScatterAn
       return sample(device, task);
     case 'fold':
       return fold(device, task);
+    case 'follow':
+      return follow(device, task);
+    case 'turn':
+      return turn(device, task);
     case 'multiply':
       return multiply(device, task);
     case 'energy':

@@ -45,6 +45,8 @@ const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
   origin: 'widen',
   sample: 'widen',
   fold: 'gram',
+  follow: 'gram',
+  turn: 'mix',
   energy: 'gram',
   multiply: 'mix',
   pairs: 'gram',

@@ -3,7 +3,8 @@ import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
 import { type AdapterFlopsOptions, type AdapterWork, denseFlops, factoredFlops } from '../operators/factored-flops.ts';
-import { sideOf } from '../operators/mode-scatter.ts';
+import { followedFlops } from '../operators/followed-scatter.ts';
+import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
 import type { EngineName } from '../operators/subspace.ts';
@@ -79,11 +80,21 @@ export const sidePasses = ({ energies }: RunConfig): number => (energies ? 2 : 1
 export const sharedPasses = (engine: EngineName, basis: boolean, config: RunConfig): number =>
   Math.max(passesOver(engine, basis), sidePasses(config));
 
-/** Operations of a slot's products in the modes rows and cols: half of each scatter matrix, and the energies. */
+/** The widest scatter matrix that is kept whole: any, where the engine exact was asked for. */
+export const largestSideOf = ({ engine }: Pick<RunConfig, 'engine'>): number =>
+  engine === 'exact' ? Infinity : LARGEST_EXACT_SIDE;
+
+/**
+ * Operations of a slot's products in the modes rows and cols: half of each scatter matrix, or what following costs, and the
+ * energies.
+ */
 export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: number, config: RunConfig): number =>
   sideModesOf(config).reduce((sum, mode) => {
     const side = sideOf(mode, { rows, cols });
-    return sum + models * features * (side + 1 + (config.energies ? 2 * Math.min(config.rank, side) : 0));
+    const energies = config.energies ? 2 * Math.min(config.rank, side) : 0;
+    const followed = isFollowed(side, { largestSide: largestSideOf(config) });
+    const each = followed ? followedFlops(side, features / side, config.rank) : side + 1;
+    return sum + models * features * (each + energies);
   }, 0);
 
 /** Whether mode models writes its directions out: in engine exact those of adapters are left as sums over the adapters. */

@@ -6,9 +6,10 @@ import type { ModeName } from '../configs/schema.ts';
 import type { Device, DeviceMatrix } from '../operators/devices/device.ts';
 import { openDevice } from '../operators/devices/device-spec.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
+import { followedUpdates, SAMPLES_AT_ONCE } from '../operators/followed-scatter.ts';
 import { BLOCK_SIDE, blocksOf } from '../operators/linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK } from '../operators/linalg/top-eigenpairs.ts';
-import { sideOf } from '../operators/mode-scatter.ts';
+import { isFollowed, sideOf } from '../operators/mode-scatter.ts';
 import { LANES, WHOLE_SPECTRUM_SIDE } from '../operators/scatter-spectrum.ts';
 import { mayAdd } from '../operators/stored-rows.ts';
 import { emptySubspace, maxStateRows, type SubspaceState } from '../operators/subspace-state.ts';
@@ -25,7 +26,7 @@ import {
 import { SourceFiles } from '../sources/source-files.ts';
 import { tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
-import { sideModesOf } from './choose-engine.ts';
+import { largestSideOf, sideModesOf } from './choose-engine.ts';
 import { groupsInOrder, type Plan, peakMemory } from './plan.ts';
 import { probeFactors } from './probe-factors.ts';
 
@@ -168,11 +169,17 @@ const partsOf = ({ slots }: SlotGroup, modes: readonly ModeName[]): number =>
     0,
   );
 
+/** An update of followed directions: as the incremental engine's, of other numbers of rows. */
+const followedAlgebra = ({ config }: Plan, { warm, size }: Algebra): number =>
+  warm * ((2 * config.rank + SAMPLES_AT_ONCE) / size) ** 3;
+
 /** A slot's eigenpairs in the modes rows and cols: LAPACK's, or products with a large matrix until they settle. */
 const solverSeconds = (plan: Plan, slot: PlannedSlot, algebra: Algebra, foldRate: number, processors: number): number =>
   sideModesOf(plan.config).reduce((sum, mode) => {
     const side = sideOf(mode, slot);
     if (side <= WHOLE_SPECTRUM_SIDE) return sum + algebra.warm * (side / algebra.size) ** 3;
+    if (isFollowed(side, { largestSide: largestSideOf(plan.config) }))
+      return sum + followedUpdates(slot.features / side, plan.models.length) * followedAlgebra(plan, algebra);
     // In float64 and a few columns at a time, a product runs at a fraction of the rate of the large ones.
     const product = (2 * side ** 2 * KRYLOV_BLOCK) / (KRYLOV_SHARE * foldRate * Math.min(processors, LANES));
     return sum + KRYLOV_STEPS * product;

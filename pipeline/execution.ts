@@ -37,7 +37,7 @@ import {
   type Position,
   type RunContent,
 } from './checkpoints.ts';
-import { passesOver, sideModesOf } from './choose-engine.ts';
+import { largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
@@ -403,6 +403,7 @@ export class Execution {
     const { config } = this.#plan;
     return {
       modes: sideModesOf(config),
+      largestSide: largestSideOf(config),
       rank: config.rank,
       center: config.center,
       energies: config.energies,

@@ -3,9 +3,10 @@
 import { ConfigInvalid } from '../configs/errors.ts';
 import { rowStride } from '../operators/devices/blas-device.ts';
 import { modelsReadAtOnce } from '../operators/exact-modes.ts';
+import { followedBytes } from '../operators/followed-scatter.ts';
 import { BLOCK_SIDE, packedLength } from '../operators/linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK, krylovRows } from '../operators/linalg/top-eigenpairs.ts';
-import { modelsAtOnce, sampleShape, sideOf } from '../operators/mode-scatter.ts';
+import { isFollowed, modelsAtOnce, sampleShape, sideOf } from '../operators/mode-scatter.ts';
 import { LANES, WHOLE_SPECTRUM_SIDE } from '../operators/scatter-spectrum.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import type { EngineName } from '../operators/subspace.ts';
@@ -34,6 +35,8 @@ export interface MemoryNeeds {
   readonly sums: number;
   /** The modes rows and cols, where they are to share the reading. */
   readonly sides: readonly SideMode[];
+  /** The widest scatter matrix that is kept whole. */
+  readonly largestSide: number;
 }
 
 /** What a group holds in memory at its fullest, in bytes. */
@@ -177,6 +180,10 @@ const sideState = (needs: SideNeeds, slots: readonly PlannedSlot[]): Pick<GroupM
     state += modelsAtOnce(features, needs.block) * slot.rows * sampleShape(slot).stride * 4;
     for (const mode of needs.modes) {
       const side = sideOf(mode, slot);
+      if (isFollowed(side, needs)) {
+        state += followedBytes(side, needs.rank);
+        continue;
+      }
       state += packedLength(side) * 8;
       solver = Math.max(solver, solverBytes(side, needs.rank));
       widest = Math.max(widest, side);

@@ -34,9 +34,13 @@ export const isFrozenMode = ({ models, spectrum, totalUncentred }: ModeResult): 
 export const fullRankOfMode = ({ spectrum: { side, samples }, models, center }: ModeResult): number =>
   Math.min(side, center ? (samples / models) * (models - 1) : samples);
 
+/** What the intervals rest on. */
+export const boundKindOfMode = ({ residuals, lowered }: ModeSpectrum): 'exact' | 'truncation' | 'a-posteriori' =>
+  residuals !== null ? 'a-posteriori' : lowered > 0 ? 'truncation' : 'exact';
+
 /** All eigenvalues that are known. What a Krylov space gave can only lie below the truth, by its residual at most. */
 export const spectrumOfMode = (result: ModeResult): readonly SpectrumRow[] => {
-  const { eigenvalues, residuals, rounding, total } = result.spectrum;
+  const { eigenvalues, residuals, rounding, lowered, total } = result.spectrum;
   const frozen = isFrozenMode(result);
   let sum = 0;
   return Array.from(eigenvalues, (eigenvalue, j) => {
@@ -46,7 +50,7 @@ export const spectrumOfMode = (result: ModeResult): readonly SpectrumRow[] => {
       evr: frozen ? null : eigenvalue / total,
       cumulative: frozen ? null : sum / total,
       low: Math.max(eigenvalue - rounding, 0),
-      high: eigenvalue + (residuals?.[j] ?? 0) + rounding,
+      high: eigenvalue + (residuals?.[j] ?? 0) + lowered + rounding,
     };
   });
 };
@@ -71,6 +75,6 @@ export const summariseMode = (result: ModeResult): SlotSummary => {
     captured: null,
     mean_only: center && totalUncentred > 0 ? 1 - spectrum.total / totalUncentred : null,
     scree: rows.slice(0, 16).map(({ evr }) => evr ?? 0),
-    exactness: spectrum.residuals === null ? 'exact' : 'bounded',
+    exactness: boundKindOfMode(spectrum) === 'exact' ? 'exact' : 'bounded',
   };
 };

@@ -6,8 +6,9 @@ import type { RunConfig } from '../configs/run-config.ts';
 import type { ModeName } from '../configs/schema.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
+import { followedBytes } from '../operators/followed-scatter.ts';
 import { packedLength } from '../operators/linalg/packed-blocks.ts';
-import { sideOf } from '../operators/mode-scatter.ts';
+import { isFollowed, sideOf } from '../operators/mode-scatter.ts';
 import type { EngineName } from '../operators/subspace.ts';
 import { maxStateRows } from '../operators/subspace-state.ts';
 import { savedRows } from '../operators/update-subspace.ts';
@@ -36,6 +37,7 @@ import {
   factoredPasses,
   flopsOf,
   isFactored,
+  largestSideOf,
   passesOver,
   sharedPasses,
   sideFlopsOf,
@@ -165,7 +167,11 @@ export const stateBytes = ({
   if (engine === 'exact') return { kept: 0, most: 0, group: 0 };
   const { rank, center, dropState } = config;
   const sides = (slot: PlannedSlot): number =>
-    sideModesOf(config).reduce((sum, mode) => sum + packedLength(sideOf(mode, slot)) * 8, slot.features * 8);
+    sideModesOf(config).reduce((sum, mode) => {
+      const side = sideOf(mode, slot);
+      const followed = isFollowed(side, { largestSide: largestSideOf(config) });
+      return sum + (followed ? followedBytes(side, rank) / 2 : packedLength(side) * 8);
+    }, slot.features * 8);
   const each = groups.map(({ slots, beside }) =>
     slots.reduce((sum, slot) => {
       const { features } = slot;
@@ -283,6 +289,7 @@ const planWith = (
       memory,
       sums: 1 + config.groupBy.length,
       sides: sideModesOf(config),
+      largestSide: largestSideOf(config),
     };
     const modes = sideModesOf(config);
     const sideNeeds = { ...common, modes };

@@ -1,10 +1,11 @@
 // The plan as text for people, and as JSON for machines.
+import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatter.ts';
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import { adapterFacts } from './adapter-facts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
-import { sideModesOf } from './choose-engine.ts';
+import { largestSideOf, sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import { bytesToSpill, groupsInOrder, type Plan, peakMemory, stateBytes } from './plan.ts';
 
@@ -96,8 +97,19 @@ const describeSpill = (plan: Plan): string => {
   return `${formatBytes(bytesToSpill(plan))} ${where}, for ${formatPlural(names.length, 'slot')} too large for the memory: ${shown}`;
 };
 
-/** A line for mode models, one for the others, which are always exact. */
-const enginesOf = ({ config, engine, engineReason }: Plan): readonly string[] => {
+/** Slots that are not exact there. */
+const describeFollowed = ({ config, slots }: Plan): string => {
+  const limit = { largestSide: largestSideOf(config) };
+  const followed = slots.filter((slot) => sideModesOf(config).some((mode) => isFollowed(sideOf(mode, slot), limit)));
+  if (followed.length === 0) return '';
+  const names = followed.slice(0, 3).map(({ name }) => displayName(name));
+  const more = followed.length > 3 ? ', …' : '';
+  return ` (incremental where a side is beyond ${formatCount(LARGEST_EXACT_SIDE)}: ${names.join(', ')}${more}; --engine exact)`;
+};
+
+/** A line for mode models, one for the others. */
+const enginesOf = (plan: Plan): readonly string[] => {
+  const { config, engine, engineReason } = plan;
   const sides = sideModesOf(config);
   const treated = `rank ${config.rank}, ${config.center ? 'centred' : 'not centred'}`;
   const reason = engineReason === null ? '' : ` (auto: ${engineReason})`;
@@ -105,7 +117,9 @@ const enginesOf = ({ config, engine, engineReason }: Plan): readonly string[] =>
     ...(config.mode.includes('models') ? [`${engine}, mode models, ${treated}${reason}`] : []),
     ...(sides.length === 0
       ? []
-      : [`exact, ${sides.length === 1 ? 'mode' : 'modes'} ${sides.join(' and ')}, ${treated}`]),
+      : [
+          `exact, ${sides.length === 1 ? 'mode' : 'modes'} ${sides.join(' and ')}, ${treated}${describeFollowed(plan)}`,
+        ]),
   ];
 };
 

@@ -11,7 +11,7 @@ import type { TableBatch, TableName } from '../sinks/tables.ts';
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { passesOver, sideModesOf, sidePasses } from './choose-engine.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
-import { type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
+import { boundKindOfMode, type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
 import { generationOfBlock, type Plan } from './plan.ts';
 import type { TableRows } from './run-journal.ts';
 import type { SlotHistory } from './slot-history.ts';
@@ -156,12 +156,12 @@ export class SlotTables {
 
   #appendMode(result: ModeResult, effective: number | null): void {
     const { slot, spectrum, models, center, totalUncentred } = result;
-    const { mode, side, samples, rank, total, residuals } = spectrum;
+    const { mode, side, samples, rank, total, engine } = spectrum;
     const summary = summariseMode(result);
     this.#subspaces.append({
       slot_id: slot.id,
       mode,
-      engine: 'exact',
+      engine,
       n_models: models,
       n_samples: samples,
       features: side,
@@ -180,7 +180,7 @@ export class SlotTables {
       passes: sidePasses(this.#plan.config),
       seed: null,
     });
-    this.#appendSpectrumRows(slot, mode, spectrumOfMode(result), residuals === null ? 'exact' : 'a-posteriori');
+    this.#appendSpectrumRows(slot, mode, spectrumOfMode(result), boundKindOfMode(spectrum));
   }
 
   #appendEnergies({ slot, models, spectra }: ModesOfSlot, { norm2, modes }: SlotEnergies): void {

@@ -111,6 +111,48 @@ describe.each(devices)('modes rows and cols on $name', ({ name, open }) => {
     });
   });
 
+  it.each([
+    ['tall', 7, [70, 28], 3],
+    ['wide', 6, [28, 70], 2],
+    ['more samples than an update takes', 5, [600, 20], 5],
+    ['one model a block', 6, [12, 10], 1],
+  ] as const)(
+    'followed instead of kept whole, nothing forgotten: equal the truth: %s',
+    async (_name, models, shape, block) => {
+      const weights = planted(models, shape, 3, 1e-2);
+      await withTiles(async (tiles) => {
+        // Of the larger side not all directions are kept, but they hold all that rises above the noise of the products.
+        const rank = Math.min(...shape);
+        const modes = [shape[0] > shape[1] ? 'rows' : 'cols'] as const;
+        const found = (await foldModes(tiles, weights, { rank, block, shape, modes, largestSide: 4 }))!;
+        expect(found.spectra.map(({ engine }) => engine)).toEqual(['incremental']);
+        expectTruth(found, weights, shape);
+      });
+    },
+  );
+
+  it.each(BOTH)(
+    'followed at a low rank in mode %s: intervals enclose the truth, and totals are exact',
+    async (mode) => {
+      const shape = [60, 44] as const;
+      const weights = planted(9, shape, 11, 3e-2);
+      await withTiles(async (tiles) => {
+        const found = (await foldModes(tiles, weights, { rank: 3, block: 3, shape, modes: [mode], largestSide: 4 }))!;
+        const [{ eigenvalues, lowered, rounding, total, side }] = found.spectra as [ModesOfSlot['spectra'][number]];
+        const truth = jsEigenSolver(scatterOf(weights, shape, mode).matrix, side).values;
+        expect(eigenvalues).toHaveLength(3);
+        expect(lowered).toBeGreaterThan(0);
+        eigenvalues.forEach((value, j) => {
+          expect(value).toBeLessThanOrEqual(truth[j]! + rounding);
+          expect(value + lowered + rounding).toBeGreaterThanOrEqual(truth[j]!);
+          expect(value / truth[j]!).toBeGreaterThan(0.9);
+        });
+        const trace = truth.reduce((a, b) => a + b, 0);
+        expect(Math.abs(total / trace - 1)).toBeLessThan(tolerance);
+      });
+    },
+  );
+
   it('finds the largest eigenpairs alone where the side is large, with residuals that enclose the truth', async () => {
     const shape = [4, 700] as const;
     const weights = planted(6, shape, 5, 1e-2);

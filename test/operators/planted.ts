@@ -214,7 +214,8 @@ const incremental = (
   return concat(before, after);
 };
 
-export interface ModesOptions extends Pick<ExactModesOptions<never>, 'modes' | 'energies' | 'onBadSource'> {
+export interface ModesOptions
+  extends Pick<ExactModesOptions<never>, 'modes' | 'energies' | 'onBadSource' | 'largestSide'> {
   readonly rank: number;
   readonly block: number;
   readonly shape: readonly [rows: number, cols: number];
@@ -226,11 +227,14 @@ export interface ModesOptions extends Pick<ExactModesOptions<never>, 'modes' | '
 export const foldModes = async (
   tiles: Tiles,
   weights: readonly Float32Array[],
-  { rank, block, shape, modes, center = true, energies = true, onBadSource = 'error', base }: ModesOptions,
+  { rank, block, shape, modes, center = true, energies = true, onBadSource = 'error', base, largestSide }: ModesOptions,
 ): Promise<ModesOfSlot | undefined> => {
   const { plan, blocksOf } = streamOf(weights, { block, shape, ...(base === undefined ? {} : { base }) });
   const blocks = (reading: ReadingPlan) => from(blocksOf(reading));
-  const stream = exactModes(plan, { modes, rank, tiles, center, energies, onBadSource, blocks });
+  const stream = exactModes(plan, {
+    ...{ modes, rank, tiles, center, energies, onBadSource, blocks },
+    ...(largestSide === undefined ? {} : { largestSide }),
+  });
   const events = await lastValueFrom(stream.pipe(toArray()));
   return events.find((event): event is ModesOfSlot => event.kind === 'modes');
 };

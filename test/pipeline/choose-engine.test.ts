@@ -40,6 +40,7 @@ const choose = (
     memory,
     sums: 1,
     sides: [],
+    largestSide: Infinity,
   };
   return chooseEngine(config, [slot], needs);
 };

@@ -300,6 +300,7 @@ describe('groupSlots', () => {
     basis: true,
     sums: 1,
     sides: [],
+    largestSide: Infinity,
   });
   const bytes = (slots: readonly PlannedSlot[]): number => {
     const { state, staging, rest } = groupMemory(needs(0), { index: 0, slots });

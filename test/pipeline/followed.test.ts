@@ -1,0 +1,115 @@
+// A side that is too wide for a scatter matrix, from the command line to the tables: its directions are followed. Truth: the Gram
+// matrix of all columns, in float64. Tolerance: 1e-5 of the largest eigenvalue where nothing is forgotten, what is promised of
+// the engine incremental.
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
+import { devices } from '../operators/devices.ts';
+import { normals } from '../operators/planted.ts';
+import { readWithHyparquet } from '../sinks/parquet-readers.ts';
+import { writeSafetensors } from '../sources/write-safetensors.ts';
+import { runCli } from './cli-process.ts';
+import { runKilled } from './killing.ts';
+import { tableDigests } from './table-digests.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'weightspan-followed-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const at = (name: string): string => join(root, name);
+const ROWS = 16_500;
+const COLS = 5;
+const MODELS = 8;
+const weights: Float32Array[] = [];
+
+beforeAll(() => {
+  const normal = normals(13);
+  const base = Float32Array.from({ length: ROWS * COLS }, () => normal());
+  for (let m = 0; m < MODELS; m++) {
+    const data = base.map((x) => x + 0.01 * normal());
+    weights.push(data);
+    const small = Float32Array.from({ length: 12 * 7 }, () => normal());
+    writeSafetensors(join(at('models'), `m${m}`, 'model.safetensors'), [
+      { name: 'embed', dtype: 'F32', shape: [ROWS, COLS], data },
+      { name: 'other', dtype: 'F32', shape: [12, 7], data: small },
+    ]);
+  }
+});
+
+/** Eigenvalues of the scatter of all columns about their means over the models. */
+const truth = (): Float64Array => {
+  const columns = weights.flatMap((w) =>
+    Array.from({ length: COLS }, (_, c) =>
+      Float64Array.from({ length: ROWS }, (_, r) => {
+        let mean = 0;
+        for (const other of weights) mean += other[r * COLS + c]! / MODELS;
+        return w[r * COLS + c]! - mean;
+      }),
+    ),
+  );
+  const n = columns.length;
+  const gram = new Float64Array(n * n);
+  for (let i = 0; i < n; i++)
+    for (let j = 0; j < n; j++) for (let l = 0; l < ROWS; l++) gram[i * n + j]! += columns[i]![l]! * columns[j]![l]!;
+  return jsEigenSolver(gram, n).values;
+};
+
+describe.each(devices)('on $name', ({ name: device }) => {
+  const args = (...more: string[]): string[] => [
+    ...[at('models'), '--device', device, '--mode', 'models,rows,cols', '--block', '2'],
+    ...more,
+  ];
+
+  it('finds what there is where nothing is forgotten, whatever the threads, and goes on when it is killed', async () => {
+    const out = at(`${device}-whole`);
+    const { code, stderr } = await runCli(['run', ...args('--rank', '20'), '--out', out, '--quiet']);
+    expect(code, stderr).toBe(0);
+    const subspaces = await readWithHyparquet(join(out, 'subspaces.parquet'));
+    const of = (mode: string) => subspaces.find((row) => row.slot_id === 0 && row.mode === mode)!;
+    expect([of('rows').engine, of('cols').engine]).toEqual(['exact', 'incremental']);
+    const values = truth();
+    const total = values.reduce((a, b) => a + b, 0);
+    expect(Math.abs(Number(of('cols').total) / total - 1)).toBeLessThan(1e-5);
+    const rows = (await readWithHyparquet(join(out, 'spectrum.parquet'))).filter(
+      ({ slot_id, mode }) => slot_id === 0 && mode === 'cols',
+    );
+    expect(rows).toHaveLength(20);
+    rows.forEach((row, j) => {
+      expect(Math.abs(Number(row.eigenvalue) - values[j]!) / values[0]!).toBeLessThan(1e-5);
+      expect(Number(row.bound_low)).toBeLessThanOrEqual(values[j]!);
+      expect(Number(row.bound_high)).toBeGreaterThanOrEqual(values[j]!);
+    });
+    const killed = at(`${device}-killed`);
+    await runKilled(args('--rank', '20', '--threads', '1', '--checkpoint-every', '2'), killed, {
+      kills: 4,
+      span: 1,
+      seed: 5,
+    });
+    expect(tableDigests(killed)).toEqual(tableDigests(out));
+  });
+
+  it('says how far off it can be where something is', async () => {
+    const out = at(`${device}-low`);
+    const { code, stderr } = await runCli(['run', ...args('--rank', '4'), '--out', out, '--quiet']);
+    expect(code, stderr).toBe(0);
+    const values = truth();
+    const rows = (await readWithHyparquet(join(out, 'spectrum.parquet'))).filter(
+      ({ slot_id, mode }) => slot_id === 0 && mode === 'cols',
+    );
+    expect(rows.map(({ bound_kind }) => bound_kind)).toEqual(Array(4).fill('truncation'));
+    rows.forEach((row, j) => {
+      expect(Number(row.bound_low)).toBeLessThanOrEqual(values[j]!);
+      expect(Number(row.bound_high)).toBeGreaterThanOrEqual(values[j]!);
+    });
+  });
+});
+
+it('the plan names what is followed', async () => {
+  const { stdout } = await runCli(['plan', at('models'), '--mode', 'rows,cols', '--no-probe']);
+  expect(stdout).toMatch(
+    /exact, modes rows and cols.*incremental where a side is beyond 16,384: embed; --engine exact/,
+  );
+  const exact = await runCli(['plan', at('models'), '--mode', 'rows,cols', '--engine', 'exact', '--no-probe']);
+  expect(exact.stdout).not.toContain('beyond');
+});
