@@ -64,15 +64,17 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
     }
     targets.set(from, to);
   }
-  if ((options.engine ?? defaults.engine) !== 'incremental' && options['snapshot-every'] !== undefined) {
+  const engine = options.engine ?? defaults.engine;
+  const mayBeExact = engine === 'exact' || engine === 'auto';
+  if (mayBeExact && options['snapshot-every'] !== undefined) {
     issues.push(
-      `snapshot-every: only the engine incremental has something to show before a slot is done; found engine ${options.engine}`,
+      `snapshot-every: the engine exact has nothing to show before a slot is done; give another --engine, found engine ${engine}`,
     );
   }
   const withoutModels = options.mode !== undefined && !options.mode.includes('models');
   const groupsBy = (options['group-by'] ?? []).length > 0;
-  if (groupsBy && (options.engine ?? defaults.engine) === 'incremental') {
-    issues.push('group-by: only the engine exact can add slots up; give --engine exact, found engine incremental');
+  if (groupsBy && !mayBeExact) {
+    issues.push(`group-by: only the engine exact can add slots up; give --engine exact, found engine ${engine}`);
   }
   if (groupsBy && withoutModels) {
     issues.push(`group-by: only in mode models do slots add up; found mode ${options.mode}`);

@@ -7,7 +7,7 @@ export interface RunConfig {
   /** The run folder; null for `plan`. */
   readonly out: string | null;
   /** How a slot's subspace is found; `auto` takes the cheapest that fits the memory. */
-  readonly engine: 'incremental' | 'exact' | 'auto';
+  readonly engine: 'incremental' | 'frequent-directions' | 'exact' | 'auto';
   /** In the order of `modeNames`, each once. */
   readonly mode: readonly ModeName[];
   readonly rank: number;

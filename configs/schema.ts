@@ -52,7 +52,7 @@ export type ModeName = (typeof modeNames)[number];
 export const RunOptions = Schema.Struct({
   sources: Schema.optionalKey(list('a path', 'paths')),
   out: Schema.optionalKey(text('a path')),
-  engine: Schema.optionalKey(choice(['incremental', 'exact', 'auto'])),
+  engine: Schema.optionalKey(choice(['incremental', 'frequent-directions', 'exact', 'auto'])),
   mode: Schema.optionalKey(
     Schema.Array(choice(modeNames))
       .annotate({ expected: 'a list of models, rows and cols' })

@@ -1,4 +1,4 @@
-// What the engine `incremental` keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
+// What a streaming engine keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
 // matrices updated, and the mixing they ask for is left for the next visit. One block at a time.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -271,12 +271,12 @@ export class IncrementalEngine {
   }
 
   async #open({ plan, group }: WeightBlock): Promise<void> {
-    const center = this.#options.center ?? true;
+    const { rank, center = true, engine = 'incremental' } = this.#options;
     const shiftIsOrigin = plan.base !== null || !center;
     const spill = group.tilesAtOnce === undefined ? null : this.#spillPaths(group);
     this.#slots = group.slots.map((slot) => ({
       slot,
-      spec: { features: slot.features, rank: this.#options.rank, center, shiftIsOrigin },
+      spec: { features: slot.features, rank, center, shiftIsOrigin, engine },
       state: emptySubspace,
       stored: newRows,
       settled: false,

@@ -1,6 +1,9 @@
 // What an engine of mode `models` keeps of a slot between blocks, apart from its rows (which stay on the device):
 // a few hundred float64 numbers. Plain and immutable; an update makes a new one.
 
+/** Engines that fold a stream block by block. */
+export type StreamingEngine = 'incremental' | 'frequent-directions';
+
 /** How a slot's samples are treated. Fixed for a run. */
 export interface SubspaceSpec {
   /** Weights in the slot: D = rows * cols. */
@@ -11,6 +14,8 @@ export interface SubspaceSpec {
   readonly center: boolean;
   /** True when the shift is the origin itself: a base was given, or nothing is subtracted at all. */
   readonly shiftIsOrigin: boolean;
+  /** What becomes of a state that is full. Default: `incremental`. */
+  readonly engine?: StreamingEngine;
 }
 
 export interface SubspaceState {
@@ -22,9 +27,12 @@ export interface SubspaceState {
   readonly total: number;
   /** Scatter that truncation and the rank threshold removed, so that Σ eigenvalues + lost = total. */
   readonly lost: number;
-  /** Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk. */
+  /**
+   * Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk, and so ‖AᵀA − SᵀS‖₂. Of
+   * frequent directions also what was taken off all of them.
+   */
   readonly truncation: number;
-  /** Largest squared norm that a Gram diagonal showed: what float32 rounding scales with. */
+  /** Largest squared norm of a model, the mean, or a row before it was shrunk: what float32 rounding scales with. */
   readonly largestNorm2: number;
   /** ⟨S_j, m⟩, r numbers, and ⟨m, m⟩. */
   readonly rowsDotMean: Float64Array;

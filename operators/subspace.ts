@@ -2,12 +2,12 @@
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
 import { type StoredRows, settleRows } from './stored-rows.ts';
-import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import { reportedRank, type StreamingEngine, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep } from './tile-tasks.ts';
 
 /** How subspaces are found. */
-export type EngineName = 'incremental' | 'exact';
+export type EngineName = StreamingEngine | 'exact';
 
 /** What is known of a slot's subspace after some block. */
 export interface SubspaceEstimate {
@@ -76,7 +76,14 @@ const settleSigns = async (
   const settle = keep ? null : (stored.due?.mix ?? null);
   const mix = unitDirections(state, rank, keep ? stored : settleRows(stored));
   const peaks = await tiles.finish({ slot: index, settle, mix, spill, keep });
-  return { engine: 'incremental', slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
+  return {
+    engine: spec.engine ?? 'incremental',
+    slot,
+    spec,
+    state,
+    rank,
+    signs: peaks.map((peak) => (peak < 0 ? -1 : 1)),
+  };
 };
 
 /** The mean and the first k state rows, scaled to unit length, out of the rows that the tiles hold. */

@@ -19,6 +19,7 @@ import { GramSum } from '../operators/gram-sum.ts';
 import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
+import type { StreamingEngine } from '../operators/subspace-state.ts';
 import type { TilePool } from '../operators/tile-pool.ts';
 import type { Recovered } from '../sinks/checkpoint-store.ts';
 import type { EventLog } from '../sinks/events.ts';
@@ -466,6 +467,7 @@ export class Execution {
     const { config } = this.#plan;
     return weightBlocks(this.#plan).pipe(
       incrementalPca<never>({
+        engine: this.#plan.engine as StreamingEngine,
         rank: config.rank,
         center: config.center,
         onBadSource: config.onBadSource,

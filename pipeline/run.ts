@@ -186,11 +186,7 @@ export const extendRun = (
         return yield* new RunUnusable({ run: out, detail });
       }
       const before = yield* attempt(() => readBegin(out, manifest));
-      if (
-        before.config.engine === 'incremental' &&
-        before.config.mode.includes('models') &&
-        content.kept.length === 0
-      ) {
+      if (before.config.engine !== 'exact' && before.config.mode.includes('models') && content.kept.length === 0) {
         const detail = 'its state was not kept (--drop-state); start over with all models and another --out';
         return yield* new RunUnusable({ run: out, detail });
       }

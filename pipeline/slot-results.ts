@@ -109,6 +109,12 @@ export const spectrumOf = (subspace: SubspaceEstimate): readonly SpectrumRow[] =
 export const isExact = ({ state }: SubspaceEstimate): boolean =>
   state.lost <= ROUNDING * Math.max(state.total, state.largestNorm2);
 
+/** Whose interval it is. */
+export const boundKind = (subspace: SubspaceEstimate): 'exact' | 'truncation' | 'frequent-directions' => {
+  if (isExact(subspace)) return 'exact';
+  return subspace.engine === 'frequent-directions' ? 'frequent-directions' : 'truncation';
+};
+
 /** Most directions a slot can have: min(n − 1, D), or min(n, D) uncentred. */
 export const fullRank = ({ state, spec }: SubspaceEstimate): number =>
   Math.min(spec.center ? state.models - 1 : state.models, spec.features);

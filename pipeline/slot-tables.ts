@@ -16,10 +16,10 @@ import { generationOfBlock, type Plan } from './plan.ts';
 import type { TableRows } from './run-journal.ts';
 import type { SlotHistory } from './slot-history.ts';
 import {
+  boundKind,
   capturedShare,
   evrAtCuts,
   fullRank,
-  isExact,
   isFrozen,
   meanOnlyShare,
   namedEvr,
@@ -229,7 +229,7 @@ export class SlotTables {
       passes: subspace.engine === 'exact' && this.#plan.config.basis ? 2 : 1,
       seed: null,
     });
-    this.#appendSpectrumRows(slot, MODE, spectrumOf(subspace), isExact(subspace) ? 'exact' : 'truncation');
+    this.#appendSpectrumRows(slot, MODE, spectrumOf(subspace), boundKind(subspace));
   }
 
   #appendSpectrumRows(slot: PlannedSlot, mode: ModeName, rows: readonly SpectrumRow[], kind: string): void {

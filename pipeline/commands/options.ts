@@ -35,7 +35,11 @@ export const sources = Argument.String('SOURCES').pipe(
 export const options = {
   sources,
   out: text('out', 'RUN', 'Folder to write the run to: new or empty, and apart from the sources'),
-  engine: text('engine', 'NAME', `How subspaces are found: incremental, exact or auto (default ${defaults.engine})`),
+  engine: text(
+    'engine',
+    'NAME',
+    `How subspaces are found: incremental, frequent-directions, exact or auto (default ${defaults.engine})`,
+  ),
   mode: text(
     'mode',
     'LIST',

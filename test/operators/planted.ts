@@ -1,6 +1,6 @@
 // Streams for the tests of engines, held in memory: models with known weights in a plan that needs no files, and the
 // engine run over them on this thread. The float64 truth is computed here, by other means than the engine's.
-import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { concat, defer, filter, finalize, from, lastValueFrom, type Observable, tap, toArray } from 'rxjs';
@@ -11,6 +11,7 @@ import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { SideMode } from '../../operators/scatter-tasks.ts';
 import { decodeStates, encodeStates } from '../../operators/state-table.ts';
 import type { EngineName, Subspace } from '../../operators/subspace.ts';
+import type { SubspaceState } from '../../operators/subspace-state.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
 import type { ModelUpdate } from '../../operators/update-subspace.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan } from '../../sources/reading-plan.ts';
@@ -45,7 +46,7 @@ export interface FoldOptions {
   readonly center?: boolean;
   readonly base?: Float32Array;
   /**
-   * Engine incremental: write the state down after this block (from 0), through an Arrow table and a file of rows, and go on
+   * Streaming engines: write the state down after this block (from 0), through an Arrow table and a file of rows, and go on
    * from what was written.
    */
   readonly interruptAfter?: number;
@@ -132,6 +133,41 @@ const streamOf = (
   return { plan, blocksOf };
 };
 
+/** The state rows that a streaming engine ends with, all of them, as a checkpoint has them: r x D; D at most a tile. */
+export const foldRows = async (
+  tiles: Tiles,
+  rows: readonly Float32Array[],
+  { engine, ...options }: Pick<IncrementalPcaOptions<never>, 'engine' | 'rank' | 'center'> & { readonly block: number },
+): Promise<{ readonly state: SubspaceState; readonly rows: readonly Float32Array[] }> => {
+  const { plan, blocksOf } = streamOf(rows, options);
+  const features = rows[0]!.length;
+  const folder = mkdtempSync(join(tmpdir(), 'weightspan-rows-'));
+  const path = join(folder, 'rows');
+  const fd = openSync(path, 'wx+');
+  try {
+    const stream = from(blocksOf(plan)).pipe(
+      incrementalPca<Subspace>({
+        ...options,
+        ...(engine === undefined ? {} : { engine }),
+        tiles,
+        checkpoint: async ({ index, blocks }, save) => {
+          if (index === blocks - 1) await save({ path, fd });
+        },
+      }),
+    );
+    const last = await lastValueFrom(stream);
+    if (last.kind !== 'subspace') throw new Error('expected a subspace last');
+    const floats = new Float32Array(Uint8Array.from(readFileSync(path)).buffer);
+    const held = floats.length / features;
+    // Before them −shift and the mean.
+    const own = Array.from({ length: held - 2 }, (_, j) => floats.slice((2 + j) * features, (3 + j) * features));
+    return { state: last.state, rows: own };
+  } finally {
+    closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
+};
+
 /** Folds rows of float32 weights, one a model. */
 export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options: FoldOptions): Promise<Folded> => {
   const features = rows[0]!.length;
@@ -163,6 +199,7 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
         })
       : incremental(plan, blocksOf(plan), options.interruptAfter ?? null, {
           ...common,
+          ...(options.engine === undefined ? {} : { engine: options.engine }),
           finish: (subspace) => from(keep(subspace)),
         }).pipe(
           tap((event) => {
