@@ -18,6 +18,8 @@ export const defaults = {
   mode: ['models'],
   rank: 32,
   block: 32,
+  seed: 0,
+  passes: 1,
   center: true,
   onMismatch: 'skip-slot',
   onBadSource: 'error',
@@ -70,6 +72,10 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
     issues.push(
       `snapshot-every: the engine exact has nothing to show before a slot is done; give another --engine, found engine ${engine}`,
     );
+  }
+  for (const option of ['seed', 'passes'] as const) {
+    if (options[option] !== undefined && engine !== 'randomized')
+      issues.push(`${option}: only the engine randomized has it; give --engine randomized, found engine ${engine}`);
   }
   const withoutModels = options.mode !== undefined && !options.mode.includes('models');
   const groupsBy = (options['group-by'] ?? []).length > 0;
@@ -135,6 +141,8 @@ export const resolveConfig = (
       mode: modeNames.filter((mode) => (options.mode ?? defaults.mode).includes(mode)),
       rank: options.rank ?? defaults.rank,
       block: options.block ?? defaults.block,
+      seed: options.seed ?? defaults.seed,
+      passes: (options.passes ?? defaults.passes) === 2 ? 2 : 1,
       base: options.base ?? null,
       center: options.center ?? defaults.center,
       shuffle: options.shuffle ?? null,

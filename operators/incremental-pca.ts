@@ -35,8 +35,10 @@ export interface IncrementalPcaOptions<R> {
   /** Directions reported, k; the state keeps up to 2k. */
   readonly rank: number;
   readonly tiles: Tiles;
-  /** What becomes of a state that is full. Default: `incremental`. */
+  /** How the state is updated. Default: `incremental`. */
   readonly engine?: StreamingEngine;
+  /** Of the engine `randomized`: draws the signs. Default 0. */
+  readonly seed?: number;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
   /** Shows the subspaces of the running group after every so many of its blocks, the last one left out. */

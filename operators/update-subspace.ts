@@ -214,7 +214,7 @@ export const updateSubspace = (
 };
 
 /** The parts of a Gram by name; the state's own come from the state unless they were measured anew. */
-interface Products {
+export interface Products {
   /** r x r when measured; null when the rows are taken as orthogonal. */
   readonly rowRow: Float64Array | null;
   readonly rowMean: Float64Array;
@@ -256,7 +256,7 @@ const productsOf = ({ values, columns, block }: BlockGram, state: SubspaceState)
 };
 
 /** Scores the block's models against the subspace as it was before them. */
-const scoreModels = (
+export const scoreModels = (
   spec: SubspaceSpec,
   state: SubspaceState,
   { block, shiftSum }: BlockGram,
@@ -316,7 +316,7 @@ const carryAndCoordinates = (
 };
 
 /** The largest squared norm among the mean and the block's models. */
-const largestNorm2 = ({ meanMean, xx }: Products, b: number): number => {
+export const largestNorm2 = ({ meanMean, xx }: Pick<Products, 'meanMean' | 'xx'>, b: number): number => {
   let largest = meanMean;
   for (let i = 0; i < b; i++) largest = Math.max(largest, xx[i * b + i]!);
   return largest;

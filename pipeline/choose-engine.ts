@@ -6,7 +6,7 @@ import { sideOf } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
 import type { EngineName } from '../operators/subspace.ts';
-import { maxStateRows } from '../operators/subspace-state.ts';
+import { maxStateRows, sketchRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatDuration } from '../sinks/human-format.ts';
 import { type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
@@ -80,7 +80,14 @@ export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: numbe
   }, 0);
 
 /** Times that mode models reads every weight. */
-export const passesOver = (engine: EngineName, { basis }: RunConfig): number => (engine === 'exact' && basis ? 2 : 1);
+export const passesOver = (engine: EngineName, { basis, passes }: RunConfig): number => {
+  if (engine === 'randomized') return passes;
+  return engine === 'exact' && basis ? 2 : 1;
+};
+
+/** Whether a state of some models can be gone on from with others; else a group is read from its beginning. */
+export const keepsState = (engine: EngineName, { passes }: Pick<RunConfig, 'passes'>): boolean =>
+  engine !== 'exact' && !(engine === 'randomized' && passes === 2);
 
 /** Operations of a slot's small algebra, some 10 n³ an eigendecomposition of n x n. */
 const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfig): number => {
@@ -90,8 +97,17 @@ const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfi
 };
 
 /** Operations of a slot's large products. */
-export const flopsOf = (engine: EngineName, slot: PlannedSlot, models: number, config: RunConfig): number =>
-  engine === 'exact' ? exactFlops(slot, models, config) : incrementalFlops(slot, models, config);
+export const flopsOf = (engine: EngineName, slot: PlannedSlot, models: number, config: RunConfig): number => {
+  if (engine === 'randomized') return randomizedFlops(slot, models, config);
+  return engine === 'exact' ? exactFlops(slot, models, config) : incrementalFlops(slot, models, config);
+};
+
+/** 2 D for each model and row held, in the Gram and in what is added; then the directions. */
+const randomizedFlops = ({ features }: PlannedSlot, models: number, { rank, block, passes }: RunConfig): number => {
+  const held = 2 * sketchRows({ rank, features });
+  const each = rowsBeforeBlock(held) + Math.min(block, models) + 1 + held;
+  return 2 * features * (passes * models * each + (passes - 1) * (1 + held) ** 2 + (1 + rank) * (1 + held));
+};
 
 /** D (rows x rows) for the upper triangle of the Gram; 2 D (rows x directions) for the basis. */
 const exactFlops = ({ features }: PlannedSlot, models: number, { rank, basis, center }: RunConfig): number => {

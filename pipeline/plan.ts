@@ -30,6 +30,7 @@ import type { Begin, ListedModel } from './begin.ts';
 import {
   chooseEngine,
   flopsOf,
+  keepsState,
   passesOver,
   sharedPasses,
   sideFlopsOf,
@@ -143,14 +144,14 @@ export const stateBytes = ({
   engine,
   config,
 }: Pick<Plan, 'groups' | 'models' | 'engine' | 'config'>): { readonly kept: number; readonly most: number } => {
-  if (engine === 'exact') return { kept: 0, most: 0 };
+  if (!keepsState(engine, config)) return { kept: 0, most: 0 };
   const { rank, center, dropState } = config;
   const sides = (slot: PlannedSlot): number =>
     sideModesOf(config).reduce((sum, mode) => sum + packedLength(sideOf(mode, slot)) * 8, slot.features * 8);
   const each = groups.map(({ slots, beside }) =>
     slots.reduce((sum, slot) => {
       const { features } = slot;
-      const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true }, models.length);
+      const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true, engine }, models.length);
       return sum + features * 4 * savedRows(rows) + (beside === true ? sides(slot) : 0);
     }, 0),
   );
@@ -334,10 +335,12 @@ export const generationOfBlock = (
   index: number,
 ): number => {
   let blocks = 0;
-  return generations.findIndex((models) => {
+  const found = generations.findIndex((models) => {
     blocks += Math.ceil(models / block);
     return index < blocks;
   });
+  // Blocks of a second pass are counted on.
+  return found < 0 ? generations.length - 1 : found;
 };
 
 /** The groups of mode models that are left, those that have a state first. */

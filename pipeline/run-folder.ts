@@ -107,12 +107,13 @@ export const discardRunFolder = (out: string): void => {
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
 const resultConfig = (
   engine: EngineName,
-  { mode, rank, block, base, center, shuffle, include, exclude, rename, onMismatch, groupBy }: RunConfig,
+  { mode, rank, block, seed, passes, base, center, shuffle, include, exclude, rename, onMismatch, groupBy }: RunConfig,
 ) => ({
   engine,
   mode,
   rank,
   block,
+  ...(engine === 'randomized' ? { seed, passes } : {}),
   base,
   center,
   shuffle,

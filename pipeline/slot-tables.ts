@@ -9,7 +9,7 @@ import { cutsOf } from '../operators/update-subspace.ts';
 import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch, TableName } from '../sinks/tables.ts';
 import type { PlannedSlot } from '../sources/reading-plan.ts';
-import { sideModesOf, sidePasses } from './choose-engine.ts';
+import { passesOver, sideModesOf, sidePasses } from './choose-engine.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
 import { type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
 import { generationOfBlock, type Plan } from './plan.ts';
@@ -226,8 +226,8 @@ export class SlotTables {
       n_effective: null,
       components_90: summary.components_90,
       exactness: summary.exactness,
-      passes: subspace.engine === 'exact' && this.#plan.config.basis ? 2 : 1,
-      seed: null,
+      passes: passesOver(subspace.engine, this.#plan.config),
+      seed: subspace.engine === 'randomized' ? this.#plan.config.seed : null,
     });
     this.#appendSpectrumRows(slot, MODE, spectrumOf(subspace), boundKind(subspace));
   }

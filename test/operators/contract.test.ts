@@ -44,7 +44,7 @@ const expectBounds = (folded: Folded, rows: readonly Float32Array[]): void => {
   expect(Math.abs(kept + state.lost - truth.total) / truth.total).toBeLessThan(1e-5);
 };
 
-const suites = (['incremental', 'frequent-directions', 'exact'] as const).flatMap((engine) =>
+const suites = (['incremental', 'frequent-directions', 'randomized', 'exact'] as const).flatMap((engine) =>
   devices.map((device) => ({ ...device, engine })),
 );
 

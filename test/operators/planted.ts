@@ -45,6 +45,11 @@ export interface FoldOptions {
   readonly block: number;
   readonly center?: boolean;
   readonly base?: Float32Array;
+  /** Engine randomized. */
+  readonly seed?: number;
+  readonly passes?: 1 | 2;
+  /** Streaming engines. */
+  readonly onBadSource?: 'error' | 'skip';
   /**
    * Streaming engines: write the state down after this block (from 0), through an Arrow table and a file of rows, and go on
    * from what was written.
@@ -63,8 +68,9 @@ const streamOf = (
   {
     block,
     base: origin,
+    passes = 1,
     shape = [1, rows[0]!.length],
-  }: Pick<FoldOptions, 'block' | 'base'> & { shape?: readonly [number, number] },
+  }: Pick<FoldOptions, 'block' | 'base' | 'passes'> & { shape?: readonly [number, number] },
 ): PlannedStream => {
   const features = rows[0]!.length;
   const tensor = { name: 'w', dtype: 'F32', shape, file: 0, offset: 0, byteLength: features * 4 };
@@ -88,7 +94,7 @@ const streamOf = (
   const models = rows.map((_, id) => modelOf(id));
   const base = origin === undefined ? null : modelOf(rows.length);
   const group = { index: 0, slots: [slot] };
-  const plan: ReadingPlan = { models, base, groups: [group], block };
+  const plan: ReadingPlan = { models, base, groups: [group], block, passes };
   const stage = (members: readonly PlannedModel[], weights: readonly Float32Array[]): StagedBlock => {
     const buffer = new SharedArrayBuffer(members.length * features * 4);
     const floats = new Float32Array(buffer);
@@ -110,14 +116,14 @@ const streamOf = (
   };
   const blocksOf = (reading: ReadingPlan): WeightBlock[] => {
     const count = Math.ceil(rows.length / reading.block);
-    return Array.from({ length: count }, (_, index) => {
-      const at = index * reading.block;
+    return Array.from({ length: count * (reading.passes ?? 1) }, (_, index) => {
+      const at = (index % count) * reading.block;
       const members = models.slice(at, at + reading.block);
       return {
         plan: reading,
         group,
         index,
-        blocks: count,
+        blocks: count * (reading.passes ?? 1),
         models: members,
         first: index === 0,
         modelsSeen: at + members.length,
@@ -200,6 +206,8 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
       : incremental(plan, blocksOf(plan), options.interruptAfter ?? null, {
           ...common,
           ...(options.engine === undefined ? {} : { engine: options.engine }),
+          ...(options.seed === undefined ? {} : { seed: options.seed }),
+          ...(options.onBadSource === undefined ? {} : { onBadSource: options.onBadSource }),
           finish: (subspace) => from(keep(subspace)),
         }).pipe(
           tap((event) => {
