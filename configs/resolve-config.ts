@@ -18,6 +18,8 @@ export const defaults = {
   mode: ['models'],
   rank: 32,
   block: 32,
+  seed: 0,
+  passes: 1,
   center: true,
   lora: 'delta',
   onMismatch: 'skip-slot',
@@ -65,15 +67,21 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
     }
     targets.set(from, to);
   }
-  if ((options.engine ?? defaults.engine) !== 'incremental' && options['snapshot-every'] !== undefined) {
+  const engine = options.engine ?? defaults.engine;
+  const mayBeExact = engine === 'exact' || engine === 'auto';
+  if (mayBeExact && options['snapshot-every'] !== undefined) {
     issues.push(
-      `snapshot-every: only the engine incremental has something to show before a slot is done; found engine ${options.engine}`,
+      `snapshot-every: the engine exact has nothing to show before a slot is done; give another --engine, found engine ${engine}`,
     );
+  }
+  for (const option of ['seed', 'passes'] as const) {
+    if (options[option] !== undefined && engine !== 'randomized')
+      issues.push(`${option}: only the engine randomized has it; give --engine randomized, found engine ${engine}`);
   }
   const withoutModels = options.mode !== undefined && !options.mode.includes('models');
   const groupsBy = (options['group-by'] ?? []).length > 0;
-  if (groupsBy && (options.engine ?? defaults.engine) === 'incremental') {
-    issues.push('group-by: only the engine exact can add slots up; give --engine exact, found engine incremental');
+  if (groupsBy && !mayBeExact) {
+    issues.push(`group-by: only the engine exact can add slots up; give --engine exact, found engine ${engine}`);
   }
   if (groupsBy && withoutModels) {
     issues.push(`group-by: only in mode models do slots add up; found mode ${options.mode}`);
@@ -134,6 +142,8 @@ export const resolveConfig = (
       mode: modeNames.filter((mode) => (options.mode ?? defaults.mode).includes(mode)),
       rank: options.rank ?? defaults.rank,
       block: options.block ?? defaults.block,
+      seed: options.seed ?? defaults.seed,
+      passes: (options.passes ?? defaults.passes) === 2 ? 2 : 1,
       base: options.base ?? null,
       center: options.center ?? defaults.center,
       shuffle: options.shuffle ?? null,

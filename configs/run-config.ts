@@ -7,11 +7,15 @@ export interface RunConfig {
   /** The run folder; null for `plan`. */
   readonly out: string | null;
   /** How a slot's subspace is found; `auto` takes the cheapest that fits the memory. */
-  readonly engine: 'incremental' | 'exact' | 'auto';
+  readonly engine: 'incremental' | 'frequent-directions' | 'randomized' | 'exact' | 'auto';
   /** In the order of `modeNames`, each once. */
   readonly mode: readonly ModeName[];
   readonly rank: number;
   readonly block: number;
+  /** Engine `randomized`: what its signs are drawn from. */
+  readonly seed: number;
+  /** Engine `randomized`: 2 sharpens what the first pass over the weights found in another one. */
+  readonly passes: 1 | 2;
   readonly base: string | null;
   readonly center: boolean;
   /** Seed of the models' order; null keeps the order given. */

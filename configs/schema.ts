@@ -52,7 +52,7 @@ export type ModeName = (typeof modeNames)[number];
 export const RunOptions = Schema.Struct({
   sources: Schema.optionalKey(list('a path', 'paths')),
   out: Schema.optionalKey(text('a path')),
-  engine: Schema.optionalKey(choice(['incremental', 'exact', 'auto'])),
+  engine: Schema.optionalKey(choice(['incremental', 'frequent-directions', 'randomized', 'exact', 'auto'])),
   mode: Schema.optionalKey(
     Schema.Array(choice(modeNames))
       .annotate({ expected: 'a list of models, rows and cols' })
@@ -60,6 +60,8 @@ export const RunOptions = Schema.Struct({
   ),
   rank: Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   block: Schema.optionalKey(whole(1, 4096, 'a whole number from 1 to 4096')),
+  seed: Schema.optionalKey(whole(0, 2 ** 32 - 1, 'a whole number from 0 to 4294967295')),
+  passes: Schema.optionalKey(whole(1, 2, '1 or 2')),
   base: Schema.optionalKey(text('a path')),
   center: Schema.optionalKey(flag),
   shuffle: Schema.optionalKey(whole(0, 2 ** 32 - 1, 'a whole number from 0 to 4294967295')),

@@ -1,4 +1,4 @@
-// What the engine `incremental` keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
+// What a streaming engine keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
 // matrices updated, and the mixing they ask for is left for the next visit. One block at a time.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -11,11 +11,22 @@ import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
+import { signKeys } from './sign-rows.ts';
+import { closeSketch, turnSketch, updateSketch, updateSketchAgain } from './sketch.ts';
 import { createSpillFiles, forgetSpillFiles, type Generation, SpillFailed } from './spill-files.ts';
 import type { SavedSlot } from './state-table.ts';
-import { gramOfState, newRows, renewsAfter, rowsAfter, type StoredRows, settleRows } from './stored-rows.ts';
+import {
+  gramOfState,
+  newRows,
+  renewsAfter,
+  rowsAdded,
+  rowsAfter,
+  rowsReplaced,
+  type StoredRows,
+  settleRows,
+} from './stored-rows.ts';
 import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
-import { emptySubspace, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import { emptySubspace, heldRows, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
 import { blockNorms2, rowsBeforeBlock, savedRows, updateSubspace } from './update-subspace.ts';
 
@@ -107,6 +118,7 @@ export class IncrementalEngine {
       this.#beside = this.#options.beside?.(block.group) ?? null;
     }
     if (block.models.length === 0) return null;
+    if (block.part === 0 && this.#again(block) && block.index === block.blocks / 2) await this.#turn();
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
     if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
     const folded = await Promise.all(
@@ -114,7 +126,8 @@ export class IncrementalEngine {
     );
     const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));
     // It finds the same faults, and perhaps weights too large that a Gram can still take.
-    const others = (await this.#beside?.fold(read)) ?? [];
+    const others = this.#again(block) ? [] : ((await this.#beside?.fold(read)) ?? []);
+    if (this.#again(block)) await this.#beside?.measure(read);
     const faults = [...read.faults, ...folded.flatMap((slot) => slot.faults)];
     return this.#updateOf(block, updates, withoutRepeats([...faults, ...others]), seconds);
   }
@@ -133,7 +146,7 @@ export class IncrementalEngine {
       index: block.index,
       blocks: block.blocks,
       modelsSeen: block.modelsSeen,
-      slots,
+      slots: this.#again(block) ? this.#close(block) : slots,
       skipped,
       bytes: weightBytes(block.group.slots, block.models),
       readSeconds: seconds,
@@ -171,11 +184,12 @@ export class IncrementalEngine {
     if (kept.length === 0) return this.#updateOf(block, [], faults, partial.seconds);
     if (faults.length > 0)
       partial.visit = await this.#visitAgain(engine, block, new Set(partial.faults.keys()), buffer);
+    const stateRows = heldRows(engine.spec, engine.state);
     const update = this.#update(engine, block, kept, partial.visit!);
     const spill = engine.spill!;
-    spill.from = { generation: spill.to, stateRows: update.update.oldRows, block: kept.length };
+    spill.from = { generation: spill.to, stateRows, block: kept.length };
     spill.to = spill.to === 0 ? 1 : 0;
-    return this.#updateOf(block, [update], faults, partial.seconds);
+    return this.#updateOf(block, update === null ? [] : [update], faults, partial.seconds);
   }
 
   async #visitPart(
@@ -255,7 +269,7 @@ export class IncrementalEngine {
       const { slot, state, stored, spill } = engine;
       slots.push({ slotId: slot.id, state, map: stored.map, norms2: stored.norms2, rowsAt: size });
       if (state.models === 0) continue;
-      const stateRows = state.eigenvalues.length;
+      const stateRows = heldRows(engine.spec, state);
       const task = { slot: i, mix: stored.due?.mix ?? null, stateRows, spill, to: { ...file, at: size } };
       for (const digest of await this.#options.tiles.save(task)) whole.update(digest);
       // A spilled slot's rows stay as they were, and so does what is due.
@@ -271,15 +285,16 @@ export class IncrementalEngine {
   }
 
   async #open({ plan, group }: WeightBlock): Promise<void> {
-    const center = this.#options.center ?? true;
+    const { rank, center = true, engine = 'incremental' } = this.#options;
     const spill = group.tilesAtOnce === undefined ? null : this.#spillPaths(group);
     this.#slots = group.slots.map((slot) => ({
       slot,
       spec: {
         features: slot.features,
-        rank: this.#options.rank,
+        rank,
         center,
         shiftIsOrigin: plan.base !== null || !center || slot.isDelta === true,
+        engine,
       },
       state: emptySubspace,
       stored: newRows,
@@ -317,7 +332,7 @@ export class IncrementalEngine {
     const known = slots.find(({ slotId }) => slotId === engine.slot.id)!;
     if (known.state.models === 0) return;
     const { state, map, norms2, rowsAt } = known;
-    const stateRows = state.eigenvalues.length;
+    const stateRows = heldRows(engine.spec, state);
     const generation = engine.spill === null ? null : 0;
     await this.#options.tiles.load({ slot: index, stateRows, generation, from: { path, fd, at: rowsAt } });
     engine.state = state;
@@ -357,16 +372,60 @@ export class IncrementalEngine {
     return { update: this.#update(engine, block, kept.models, visit), faults };
   }
 
-  #update(engine: SlotEngine, block: WeightBlock, models: readonly PlannedModel[], visit: VisitResult): SlotUpdate {
+  #update(
+    engine: SlotEngine,
+    block: WeightBlock,
+    models: readonly PlannedModel[],
+    visit: VisitResult,
+  ): SlotUpdate | null {
     engine.settled = true;
     const { spec, state, stored } = engine;
     const { columns, shiftSum } = visit;
-    const values = gramOfState(visit.gram, columns, state.eigenvalues.length, stored);
+    const { solve } = this.#options.tiles;
+    const held = heldRows(spec, state);
+    const values = gramOfState(visit.gram, columns, held, stored);
     const gram = { values, columns, block: models.length, shiftSum };
-    const update = updateSubspace(spec, state, gram, this.#options.tiles.solve);
-    engine.stored = rowsAfter(spec, stored, state, update, blockNorms2(gram), renewsAfter(block.index));
+    if (this.#again(block)) {
+      const { state: grown, mix } = updateSketchAgain(spec, state, gram, solve);
+      engine.stored = rowsAdded(mix, 1 + held, models.length);
+      engine.state = grown;
+      return null;
+    }
+    const isSketch = spec.engine === 'randomized';
+    const update = (isSketch ? updateSketch : updateSubspace)(spec, state, gram, solve);
+    engine.stored = isSketch
+      ? rowsAdded(update.mix, 1 + held, models.length)
+      : rowsAfter(spec, stored, state, update, blockNorms2(gram), renewsAfter(block.index));
     engine.state = update.state;
     return { slot: engine.slot, models, update };
+  }
+
+  /** Whether a block belongs to the second pass. */
+  #again({ plan, index, blocks }: WeightBlock): boolean {
+    return plan.passes === 2 && index >= blocks / 2;
+  }
+
+  /** Between the passes: what the first one found takes the signs' place. */
+  async #turn(): Promise<void> {
+    for (const engine of this.#slots) {
+      if (engine.state.models === 0) continue;
+      const { state, mix } = turnSketch(engine.spec, engine.state);
+      engine.stored = rowsReplaced(engine.stored, mix, 1 + heldRows(engine.spec, state));
+      engine.state = state;
+    }
+    await this.#beside?.solve();
+  }
+
+  /** What a second pass found, at its end; before that it has nothing to tell. */
+  #close({ index, blocks }: WeightBlock): readonly SlotUpdate[] {
+    if (index < blocks - 1) return [];
+    return this.#slots
+      .filter(({ state }) => state.models > 0)
+      .map((engine) => {
+        const update = closeSketch(engine.spec, engine.state, this.#options.tiles.solve);
+        engine.state = update.state;
+        return { slot: engine.slot, models: [], update };
+      });
   }
 
   #taskOf(
@@ -376,14 +435,18 @@ export class IncrementalEngine {
     staged: StagedSlot,
     base: StagedBlock | null,
   ): VisitTask {
+    const { spec, state, stored, settled, slot } = engine;
+    const isSketch = spec.engine === 'randomized';
+    const stateRows = heldRows(spec, state);
     return {
       slot: index,
-      mix: engine.stored.due?.mix ?? null,
-      stateRows: engine.state.eigenvalues.length,
+      mix: stored.due?.mix ?? null,
+      stateRows,
       block: staged.models.length,
       staged: staged.rows,
-      shift: engine.settled ? null : this.#shiftFrom(index, engine.slot, base),
-      full: !engine.settled || renewsAfter(block.index - 1),
+      shift: settled ? null : this.#shiftFrom(index, slot, base),
+      signs: isSketch && !settled ? signKeys(this.#options.seed ?? 0, slot.name, stateRows / 2) : null,
+      full: !settled || (!isSketch && renewsAfter(block.index - 1)),
       tiles: null,
       spill: engine.spill,
     };

@@ -1,4 +1,4 @@
-// The engine `incremental` as an RxJS operator: folds blocks of models into one running PCA a slot.
+// The streaming engines as an RxJS operator: blocks of models are folded into one running PCA a slot.
 // Every weight is touched three times a block (widened, multiplied into a small Gram, mixed into the next state); all else
 // is float64 algebra on a few dozen rows (update-subspace.ts). Cost a weight and model: about 2 (r + b) flops for the Gram
 // and 2 r (r + b) / b for the mixing, r the state rows. Memory: (3 + 2k + b) floats a weight of the group.
@@ -23,6 +23,7 @@ import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { IncrementalEngine, type RestoredGroup, type TimedRead } from './incremental-engine.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
+import type { StreamingEngine } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { TileTimings } from './tile-tasks.ts';
 import type { SubspaceUpdate } from './update-subspace.ts';
@@ -34,6 +35,10 @@ export interface IncrementalPcaOptions<R> {
   /** Directions reported, k; the state keeps up to 2k. */
   readonly rank: number;
   readonly tiles: Tiles;
+  /** How the state is updated. Default: `incremental`. */
+  readonly engine?: StreamingEngine;
+  /** Of the engine `randomized`: draws the signs. Default 0. */
+  readonly seed?: number;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
   /** Shows the subspaces of the running group after every so many of its blocks, the last one left out. */

@@ -15,6 +15,7 @@ import {
   tableToIPC,
   type Vector,
 } from 'apache-arrow';
+import type { Sketch } from './nystrom.ts';
 import type { SubspaceState } from './subspace-state.ts';
 
 /** A slot's state between two blocks, with nothing due. */
@@ -39,10 +40,33 @@ const scalars = [
   'totalUncentred',
 ] as const satisfies readonly (keyof SubspaceState)[];
 
-const lists = ['eigenvalues', 'rowsDotMean', 'map', 'norms2'] as const;
+const lists = ['eigenvalues', 'rowsDotMean', 'map', 'norms2', 'sketch'] as const;
 
-const listOf = (slot: SavedSlot, name: (typeof lists)[number]): Float64Array | null =>
-  name === 'map' || name === 'norms2' ? slot[name] : slot.state[name];
+const listOf = ({ state, map, norms2 }: SavedSlot, name: (typeof lists)[number]): Float64Array | null => {
+  if (name === 'sketch') return state.sketch === undefined ? null : packSketch(state.sketch);
+  return { map, norms2, eigenvalues: state.eigenvalues, rowsDotMean: state.rowsDotMean }[name];
+};
+
+/** A sketch's parts one after the other, the number of its rows first. */
+const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array =>
+  Float64Array.of(tests.length, ...tests, ...sumDots, ...turn, ...rowDots, ...core, ...directions);
+
+const unpackSketch = (packed: Float64Array): Sketch => {
+  const rows = packed[0]!;
+  let at = 1;
+  const take = (length: number): Float64Array => {
+    at += length;
+    return packed.slice(at - length, at);
+  };
+  return {
+    tests: take(rows),
+    sumDots: take(1 + rows),
+    turn: take(rows * rows),
+    rowDots: take(rows * rows),
+    core: take(rows * rows),
+    directions: take(packed.length - at),
+  };
+};
 
 /** `largestNorm2` as `largest_norm2`: names of columns are those of tables. */
 const columnName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
@@ -110,6 +134,7 @@ export const decodeStates = (bytes: Uint8Array): readonly SavedSlot[] => {
       SubspaceState,
       (typeof scalars)[number]
     >;
+    const sketch = list('sketch', row);
     return {
       slotId: number('slotId'),
       rowsAt: number('rowsAt'),
@@ -118,6 +143,7 @@ export const decodeStates = (bytes: Uint8Array): readonly SavedSlot[] => {
         models: number('models'),
         eigenvalues: list('eigenvalues', row) ?? new Float64Array(0),
         rowsDotMean: list('rowsDotMean', row) ?? new Float64Array(0),
+        ...(sketch === null ? {} : { sketch: unpackSketch(sketch) }),
       },
       map: list('map', row),
       norms2: list('norms2', row),

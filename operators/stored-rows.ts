@@ -4,6 +4,7 @@
 // M [Y; X] = M₁ (Y' + M₁⁻¹ M₂ Y''), M₁ the first 1 + ℓ columns: adding few rows Y'' onto the ones that stay gives the next
 // Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Now and then, and where M₁
 // is close to singular, the rows are mixed in full, after which R is the identity again.
+import { jsDoubleProduct } from './linalg/dense-products.ts';
 import { solveLinear } from './linalg/linear-system.ts';
 import type { SubspaceSpec, SubspaceState } from './subspace-state.ts';
 import type { Mix } from './tile-tasks.ts';
@@ -109,6 +110,30 @@ export const rowsAfter = (
       return { map: addition.map, norms2: addition.norms2, due: { mix, whole } };
     }
   }
+  return { map: null, norms2: null, due: { mix: whole, whole } };
+};
+
+/**
+ * What the tiles owe where every row stays and `block` more are added onto them.
+ * @param mix [I A], m x (m + block)
+ */
+export const rowsAdded = (mix: Float64Array, m: number, block: number): StoredRows => {
+  const n = m + block;
+  const values = new Float64Array(m * block);
+  for (let i = 0; i < m; i++) values.set(mix.subarray(i * n + m, (i + 1) * n), i * block);
+  return {
+    map: null,
+    norms2: null,
+    due: { mix: { kind: 'add', values, m, n }, whole: { kind: 'replace', values: mix, m, n } },
+  };
+};
+
+/** All rows held made new ones, after what was due. @param mix m x m */
+export const rowsReplaced = ({ due }: StoredRows, mix: Float64Array, m: number): StoredRows => {
+  const n = due?.whole.n ?? m;
+  const values = due === null ? mix : new Float64Array(m * n);
+  if (due !== null) jsDoubleProduct({ a: false, b: false }, { m, n, k: m }, mix, m, due.whole.values, n, values, n);
+  const whole: Mix = { kind: 'replace', values, m, n };
   return { map: null, norms2: null, due: { mix: whole, whole } };
 };
 

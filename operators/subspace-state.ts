@@ -1,6 +1,11 @@
 // What an engine of mode `models` keeps of a slot between blocks, apart from its rows (which stay on the device):
 // a few hundred float64 numbers. Plain and immutable; an update makes a new one.
 
+import type { Sketch } from './nystrom.ts';
+
+/** Engines that fold a stream block by block. */
+export type StreamingEngine = 'incremental' | 'frequent-directions' | 'randomized';
+
 /** How a slot's samples are treated. Fixed for a run. */
 export interface SubspaceSpec {
   /** Weights in the slot: D = rows * cols. */
@@ -11,6 +16,8 @@ export interface SubspaceSpec {
   readonly center: boolean;
   /** True when the shift is the origin itself: a base was given, or nothing is subtracted at all. */
   readonly shiftIsOrigin: boolean;
+  /** How the state is updated. Default: `incremental`. */
+  readonly engine?: StreamingEngine;
 }
 
 export interface SubspaceState {
@@ -22,9 +29,12 @@ export interface SubspaceState {
   readonly total: number;
   /** Scatter that truncation and the rank threshold removed, so that Σ eigenvalues + lost = total. */
   readonly lost: number;
-  /** Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk. */
+  /**
+   * Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk, and so ‖AᵀA − SᵀS‖₂. Of
+   * frequent directions also what was taken off all of them.
+   */
   readonly truncation: number;
-  /** Largest squared norm that a Gram diagonal showed: what float32 rounding scales with. */
+  /** Largest squared norm of a model, the mean, or a row before it was shrunk: what float32 rounding scales with. */
   readonly largestNorm2: number;
   /** ⟨S_j, m⟩, r numbers, and ⟨m, m⟩. */
   readonly rowsDotMean: Float64Array;
@@ -34,6 +44,8 @@ export interface SubspaceState {
   readonly shiftNorm2: number;
   /** Σ ‖x − origin‖² over all folded models. */
   readonly totalUncentred: number;
+  /** Of the engine `randomized`, once it has folded anything. `truncation` is then its error estimate. */
+  readonly sketch?: Sketch;
 }
 
 export const emptySubspace: SubspaceState = {
@@ -50,9 +62,26 @@ export const emptySubspace: SubspaceState = {
   totalUncentred: 0,
 };
 
+/** Rows beyond the rank that a sketch has, as is usual, and rows that only test it. */
+const OVERSAMPLING = 10;
+export const TEST_ROWS = 5;
+
+/** Rows of signs that the engine `randomized` tests a slot with, L; as many sums of models go with them. */
+export const sketchRows = ({ rank, features }: Pick<SubspaceSpec, 'rank' | 'features'>): number =>
+  Math.min(rank, features) + OVERSAMPLING + TEST_ROWS;
+
 /** Most rows a state can ever keep for a stream of `models` models. */
-export const maxStateRows = (spec: SubspaceSpec, models: number): number =>
-  Math.min(2 * spec.rank, spec.features, spec.center ? Math.max(models - 1, 0) : models);
+export const maxStateRows = (
+  spec: Omit<SubspaceSpec, 'engine'> & { readonly engine?: StreamingEngine | 'exact' },
+  models: number,
+): number =>
+  spec.engine === 'randomized'
+    ? 2 * sketchRows(spec)
+    : Math.min(2 * spec.rank, spec.features, spec.center ? Math.max(models - 1, 0) : models);
+
+/** Rows behind the mean's that tiles hold of a slot. */
+export const heldRows = (spec: SubspaceSpec, state: SubspaceState): number =>
+  spec.engine === 'randomized' ? 2 * sketchRows(spec) : state.eigenvalues.length;
 
 /** ‖mean‖² about 0: with the shift added back. */
 export const unshiftedMeanNorm2 = (state: SubspaceState): number =>

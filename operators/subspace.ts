@@ -1,13 +1,15 @@
 // A slot's finished subspace: the numbers, and its rows for as long as they are on the device.
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
+import { jsDoubleProduct } from './linalg/dense-products.ts';
+import type { Sketch } from './nystrom.ts';
 import { type StoredRows, settleRows } from './stored-rows.ts';
-import { reportedRank, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import { reportedRank, type StreamingEngine, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { Mix, SpillStep } from './tile-tasks.ts';
 
 /** How subspaces are found. */
-export type EngineName = 'incremental' | 'exact';
+export type EngineName = StreamingEngine | 'exact';
 
 /** What is known of a slot's subspace after some block. */
 export interface SubspaceEstimate {
@@ -76,11 +78,23 @@ const settleSigns = async (
   const settle = keep ? null : (stored.due?.mix ?? null);
   const mix = unitDirections(state, rank, keep ? stored : settleRows(stored));
   const peaks = await tiles.finish({ slot: index, settle, mix, spill, keep });
-  return { engine: 'incremental', slot, spec, state, rank, signs: peaks.map((peak) => (peak < 0 ? -1 : 1)) };
+  return {
+    engine: spec.engine ?? 'incremental',
+    slot,
+    spec,
+    state,
+    rank,
+    signs: peaks.map((peak) => (peak < 0 ? -1 : 1)),
+  };
 };
 
 /** The mean and the first k state rows, scaled to unit length, out of the rows that the tiles hold. */
-const unitDirections = ({ eigenvalues }: SubspaceState, rank: number, { map, due }: StoredRows): Mix => {
+const unitDirections = (
+  { eigenvalues, models, sketch }: SubspaceState,
+  rank: number,
+  { map, due }: StoredRows,
+): Mix => {
+  if (sketch !== undefined) return sketchedDirections(sketch, models, rank, due);
   const n = due?.whole.n ?? 1 + eigenvalues.length;
   const whole = due?.whole.values ?? map;
   const values = new Float64Array((1 + rank) * n);
@@ -89,5 +103,19 @@ const unitDirections = ({ eigenvalues }: SubspaceState, rank: number, { map, due
     if (whole === null) values[row * n + row] = scale;
     else for (let i = 0; i < n; i++) values[row * n + i] = scale * whole[row * n + i]!;
   }
+  return { kind: 'replace', values, m: 1 + rank, n };
+};
+
+/** The same out of [s; Y; Ψ]: s = Σ x, or zero where nothing is centred. */
+const sketchedDirections = (sketch: Sketch, models: number, rank: number, due: StoredRows['due']): Mix => {
+  const held = sketch.sumDots.length;
+  const rows = 2 * held - 1;
+  const directions = new Float64Array((1 + rank) * rows);
+  directions[0] = 1 / models;
+  for (let j = 0; j < rank; j++) directions.set(sketch.directions.subarray(j * held, (j + 1) * held), (1 + j) * rows);
+  if (due === null) return { kind: 'replace', values: directions, m: 1 + rank, n: rows };
+  const { values: whole, n } = due.whole;
+  const values = new Float64Array((1 + rank) * n);
+  jsDoubleProduct({ a: false, b: false }, { m: 1 + rank, n, k: rows }, directions, rows, whole, n, values, n);
   return { kind: 'replace', values, m: 1 + rank, n };
 };

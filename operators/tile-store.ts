@@ -9,6 +9,7 @@ import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { placeRows } from './placed-rows.ts';
+import { signRows } from './sign-rows.ts';
 import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
 import type {
   BadValue,
@@ -149,6 +150,7 @@ export class TileStore {
         if (task.shift !== null) {
           if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
           tile.shiftSum += this.#settleShift(slot, panel, average !== null);
+          if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
         }
         this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
         const widened = performance.now();
@@ -394,6 +396,13 @@ export class TileStore {
     if (fromSpare) first.set(this.#device.read(spare, 0, 1), SHIFT * width);
     this.#device.write(matrix, 0, first);
     return sumOfShift(first, width);
+  }
+
+  /** Sets the state's rows of a sketch: zeros, then as many rows of signs. */
+  #settleSigns(tile: HeldTile, { start, width, matrix }: Panel, keys: Int32Array, stateRows: number): void {
+    const rows = new Float32Array(stateRows * width);
+    rows.set(signRows(keys, stateRows / 2, tile.start + start, width), (stateRows / 2) * width);
+    this.#device.write(matrix, rowsBeforeBlock(0), rows);
   }
 }
 

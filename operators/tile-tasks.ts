@@ -50,6 +50,8 @@ export interface VisitTask {
     | { readonly from: 'base'; readonly staged: StagedRows }
     | { readonly from: 'zero' }
     | null;
+  /** In a first visit of the engine `randomized`: half of the state's rows are zero at first, the others signs of these keys. */
+  readonly signs?: Int32Array | null;
   /** Multiply all rows with all rows, not with the block alone. */
   readonly full: boolean;
   /** The tiles that are staged; null for all. */

@@ -1,7 +1,8 @@
 // The incremental PCA update in coefficient space: from the Gram matrix of [state; mean; block] to the mixing matrix
 // that makes the next state. All of it is float64 algebra on r + b + 1 rows; the weights themselves are never touched.
 // Cost O((r + b)^3), about 1 ms for rank 32 and block 32 with LAPACK.
-// Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1 (mean correction); Levy & Lindenbaum 2000 (sequential Karhunen-Loeve).
+// Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1 (mean correction); Levy & Lindenbaum 2000 (sequential Karhunen-Loeve);
+// Ghashami, Liberty, Phillips & Woodruff 2016 (frequent directions, which differs in one line).
 import { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
@@ -135,8 +136,19 @@ export const updateSubspace = (
   let rows = 0;
   let kept = 0;
   while (rows < cap && values[rows]! > floor) kept += values[rows++]!;
-  const eigenvalues = values.slice(0, rows);
-  const dropped = rows < size ? Math.max(values[rows]!, 0) : 0;
+  let dropped = rows < size ? Math.max(values[rows]!, 0) : 0;
+
+  // --- frequent directions: what is dropped of one direction is taken off all, so that none is favoured for having come
+  // first. Those that it leaves nothing of go too; the bound is then the largest of them, which is no less.
+  const shrinks = spec.engine === 'frequent-directions';
+  const shrinkage = shrinks ? dropped : 0;
+  if (shrinks) {
+    while (rows > 0 && values[rows - 1]! - shrinkage <= floor) dropped = values[--rows]!;
+    kept = sumOf(values.subarray(0, rows)) - rows * shrinkage;
+  }
+  /** Squared lengths of the new rows before they are shrunk. */
+  const lengths2 = values.slice(0, rows);
+  const eigenvalues = lengths2.map((value) => value - shrinkage);
 
   // --- P = Q C, and the mean row
   const width = 1 + r + b;
@@ -152,6 +164,10 @@ export const updateSubspace = (
     for (let l = 0; l < r; l++) out[1 + l] = q[l]!;
     const average = spec.center ? sumOf(q.subarray(r, r + b)) / b : 0;
     for (let i = 0; i < b; i++) out[1 + r + i] = q[r + i]! - average - lift / b;
+    if (shrinkage > 0) {
+      const scale = Math.sqrt(eigenvalues[j]! / lengths2[j]!);
+      for (let i = 0; i < width; i++) out[i] = out[i]! * scale;
+    }
   }
 
   // --- what the next block needs of the new rows: products with the new mean, m' = share · (n m + Σ x)
@@ -174,7 +190,7 @@ export const updateSubspace = (
     total: state.total + trace - oldTrace,
     lost: Math.max(state.lost + trace - kept - (oldTrace - sumOf(state.eigenvalues)), 0),
     truncation: state.truncation + dropped,
-    largestNorm2: Math.max(state.largestNorm2, blockNorm2),
+    largestNorm2: Math.max(state.largestNorm2, blockNorm2, shrinks ? values[0]! : 0),
     rowsDotMean: Float64Array.from({ length: rows }, (_, j) => times(1 + j)),
     meanNorm2: times(0),
     shiftDotMean: share * (n * state.shiftDotMean + sumOf(products.shiftX)),
@@ -182,7 +198,7 @@ export const updateSubspace = (
     totalUncentred: state.totalUncentred + rawTotal,
   };
 
-  const moved = carryAndCoordinates(K, size, r, b, n, c, state.eigenvalues, eigenvalues, vectors);
+  const moved = carryAndCoordinates(K, size, r, b, n, c, state.eigenvalues, lengths2, vectors);
   return {
     state: next,
     mix,
@@ -198,7 +214,7 @@ export const updateSubspace = (
 };
 
 /** The parts of a Gram by name; the state's own come from the state unless they were measured anew. */
-interface Products {
+export interface Products {
   /** r x r when measured; null when the rows are taken as orthogonal. */
   readonly rowRow: Float64Array | null;
   readonly rowMean: Float64Array;
@@ -240,7 +256,7 @@ const productsOf = ({ values, columns, block }: BlockGram, state: SubspaceState)
 };
 
 /** Scores the block's models against the subspace as it was before them. */
-const scoreModels = (
+export const scoreModels = (
   spec: SubspaceSpec,
   state: SubspaceState,
   { block, shiftSum }: BlockGram,
@@ -300,7 +316,7 @@ const carryAndCoordinates = (
 };
 
 /** The largest squared norm among the mean and the block's models. */
-const largestNorm2 = ({ meanMean, xx }: Products, b: number): number => {
+export const largestNorm2 = ({ meanMean, xx }: Pick<Products, 'meanMean' | 'xx'>, b: number): number => {
   let largest = meanMean;
   for (let i = 0; i < b; i++) largest = Math.max(largest, xx[i * b + i]!);
   return largest;

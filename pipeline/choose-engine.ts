@@ -8,7 +8,7 @@ import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatte
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
 import type { EngineName } from '../operators/subspace.ts';
-import { maxStateRows } from '../operators/subspace-state.ts';
+import { maxStateRows, sketchRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatDuration } from '../sinks/human-format.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
@@ -59,7 +59,7 @@ const secondsOf = (
   { models, threads }: Pick<MemoryNeeds, 'models' | 'threads'>,
 ): number => {
   const basis = writesBasis(engine, config, slots);
-  const passes = passesOver(engine, basis);
+  const passes = passesOver(engine, basis, config);
   const bytes = weightBytes(slots, models) * passes;
   const sum = (of: (slot: PlannedSlot) => number): number => slots.reduce((all, slot) => all + of(slot), 0);
   const flops = isFactored(engine, config, slots, models)
@@ -78,7 +78,7 @@ export const sidePasses = ({ energies }: RunConfig): number => (energies ? 2 : 1
 
 /** Times that a group's weights are read where mode models shares them with the modes rows and cols. */
 export const sharedPasses = (engine: EngineName, basis: boolean, config: RunConfig): number =>
-  Math.max(passesOver(engine, basis), sidePasses(config));
+  Math.max(passesOver(engine, basis, config), sidePasses(config));
 
 /** The widest scatter matrix that is kept whole: any, where the engine exact was asked for. */
 export const largestSideOf = ({ engine }: Pick<RunConfig, 'engine'>): number =>
@@ -102,7 +102,14 @@ export const writesBasis = (engine: EngineName, { basis }: RunConfig, slots: rea
   basis === 'dense' || (basis && !(engine === 'exact' && slots.some(({ isDelta }) => isDelta === true)));
 
 /** Times that mode models reads every weight. @param basis whether directions are made */
-export const passesOver = (engine: EngineName, basis: boolean): number => (engine === 'exact' && basis ? 2 : 1);
+export const passesOver = (engine: EngineName, basis: boolean, { passes }: Pick<RunConfig, 'passes'>): number => {
+  if (engine === 'randomized') return passes;
+  return engine === 'exact' && basis ? 2 : 1;
+};
+
+/** Whether a state of some models can be gone on from with others; else a group is read from its beginning. */
+export const keepsState = (engine: EngineName, { passes }: Pick<RunConfig, 'passes'>): boolean =>
+  engine !== 'exact' && !(engine === 'randomized' && passes === 2);
 
 /** Operations of a slot's small algebra, some 10 n³ an eigendecomposition of n x n. */
 const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfig): number => {
@@ -160,10 +167,19 @@ export const decodeFlops = (slot: PlannedSlot, models: readonly PlannedModel[]):
 };
 
 /** Operations of a slot's large products. */
-export const flopsOf = (engine: EngineName, slot: PlannedSlot, models: number, config: RunConfig): number =>
-  engine === 'exact'
+export const flopsOf = (engine: EngineName, slot: PlannedSlot, models: number, config: RunConfig): number => {
+  if (engine === 'randomized') return randomizedFlops(slot, models, config);
+  return engine === 'exact'
     ? exactFlops(slot, models, config, writesBasis(engine, config, [slot]))
     : incrementalFlops(slot, models, config);
+};
+
+/** 2 D for each model and row held, in the Gram and in what is added; then the directions. */
+const randomizedFlops = ({ features }: PlannedSlot, models: number, { rank, block, passes }: RunConfig): number => {
+  const held = 2 * sketchRows({ rank, features });
+  const each = rowsBeforeBlock(held) + Math.min(block, models) + 1 + held;
+  return 2 * features * (passes * models * each + (passes - 1) * (1 + held) ** 2 + (1 + rank) * (1 + held));
+};
 
 /** D (rows x rows) for the upper triangle of the Gram; 2 D (rows x directions) for the basis. */
 const exactFlops = ({ features }: PlannedSlot, models: number, { rank, center }: RunConfig, basis: boolean): number => {

@@ -21,6 +21,7 @@ import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
 import { nearDuplicates } from '../operators/near-duplicates.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
+import type { StreamingEngine } from '../operators/subspace-state.ts';
 import type { TilePool } from '../operators/tile-pool.ts';
 import type { Recovered } from '../sinks/checkpoint-store.ts';
 import type { EventLog } from '../sinks/events.ts';
@@ -37,7 +38,7 @@ import {
   type Position,
   type RunContent,
 } from './checkpoints.ts';
-import { largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
+import { keepsState, largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
@@ -290,6 +291,10 @@ export class Execution {
     });
   }
 
+  get #keepsState(): boolean {
+    return keepsState(this.#plan.engine, this.#plan.config);
+  }
+
   get #groupCount(): number {
     return this.#before.groups + groupsInOrder(this.#plan).length;
   }
@@ -352,7 +357,7 @@ export class Execution {
     this.#saved = null;
     this.#checkpoints.mark(this.#position());
     const stop = this.#control.stopRequested();
-    const folded = this.#plan.engine === 'exact' || modes === 'sides' ? this.#plan.models.length : 0;
+    const folded = !this.#keepsState || modes === 'sides' ? this.#plan.models.length : 0;
     if ((await this.#isDue(folded)) && !this.#isFinal) this.#commitMark();
     if (stop !== null && !this.#isFinal) await this.#stop(stop);
   }
@@ -427,8 +432,9 @@ export class Execution {
   /** Groups that it shares. */
   #beside(group: SlotGroup): GroupModes | null {
     if (group.beside !== true) return null;
-    const { engine, models, block } = this.#plan;
-    const before = engine === 'exact' ? passesOver(engine, this.#plan.basis) : Math.ceil(models.length / block);
+    const { engine, basis, config, models, block } = this.#plan;
+    const passes = passesOver(engine, basis, config);
+    const before = engine === 'exact' ? passes : passes * Math.ceil(models.length / block);
     const modes = new GroupModes(this.#plan, group, this.#modesOptions, before);
     if (group.folded !== undefined) this.#checkpoints.restoreSides(group.slots[0]!.id, group.slots.length, modes);
     return modes;
@@ -529,8 +535,11 @@ export class Execution {
 
   #incremental(): Observable<BlockUpdate> {
     const { config } = this.#plan;
-    return weightBlocks(this.#plan).pipe(
+    const { passes, seed } = config;
+    return weightBlocks({ ...this.#plan, passes }).pipe(
       incrementalPca<never>({
+        engine: this.#plan.engine as StreamingEngine,
+        seed,
         rank: config.rank,
         center: config.center,
         onBadSource: config.onBadSource,
@@ -539,7 +548,8 @@ export class Execution {
         beside: (group) => this.#beside(group),
         ...this.#snapshots(),
         restore: (group) => this.#restore(group),
-        checkpoint: (update, save, beside) => this.#afterBlock(update, save, beside),
+        checkpoint: (update, save, beside) =>
+          this.#keepsState ? this.#afterBlock(update, save, beside) : this.#afterPart(),
         afterGroup: (group) => this.#afterGroup(group, 'models'),
         finish: (subspace) =>
           this.#finishSlot(subspace, subspace, () => spooledHistory(this.#checkpoints.spool, subspace)),
@@ -666,7 +676,7 @@ export class Execution {
     this.#blockStarted = performance.now();
     const isLastGroup = group.index === groups - 1;
     // Only a group that goes on from its blocks needs them again; its results are found out again, as is all of the others.
-    const beginsAgain = this.#plan.engine === 'exact' || this.#plan.sideGroups.includes(group);
+    const beginsAgain = !this.#keepsState || this.#plan.sideGroups.includes(group);
     this.#isFinal ||= isLastGroup && (beginsAgain || index === update.blocks - 1);
   }
 

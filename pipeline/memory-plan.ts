@@ -68,7 +68,8 @@ const SPILLED_PANELS = 3;
 
 /** Rows of a slot's panels. */
 const rowsOf = (needs: MemoryNeeds, { features }: PlannedSlot): number => {
-  const spec = { features, rank: needs.rank, center: needs.center, shiftIsOrigin: true };
+  const { engine, rank, center } = needs;
+  const spec = { features, rank, center, shiftIsOrigin: true, engine };
   return rowsBeforeBlock(maxStateRows(spec, needs.models.length)) + Math.min(needs.block, needs.models.length);
 };
 

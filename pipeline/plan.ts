@@ -37,6 +37,7 @@ import {
   factoredPasses,
   flopsOf,
   isFactored,
+  keepsState,
   largestSideOf,
   passesOver,
   sharedPasses,
@@ -164,7 +165,7 @@ export const stateBytes = ({
   readonly most: number;
   readonly group: number;
 } => {
-  if (engine === 'exact') return { kept: 0, most: 0, group: 0 };
+  if (!keepsState(engine, config)) return { kept: 0, most: 0, group: 0 };
   const { rank, center, dropState } = config;
   const sides = (slot: PlannedSlot): number =>
     sideModesOf(config).reduce((sum, mode) => {
@@ -175,7 +176,7 @@ export const stateBytes = ({
   const each = groups.map(({ slots, beside }) =>
     slots.reduce((sum, slot) => {
       const { features } = slot;
-      const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true }, models.length);
+      const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true, engine }, models.length);
       return sum + features * 4 * savedRows(rows) + (beside === true ? sides(slot) : 0);
     }, 0),
   );
@@ -334,7 +335,7 @@ const planWith = (
         group.slots,
         (slot) => sideFlopsOf(slot, models.length, config) + sidePasses(config) * decodeFlops(slot, models),
       );
-    const decoding = passesOver(engine, basis);
+    const decoding = passesOver(engine, basis, config);
     const factored = ({ slots: some }: SlotGroup): GroupFlops => {
       const flops = sum(some, (slot) => factoredFlopsOf(slot, models, config));
       return config.mode.includes('models') ? { models: flops, sides: 0 } : { models: 0, sides: flops };
@@ -401,10 +402,12 @@ export const generationOfBlock = (
   index: number,
 ): number => {
   let blocks = 0;
-  return generations.findIndex((models) => {
+  const found = generations.findIndex((models) => {
     blocks += Math.ceil(models / block);
     return index < blocks;
   });
+  // Blocks of a second pass are counted on.
+  return found < 0 ? generations.length - 1 : found;
 };
 
 /** The groups of mode models that are left, those that have a state first. */
@@ -447,7 +450,7 @@ export const groupsInOrder = ({
     if (group.factored !== undefined) return { group, modes: config.mode, passes: factoredPasses(group, config) };
     return group.beside === true
       ? { group, modes: config.mode, passes: sharedPasses(engine, basis, config) }
-      : { group, modes: ['models'] as const, passes: passesOver(engine, basis) };
+      : { group, modes: ['models'] as const, passes: passesOver(engine, basis, config) };
   }),
   ...sideGroups.map((group) => {
     const passes = group.factored === undefined ? sidePasses(config) : factoredPasses(group, config);

@@ -141,6 +141,7 @@ const readingOf = (plan: Plan): string => {
   const reasons = [
     apart ? 'for the spectrum of models' : 'for the spectrum',
     ...(models && engine === 'exact' && plan.basis ? ['for the basis (--no-basis)'] : []),
+    ...(models && engine === 'randomized' && config.passes === 2 ? ['to sharpen it (--passes 2)'] : []),
     ...(apart ? [`for that of ${sides} (more --memory lets them share)`] : []),
     ...(sides !== '' && config.energies ? [`for the energies of ${sides} (--no-energies)`] : []),
   ];

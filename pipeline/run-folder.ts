@@ -105,25 +105,30 @@ export const discardRunFolder = (out: string): void => {
 };
 
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
-const resultConfig = (
-  engine: EngineName,
-  { mode, rank, block, base, center, shuffle, include, exclude, rename, lora, family, onMismatch, groupBy }: RunConfig,
-) => ({
-  engine,
-  mode,
-  rank,
-  block,
-  base,
-  center,
-  shuffle,
-  include,
-  exclude,
-  rename,
-  lora,
-  family,
-  onMismatch,
-  groupBy,
-});
+const resultConfig = (engine: EngineName, config: RunConfig) => {
+  const { mode, rank, block, seed, passes, base, center, shuffle, include, exclude, rename } = config;
+  const { lora, family, onMismatch, groupBy, basis } = config;
+  return {
+    engine,
+    mode,
+    rank,
+    block,
+    ...(engine === 'randomized' ? { seed, passes } : {}),
+    base,
+    center,
+    shuffle,
+    include,
+    exclude,
+    rename,
+    lora,
+    family,
+    onMismatch,
+    groupBy,
+    // The way in which adapters are multiplied, and sides that are too wide to be kept whole.
+    ...(basis === 'dense' ? { basis } : {}),
+    ...(mode.some((name) => name !== 'models') ? { wholeSides: config.engine === 'exact' } : {}),
+  };
+};
 
 const sha256 = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex');
 

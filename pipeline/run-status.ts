@@ -1,4 +1,5 @@
 // What a run folder tells of its run, live or not.
+
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Recovered } from '../sinks/checkpoint-store.ts';
@@ -6,6 +7,7 @@ import { formatBytes, formatDuration, formatPlural, formatRate } from '../sinks/
 import { escapeControls } from '../sinks/terminal-text.ts';
 import { type Begin, contentsOf } from './begin.ts';
 import { checkpointFolder, type RunContent, readBegin } from './checkpoints.ts';
+import { keepsState } from './choose-engine.ts';
 import { leaseHolder } from './lease.ts';
 import { quoted } from './quoted.ts';
 import type { TelemetryEvent } from './telemetry.ts';
@@ -62,7 +64,8 @@ export const statusOf = (run: string, { manifest, damages }: Recovered<RunConten
             bytesToRead: manifest.content.bytesToRead,
             seconds: manifest.content.seconds,
             bytes: manifest.files.reduce((sum, { size }) => sum + size, 0),
-            canExtend: begin !== null && (begin.config.engine === 'exact' || manifest.content.kept.length > 0),
+            canExtend:
+              begin !== null && (!keepsState(begin.config.engine, begin.config) || manifest.content.kept.length > 0),
           },
     damages: damages.map(({ message }) => message),
     owner,

@@ -1,5 +1,6 @@
 // The main job. Effect owns what has a lifetime (workers, files, the run folder, its lease) and every way it can fail; what
 // is done in between is execution.ts.
+
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Cause, Effect, Option } from 'effect';
@@ -17,6 +18,7 @@ import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
 import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRun } from './checkpoints.ts';
+import { keepsState } from './choose-engine.ts';
 import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
 import { Execution, type Going, type RunControl } from './execution.ts';
 import { Lease, leaseHolder } from './lease.ts';
@@ -188,7 +190,7 @@ export const extendRun = (
       }
       const before = yield* attempt(() => readBegin(out, manifest));
       if (
-        before.config.engine === 'incremental' &&
+        keepsState(before.config.engine, before.config) &&
         before.config.mode.includes('models') &&
         content.kept.length === 0
       ) {

@@ -109,6 +109,15 @@ export const spectrumOf = (subspace: SubspaceEstimate): readonly SpectrumRow[] =
 export const isExact = ({ state }: SubspaceEstimate): boolean =>
   state.lost <= ROUNDING * Math.max(state.total, state.largestNorm2);
 
+/** Whose interval it is. */
+export const boundKind = (
+  subspace: SubspaceEstimate,
+): 'exact' | 'truncation' | 'frequent-directions' | 'a-posteriori' => {
+  if (isExact(subspace)) return 'exact';
+  if (subspace.engine === 'randomized') return 'a-posteriori';
+  return subspace.engine === 'frequent-directions' ? 'frequent-directions' : 'truncation';
+};
+
 /** Most directions a slot can have: min(n − 1, D), or min(n, D) uncentred. */
 export const fullRank = ({ state, spec }: SubspaceEstimate): number =>
   Math.min(spec.center ? state.models - 1 : state.models, spec.features);
@@ -133,6 +142,6 @@ export const summarise = (subspace: SubspaceEstimate, updates: readonly SpooledU
     captured: frozen ? null : capturedShare(recent),
     mean_only: spec.center && state.totalUncentred > 0 ? 1 - state.total / state.totalUncentred : null,
     scree: spectrum.slice(0, 16).map(({ evr }) => evr ?? 0),
-    exactness: isExact(subspace) ? 'exact' : 'bounded',
+    exactness: isExact(subspace) ? 'exact' : subspace.engine === 'randomized' ? 'estimated' : 'bounded',
   };
 };

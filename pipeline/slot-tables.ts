@@ -16,10 +16,10 @@ import { generationOfBlock, type Plan } from './plan.ts';
 import type { TableRows } from './run-journal.ts';
 import type { SlotHistory } from './slot-history.ts';
 import {
+  boundKind,
   capturedShare,
   evrAtCuts,
   fullRank,
-  isExact,
   isFrozen,
   meanOnlyShare,
   namedEvr,
@@ -235,10 +235,10 @@ export class SlotTables {
       n_effective: effective,
       components_90: summary.components_90,
       exactness: summary.exactness,
-      passes: passesOver(subspace.engine, this.#plan.basis),
-      seed: null,
+      passes: passesOver(subspace.engine, this.#plan.basis, this.#plan.config),
+      seed: subspace.engine === 'randomized' ? this.#plan.config.seed : null,
     });
-    this.#appendSpectrumRows(slot, MODE, spectrumOf(subspace), isExact(subspace) ? 'exact' : 'truncation');
+    this.#appendSpectrumRows(slot, MODE, spectrumOf(subspace), boundKind(subspace));
   }
 
   #appendSpectrumRows(slot: PlannedSlot, mode: ModeName, rows: readonly SpectrumRow[], kind: string): void {

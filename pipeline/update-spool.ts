@@ -50,7 +50,7 @@ export const scoreValues = (models: readonly ModelUpdate[]): Float64Array =>
 export class UpdateSpool {
   readonly log: AppendLog;
   /** For each slot id the place and length of its records, in block order. */
-  readonly #records = new Map<number, { readonly at: number; readonly floats: number }[]>();
+  readonly #records = new Map<number, { readonly block: number; readonly at: number; readonly floats: number }[]>();
 
   private constructor(log: AppendLog) {
     this.log = log;
@@ -64,10 +64,10 @@ export class UpdateSpool {
   /** A spool as it was at a checkpoint. Throws `SinkFailed`, `DamagedFile`. */
   static reopen(path: string, cut: LogCut): UpdateSpool {
     const spool = new UpdateSpool(AppendLog.reopen(path, cut));
-    const header = new Float64Array(2);
+    const header = new Float64Array(3);
     for (let at = 0; at < cut.size; at += header[0]! * 8) {
       spool.log.read(new Uint8Array(header.buffer), at);
-      spool.#know(header[1]!, at, header[0]!);
+      spool.#know(header[1]!, header[2]!, at, header[0]!);
     }
     return spool;
   }
@@ -93,7 +93,7 @@ export class UpdateSpool {
       record.set(part, at);
       at += part.length;
     }
-    this.#know(slot.id, this.log.size, floats);
+    this.#know(slot.id, block, this.log.size, floats);
     this.log.append(new Uint8Array(record.buffer));
   }
 
@@ -131,9 +131,11 @@ export class UpdateSpool {
     };
   }
 
-  #know(slotId: number, at: number, floats: number): void {
+  /** Where blocks are counted from the beginning again, an extension reads all models anew: what was there is forgotten. */
+  #know(slotId: number, block: number, at: number, floats: number): void {
     const known = this.#records.get(slotId) ?? [];
-    known.push({ at, floats });
-    this.#records.set(slotId, known);
+    const goesOn = known.length === 0 || block > known.at(-1)!.block;
+    this.#records.set(slotId, goesOn ? known : []);
+    this.#records.get(slotId)!.push({ block, at, floats });
   }
 }

@@ -55,6 +55,8 @@ export interface ReadingPlan {
   readonly groups: readonly SlotGroup[];
   /** Models a block. */
   readonly block: number;
+  /** How often each group's models are streamed, one pass after the other. Default 1. */
+  readonly passes?: number;
 }
 
 /** Models that the group has still to fold. */

@@ -11,14 +11,14 @@ import { type TileRange, tilesOf } from './tile.ts';
 export interface WeightBlock {
   readonly plan: ReadingPlan;
   readonly group: SlotGroup;
-  /** Which block of its group, and of how many. */
+  /** Which block of its group, and of how many; counted on through all passes. */
   readonly index: number;
   readonly blocks: number;
   /** None where a checkpoint has all of the group's models: nothing is to be read, and the group is to be finished. */
   readonly models: readonly PlannedModel[];
   /** Whether it is the first that the group streams: of what a checkpoint has, nothing is streamed again. */
   readonly first: boolean;
-  /** Models of the stream up to and with this block. */
+  /** Models of the stream up to and with this block, in its pass. */
   readonly modelsSeen: number;
   /** The parts in which the group's blocks come, one after the other; null where a block comes at once. */
   readonly parts: readonly TileRange[] | null;
@@ -87,10 +87,11 @@ function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock
     const parts = partsOf(group);
     const factors = parts !== null && group.slots[0]!.isDelta === true ? new StagedFactorBlocks() : null;
     const folded = group.folded ?? { models: 0, blocks: 0 };
-    const blocks = folded.blocks + Math.ceil(modelsToFold(group, plan.models).length / plan.block);
+    const perPass = folded.blocks + Math.ceil(modelsToFold(group, plan.models).length / plan.block);
+    const blocks = perPass * (plan.passes ?? 1);
     // Where nothing is left to fold, an empty last block says so.
     for (let index = Math.min(folded.blocks, blocks - 1); index < blocks; index++) {
-      const from = folded.models + Math.max(index - folded.blocks, 0) * plan.block;
+      const from = folded.models + Math.max((index % perPass) - folded.blocks, 0) * plan.block;
       const models = plan.models.slice(from, from + plan.block);
       const first = index <= folded.blocks;
       const readPart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<ReadBlock> => {

@@ -35,7 +35,11 @@ export const sources = Argument.String('SOURCES').pipe(
 export const options = {
   sources,
   out: text('out', 'RUN', 'Folder to write the run to: new or empty, and apart from the sources'),
-  engine: text('engine', 'NAME', `How subspaces are found: incremental, exact or auto (default ${defaults.engine})`),
+  engine: text(
+    'engine',
+    'NAME',
+    `How subspaces are found: incremental, frequent-directions, randomized, exact or auto (default ${defaults.engine})`,
+  ),
   mode: text(
     'mode',
     'LIST',
@@ -43,6 +47,8 @@ export const options = {
   ),
   rank: text('rank', 'K', `Components to keep of each slot, at most (default ${defaults.rank})`),
   block: text('block', 'B', `Models folded at a time, 1 to 4096 (default ${defaults.block})`),
+  seed: text('seed', 'N', `What the engine randomized draws its signs from (default ${defaults.seed})`),
+  passes: text('passes', 'N', `Passes over the weights of the engine randomized, 1 or 2 (default ${defaults.passes})`),
   base: text('base', 'MODEL', 'Model that sets the origin; it is not folded'),
   noCenter: off('center', 'Keep the mean: the subspace through the origin, not through the mean'),
   shuffle: text('shuffle', 'SEED', 'Fold the models in an order drawn from this seed (default: as given)'),
@@ -104,6 +110,8 @@ export interface Flags {
   readonly mode: Given<string>;
   readonly rank: Given<string>;
   readonly block: Given<string>;
+  readonly seed: Given<string>;
+  readonly passes: Given<string>;
   readonly base: Given<string>;
   readonly noCenter: Given<boolean>;
   readonly shuffle: Given<string>;
@@ -155,6 +163,8 @@ export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unk
     mode: plain(flags.mode)?.split(','),
     rank: number(flags.rank),
     block: number(flags.block),
+    seed: number(flags.seed),
+    passes: number(flags.passes),
     base: plain(flags.base),
     center: not(flags.noCenter),
     shuffle: number(flags.shuffle),

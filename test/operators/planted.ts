@@ -1,6 +1,6 @@
 // Streams for the tests of engines, held in memory: models with known weights in a plan that needs no files, and the
 // engine run over them on this thread. The float64 truth is computed here, by other means than the engine's.
-import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { concat, defer, filter, finalize, from, lastValueFrom, type Observable, tap, toArray } from 'rxjs';
@@ -11,6 +11,7 @@ import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { SideMode } from '../../operators/scatter-tasks.ts';
 import { decodeStates, encodeStates } from '../../operators/state-table.ts';
 import type { EngineName, Subspace } from '../../operators/subspace.ts';
+import type { SubspaceState } from '../../operators/subspace-state.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
 import type { ModelUpdate } from '../../operators/update-subspace.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan } from '../../sources/reading-plan.ts';
@@ -44,8 +45,13 @@ export interface FoldOptions {
   readonly block: number;
   readonly center?: boolean;
   readonly base?: Float32Array;
+  /** Engine randomized. */
+  readonly seed?: number;
+  readonly passes?: 1 | 2;
+  /** Streaming engines. */
+  readonly onBadSource?: 'error' | 'skip';
   /**
-   * Engine incremental: write the state down after this block (from 0), through an Arrow table and a file of rows, and go on
+   * Streaming engines: write the state down after this block (from 0), through an Arrow table and a file of rows, and go on
    * from what was written.
    */
   readonly interruptAfter?: number;
@@ -62,8 +68,9 @@ const streamOf = (
   {
     block,
     base: origin,
+    passes = 1,
     shape = [1, rows[0]!.length],
-  }: Pick<FoldOptions, 'block' | 'base'> & { shape?: readonly [number, number] },
+  }: Pick<FoldOptions, 'block' | 'base' | 'passes'> & { shape?: readonly [number, number] },
 ): PlannedStream => {
   const features = rows[0]!.length;
   const tensor = { name: 'w', dtype: 'F32', shape, file: 0, offset: 0, byteLength: features * 4 };
@@ -87,7 +94,7 @@ const streamOf = (
   const models = rows.map((_, id) => modelOf(id));
   const base = origin === undefined ? null : modelOf(rows.length);
   const group = { index: 0, slots: [slot] };
-  const plan: ReadingPlan = { models, base, groups: [group], block };
+  const plan: ReadingPlan = { models, base, groups: [group], block, passes };
   const stage = (members: readonly PlannedModel[], weights: readonly Float32Array[]): StagedBlock => {
     const buffer = new SharedArrayBuffer(members.length * features * 4);
     const floats = new Float32Array(buffer);
@@ -109,14 +116,14 @@ const streamOf = (
   };
   const blocksOf = (reading: ReadingPlan): WeightBlock[] => {
     const count = Math.ceil(rows.length / reading.block);
-    return Array.from({ length: count }, (_, index) => {
-      const at = index * reading.block;
+    return Array.from({ length: count * (reading.passes ?? 1) }, (_, index) => {
+      const at = (index % count) * reading.block;
       const members = models.slice(at, at + reading.block);
       return {
         plan: reading,
         group,
         index,
-        blocks: count,
+        blocks: count * (reading.passes ?? 1),
         models: members,
         first: index === 0,
         modelsSeen: at + members.length,
@@ -130,6 +137,41 @@ const streamOf = (
     });
   };
   return { plan, blocksOf };
+};
+
+/** The state rows that a streaming engine ends with, all of them, as a checkpoint has them: r x D; D at most a tile. */
+export const foldRows = async (
+  tiles: Tiles,
+  rows: readonly Float32Array[],
+  { engine, ...options }: Pick<IncrementalPcaOptions<never>, 'engine' | 'rank' | 'center'> & { readonly block: number },
+): Promise<{ readonly state: SubspaceState; readonly rows: readonly Float32Array[] }> => {
+  const { plan, blocksOf } = streamOf(rows, options);
+  const features = rows[0]!.length;
+  const folder = mkdtempSync(join(tmpdir(), 'weightspan-rows-'));
+  const path = join(folder, 'rows');
+  const fd = openSync(path, 'wx+');
+  try {
+    const stream = from(blocksOf(plan)).pipe(
+      incrementalPca<Subspace>({
+        ...options,
+        ...(engine === undefined ? {} : { engine }),
+        tiles,
+        checkpoint: async ({ index, blocks }, save) => {
+          if (index === blocks - 1) await save({ path, fd });
+        },
+      }),
+    );
+    const last = await lastValueFrom(stream);
+    if (last.kind !== 'subspace') throw new Error('expected a subspace last');
+    const floats = new Float32Array(Uint8Array.from(readFileSync(path)).buffer);
+    const held = floats.length / features;
+    // Before them −shift and the mean.
+    const own = Array.from({ length: held - 2 }, (_, j) => floats.slice((2 + j) * features, (3 + j) * features));
+    return { state: last.state, rows: own };
+  } finally {
+    closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
 };
 
 /** Folds rows of float32 weights, one a model. */
@@ -163,6 +205,9 @@ export const fold = async (tiles: Tiles, rows: readonly Float32Array[], options:
         })
       : incremental(plan, blocksOf(plan), options.interruptAfter ?? null, {
           ...common,
+          ...(options.engine === undefined ? {} : { engine: options.engine }),
+          ...(options.seed === undefined ? {} : { seed: options.seed }),
+          ...(options.onBadSource === undefined ? {} : { onBadSource: options.onBadSource }),
           finish: (subspace) => from(keep(subspace)),
         }).pipe(
           tap((event) => {

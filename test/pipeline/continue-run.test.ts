@@ -380,6 +380,10 @@ describe('extend', () => {
     ['incremental', []],
     ['incremental', ['--memory', '20MiB']],
     ['incremental', ['--mode', 'models,cols']],
+    ['frequent-directions', ['--memory', '20MiB']],
+    ['randomized', []],
+    ['randomized', ['--memory', '20MiB']],
+    ['randomized', ['--passes', '2']],
     ['exact', []],
   ])('24 + 24 models are 48: %s %s', async (engine, more) => {
     const name = `${engine}-${more.join('')}`.replaceAll(/[^a-zA-Z0-9-]/g, '');

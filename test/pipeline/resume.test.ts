@@ -25,6 +25,9 @@ const common = [models, '--rank', '4', '--block', '3', '--checkpoint-every', '3'
 const ways = devices.flatMap(({ name }) => [
   { name, engine: 'incremental', memory: '4GiB', extra: [] },
   { name, engine: 'incremental', memory: '24MiB', extra: ['--mode', 'models,rows'] },
+  { name, engine: 'frequent-directions', memory: '24MiB', extra: [] },
+  { name, engine: 'randomized', memory: '4GiB', extra: [] },
+  { name, engine: 'randomized', memory: '24MiB', extra: ['--passes', '2', '--mode', 'models,rows'] },
   { name, engine: 'exact', memory: '64MiB', extra: ['--group-by', '[ab]', '--mode', 'models,cols'] },
 ]);
 

@@ -110,6 +110,22 @@ describe.each(suites)('engine $engine on $name', ({ name, engine }) => {
   }, 60_000);
 });
 
+it.each(devices.flatMap(({ name }) => ['good', 'bad'].map((source) => ({ name, source }))))(
+  'engine randomized in two passes on $name, $source models: the tables are those of a run with enough memory',
+  ({ name, source }) => {
+    const on = ['--device', name, '--engine', 'randomized', '--passes', '2', '--on-bad-source', 'skip'];
+    expect(planOf('--engine', 'randomized', '--memory', '16MiB').bytes_to_spill).toBeGreaterThan(0);
+    const [large, small] = [enough, ['--memory', '16MiB']].map((memory, i) => {
+      const out = `randomized-${name}-${source}-${i}`;
+      const { code, stderr } = cli('run', source, '--out', out, ...on, ...fold, ...memory, '--quiet');
+      expect(code, stderr).toBe(0);
+      return tableDigests(join(root, out));
+    });
+    expect(small).toEqual(large);
+  },
+  60_000,
+);
+
 it('the smallest memory is refused with what one tile needs', () => {
   const { code, stderr } = cli('plan', 'good', '--rank', '400', '--block', '4', '--threads', '2', '--memory', '1MiB');
   expect(code).toBe(64);
