@@ -12,7 +12,7 @@ import { sinkFailure, TEMPORARY_PREFIX, writeFully } from './durable-file.ts';
 import { DamagedFile } from './errors.ts';
 
 /** The format of manifests and of all that they name. */
-export const CHECKPOINT_FORMAT = 1;
+export const CHECKPOINT_FORMAT = 2;
 
 /** Manifests that stay: if the newest is damaged, the one before it is whole. */
 const KEPT = 2;

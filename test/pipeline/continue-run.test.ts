@@ -161,17 +161,17 @@ describe('resume', () => {
     expect((await resumed(changed)).stderr).toMatch(/blocks\.spool: it does not hold what was written/);
   });
 
-  it('refuses a format that it does not know', async () => {
+  it.each([1, 99])('refuses the format %d, which it does not know', async (format) => {
     const run = copyOf(stopped);
     const { createHash } = await import('node:crypto');
     for (const name of manifestsOf(run))
       edit(inCheckpoints(run, name), (bytes) => {
-        const body = JSON.stringify({ ...JSON.parse(bytes.toString()).manifest, format: 99 });
+        const body = JSON.stringify({ ...JSON.parse(bytes.toString()).manifest, format });
         return Buffer.from(`{"sha256":"${createHash('sha256').update(body).digest('hex')}","manifest":${body}}\n`);
       });
     const { code, stderr } = await resumed(run);
     expect(code).toBe(65);
-    expect(stderr).toMatch(/written in checkpoint format 99, and this version of weightspan reads format 1/);
+    expect(stderr).toContain(`written in checkpoint format ${format}, and this version of weightspan reads format 2`);
     expect(manifestsOf(run)).toEqual(manifestsOf(stopped));
   });
 
