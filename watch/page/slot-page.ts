@@ -211,7 +211,6 @@ export class SlotPage {
             0,
           ),
           ...bounds,
-          isDots: true,
         },
         ...flatLine,
       ],
