@@ -1,8 +1,8 @@
 // A finished run as one HTML file: pictures, the numbers beside them as tables, and under each what it shows and what it does
 // not. No script, nothing loaded: it opens from disk without a network. Reads one slot after the other, and stops at a size.
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { basename, dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { formatBytes, formatDuration, formatPlural } from '../../sinks/human-format.ts';
 import { RunReader } from '../server/run-reader.ts';
 import { RunTables } from '../server/run-tables.ts';
@@ -54,7 +54,8 @@ export async function renderReport(run: string): Promise<string> {
     `<section><h2>Slot by slot</h2>${left > 0 ? `<p>${formatPlural(inFull, 'slot')} in full; ${left} more are in the table above and in the run folder, so that this file stays small.</p>` : ''}${sections.join('')}</section>`,
     await aboutSection(run, reader),
   ];
-  const css = readFileSync(join(dirname(fileURLToPath(import.meta.url)), '../../../watch/report/report.css'), 'utf8');
+  const root = dirname(createRequire(import.meta.url).resolve('weightspan/package.json'));
+  const css = readFileSync(join(root, 'watch/report/report.css'), 'utf8');
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">

@@ -3,7 +3,6 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, relative, sep } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 export interface Asset {
   readonly type: string;
@@ -23,10 +22,11 @@ const STYLE = 'text/css; charset=utf-8';
 const SHARED = ['sinks/human-format.js', 'sinks/terminal-text.js'];
 
 export function loadAssets(): Assets {
-  // dist, and the package around it.
-  const built = join(dirname(fileURLToPath(import.meta.url)), '../..');
-  const source = join(built, '../watch/page');
-  const uplot = dirname(createRequire(import.meta.url).resolve('uplot'));
+  const require = createRequire(import.meta.url);
+  const root = dirname(require.resolve('weightspan/package.json'));
+  const built = join(root, 'dist');
+  const source = join(root, 'watch/page');
+  const uplot = dirname(require.resolve('uplot'));
   const byPath = new Map<string, Asset>();
   const add = (path: string, type: string, file: string): void => {
     byPath.set(path, { type, bytes: readFileSync(file) });

@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeOwner, isAlive, newestLease } from '../../pipeline/lease-owner.ts';
 import type { RunSettings, RunStatus, SlotDetail } from '../view/answers.ts';
-import { applyEvent, emptyRun, type RunView, type SlotView, unseenSlot } from '../view/run-view.ts';
+import { applyEvent, emptyRun, type LoggedEvent, type RunView, type SlotView, unseenSlot } from '../view/run-view.ts';
 import { calmAfter, restless } from '../view/settled.ts';
 import { EventTail, type LogLine } from './event-tail.ts';
 import { type Row, RunTables } from './run-tables.ts';
@@ -14,6 +14,9 @@ import { detailFromEvents, detailFromTables } from './slot-detail.ts';
 
 /** How long an owner on another machine may be silent. Its lease is renewed every ten seconds. */
 const SILENCE_MS = 35_000;
+
+const WHILE_EXACT =
+  'Models are being read. The engine exact knows nothing of a slot before it is done: all of them are shown at the end.';
 
 export class RunReader {
   readonly run: string;
@@ -47,9 +50,8 @@ export class RunReader {
     if (look.exists || existsSync(join(this.run, 'run.json'))) this.#hasBegun = true;
     if (!this.#isPlanned && this.#hasBegun) this.#readPlan();
     let isDone = false;
-    for (const { event } of look.lines) {
-      this.view = applyEvent(this.view, event);
-      this.#curves.add(event);
+    const lines = look.lines.filter(({ event }) => this.#take(event));
+    for (const { event } of lines) {
       if (event.type === 'done') isDone = true;
       else if (event.type === 'plan' || event.type === 'resumed') {
         this.#tables = null;
@@ -58,15 +60,26 @@ export class RunReader {
     }
     if (look.hasMore) {
       const rest = await this.look();
-      return { isAnew: look.isAnew || rest.isAnew, lines: [...look.lines, ...rest.lines] };
+      return { isAnew: look.isAnew || rest.isAnew, lines: [...lines, ...rest.lines] };
     }
     const isFinished = this.view.end?.type === 'done' || (!look.exists && existsSync(join(this.run, 'run.json')));
     if (isFinished && this.#tables === null) {
       this.#tables = new RunTables(this.run);
       await this.#addTables(this.#tables);
-      return { isAnew: look.isAnew || isDone, lines: look.lines };
+      return { isAnew: look.isAnew || isDone, lines };
     }
-    return look;
+    return { isAnew: look.isAnew, lines };
+  }
+
+  /** False for an event that is not what its type says: the folder may be a stranger's. */
+  #take(event: LoggedEvent): boolean {
+    try {
+      this.view = applyEvent(this.view, event);
+      this.#curves.add(event);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   status(): RunStatus {
@@ -94,7 +107,12 @@ export class RunReader {
       const { name, memory } = owner;
       return progress === null
         ? { state: 'empty', text: 'The run has begun. No block of models has been folded yet.', owner: name, memory }
-        : { state: 'running', text: 'Models are being folded.', owner: name, memory };
+        : {
+            state: 'running',
+            text: this.settings?.config.engine === 'exact' ? WHILE_EXACT : 'Models are being folded.',
+            owner: name,
+            memory,
+          };
     }
     if (existsSync(join(this.run, 'run.json')) && this.#isComplete())
       return { ...none, state: 'finished', text: 'All models are folded and all tables written.' };

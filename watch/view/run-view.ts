@@ -132,19 +132,20 @@ const changeSlots = <C>(
   nameOf: (change: C) => { readonly mode: string; readonly name: string },
   change: (slot: SlotView, by: C) => SlotView,
 ): readonly SlotView[] => {
-  const index = indexOf(slots);
+  let index = indexOf(slots);
   const next = slots.slice();
   for (const by of changes) {
     const { mode, name } = nameOf(by);
     let at = index.get(keyOf(mode, name));
     if (at === undefined) {
+      // The slots before keep an index of their own.
+      if (next.length === slots.length) index = new Map(index);
       at = next.length;
       index.set(keyOf(mode, name), at);
       next.push(unseenSlot(name, mode, null, null));
     }
     next[at] = change(next[at]!, by);
   }
-  // The index only ever grows by slots at the end, so it holds for both.
   indices.set(next, index);
   return next;
 };
