@@ -12,6 +12,15 @@ type Numbers = (number | null)[];
 
 const CUTS = ['1', '4', '16', 'k'] as const;
 const MOST_ROWS = 500;
+const CURVE_COLUMNS = [
+  ['evr_1', 'EVR 1'],
+  ['evr_4', 'EVR 4'],
+  ['evr_16', 'EVR 16'],
+  ['evr_k', 'EVR k'],
+  ['drift', 'drift'],
+  ['captured', 'captured'],
+  ['mean_only', 'mean only'],
+] as const;
 
 const share = (value: number | null): string => (value === null ? '–' : value.toFixed(3));
 
@@ -31,6 +40,7 @@ export class SlotPage {
   readonly #spectrumNote = element('p', { class: 'note' });
   readonly #modelsNote = element('p', { class: 'note' });
   readonly #numbers = element('div', { class: 'numbers' });
+  readonly #curvesTable = element('details', { 'data-part': 'curves' });
   #detail: SlotDetail | null = null;
   /** By columns, as far as is known by now. */
   #curves: Record<string, Numbers> = {};
@@ -96,8 +106,11 @@ export class SlotPage {
           this.#modelsNote,
         ),
       ),
+      element('div', { class: 'numbers' }, this.#curvesTable),
       this.#numbers,
     );
+    this.#curvesTable.addEventListener('toggle', () => this.#showCurvesTable());
+    this.#curvesTable.append(element('summary', {}, 'Curves in numbers'), element('div', {}));
   }
 
   /** Asks for what has been. May be called again when that has changed. */
@@ -247,7 +260,25 @@ export class SlotPage {
     );
   }
 
+  /** The newest blocks, while somebody looks at them. */
+  #showCurvesTable(): void {
+    if (!this.#curvesTable.open) return;
+    const curves = this.#curves;
+    const rows = (curves.models_seen ?? []).map((models, i) => [
+      String(models),
+      ...CURVE_COLUMNS.map(([name]) => {
+        const value = curves[name]?.[i] ?? null;
+        return name === 'drift' ? (value === null ? '–' : `${value.toFixed(1)}°`) : share(value);
+      }),
+    ]);
+    const head = ['models seen', ...CURVE_COLUMNS.map(([, title]) => title)];
+    this.#curvesTable.lastElementChild!.replaceWith(
+      tableBox(`The last ${Math.min(MOST_ROWS, rows.length)} blocks`, head, rows.slice(-MOST_ROWS)),
+    );
+  }
+
   #showCurves(): void {
+    this.#showCurvesTable();
     const curves = this.#curves;
     const x = (curves.models_seen ?? []).map((value) => value ?? 0);
     const xLabel = 'models seen';
@@ -341,23 +372,21 @@ const card = (title: string, picture: HTMLElement, text: string, note: HTMLEleme
   );
 
 const table = (title: string, head: readonly string[], rows: readonly (readonly string[])[]): HTMLElement =>
+  element('details', {}, element('summary', {}, title), tableBox(title, head, rows));
+
+const tableBox = (title: string, head: readonly string[], rows: readonly (readonly string[])[]): HTMLElement =>
   element(
-    'details',
-    {},
-    element('summary', {}, title),
+    'div',
+    { class: 'table', tabindex: 0, role: 'region', 'aria-label': title },
     element(
-      'div',
-      { class: 'table', tabindex: 0, role: 'region', 'aria-label': title },
+      'table',
+      {},
+      element('thead', {}, element('tr', {}, ...head.map((text) => element('th', { scope: 'col' }, text)))),
       element(
-        'table',
+        'tbody',
         {},
-        element('thead', {}, element('tr', {}, ...head.map((text) => element('th', { scope: 'col' }, text)))),
-        element(
-          'tbody',
-          {},
-          ...rows.map(([first, ...rest]) =>
-            element('tr', {}, element('th', { scope: 'row' }, first!), ...rest.map((text) => element('td', {}, text))),
-          ),
+        ...rows.map(([first, ...rest]) =>
+          element('tr', {}, element('th', { scope: 'row' }, first!), ...rest.map((text) => element('td', {}, text))),
         ),
       ),
     ),
