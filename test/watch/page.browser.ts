@@ -322,7 +322,7 @@ describe.skipIf(!hasChromium)('the page', () => {
     await page.waitForFunction(() => document.querySelector('a.cell.settled') !== null);
     expect(await page.locator('a.cell').allTextContents()).toEqual(['.50✓', '.25']);
     expect(await page.locator('.counts').textContent()).toBe('1 settled · 1 moving · 0 not started');
-    expect(await page.locator('[data-fact="memory"]').textContent()).toMatch(/^\d.* of 268 MB$/);
+    expect(await page.locator('[data-fact="memory"]').textContent()).toMatch(/^\d.* resident, budget 268 MB$/);
   });
 
   it.each([
@@ -406,7 +406,8 @@ describe.skipIf(!hasChromium)('the page', () => {
     expect(await runCli(['report', await zoo(), '-o', file])).toMatchObject({ code: 0 });
     expect(statSync(file).size).toBeLessThan(2_000_000);
     for (const colorScheme of ['light', 'dark'] as const) {
-      const page = await openPage(`file://${file}`, { offline: true, colorScheme });
+      const viewport = colorScheme === 'light' ? { width: 1280, height: 900 } : { width: 390, height: 844 };
+      const page = await openPage(`file://${file}`, { offline: true, colorScheme, viewport });
       expect(await page.locator('section details svg.chart').count()).toBe(22 * 4);
       for (const details of (await page.locator('details').all()).slice(0, 3))
         await details.evaluate((one) => one.setAttribute('open', ''));

@@ -26,6 +26,8 @@ export interface ChartData {
 
 const DASHES: readonly (readonly number[])[] = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 2], [1, 4]];
 const HEIGHT = 230;
+/** Components and models are counted. */
+const WHOLE_STEPS = Array.from({ length: 8 }, (_, power) => [1, 2, 5].map((step) => step * 10 ** power)).flat();
 
 const color = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -140,7 +142,7 @@ export class Chart {
                 },
         },
         axes: [
-          { ...axis, label: xLabel, size: 30 },
+          { ...axis, label: xLabel, size: 30, incrs: WHOLE_STEPS },
           { ...axis, label: yLabel, size: 56 },
         ],
         cursor: { drag: { x: false, y: false } },

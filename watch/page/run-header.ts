@@ -131,8 +131,8 @@ export class RunHeader {
       plan === null
         ? null
         : status.memory === null
-          ? `${formatBytes(plan.memory)} budget`
-          : `${formatBytes(status.memory)} of ${formatBytes(plan.memory)}`,
+          ? `budget ${formatBytes(plan.memory)}`
+          : `${formatBytes(status.memory)} resident, budget ${formatBytes(plan.memory)}`,
     );
     this.#fact(
       'checkpoint',

@@ -10,7 +10,7 @@ import type { Curves, SlotDetail } from '../view/answers.ts';
 import { evrOfKept, metrics } from '../view/metrics.ts';
 import { type SlotView, statusOf } from '../view/run-view.ts';
 import { SETTLED_DEGREES, SETTLED_TEXT } from '../view/settled.ts';
-import { htmlTable, safe, safeName } from './html.ts';
+import { breakable, htmlTable, safe, safeName } from './html.ts';
 import { type Curve, curveChart, scatterChart, slotBars } from './svg-chart.ts';
 
 /** Of slots in full; what is above it is in the summary table alone. */
@@ -238,7 +238,7 @@ const slotSection = (
     ...[part, low, high, cumulative].map((value) => (value === null ? '–' : value.toPrecision(4))),
   ]);
   const status = slot.models === 0 ? 'no models' : statusOf(slot);
-  return `<details><summary><span class="name">${safeName(labelOf(slot))}</span> <span class="gist">EVR ${share(evrOfKept(slot))}, flat ${share(slot.flat)}, captured ${share(slot.captured)}, ${status}</span></summary>
+  return `<details><summary><span class="name">${breakable(safeName(labelOf(slot)))}</span> <span class="gist">EVR ${share(evrOfKept(slot))}, flat ${share(slot.flat)}, captured ${share(slot.captured)}, ${status}</span></summary>
 ${warnings.map((text) => `<p class="warning">${safe(text)}</p>`).join('')}<div class="pictures">${pictures.join('')}</div>
 <p class="says"><strong>Shows</strong> in how many directions the ${formatPlural(slot.models, 'model')} differ in this slot, and where each of them lies. ${safe(exact)} <strong>Does not show</strong> what a direction means: its sign is a convention, and neighbours with close eigenvalues may be any rotation of each other.</p>
 ${htmlTable(['component', 'eigenvalue', 'EVR', 'at least', 'at most', 'cumulative'], rows, 'Spectrum in numbers')}</details>`;

@@ -175,5 +175,5 @@ export function slotBars(title: string, bars: readonly SlotBar[]): string {
   );
   const legend =
     '<p class="legend"><span><svg class="key" viewBox="0 0 26 12" aria-hidden="true"><rect class="bar" width="26" height="11"/></svg>EVR of the kept directions</span> <span><svg class="key" viewBox="0 0 26 12" aria-hidden="true"><line class="flat" x1="13" x2="13" y1="0" y2="12"/></svg>flat: without structure</span> <span><svg class="key" viewBox="0 0 26 12" aria-hidden="true"><circle class="captured" cx="13" cy="6" r="4.5"/></svg>captured</span></p>';
-  return `<svg class="bars" viewBox="0 0 ${width} ${height}" role="img" aria-label="${safe(title)}">${scale.join('')}${rows.join('')}</svg>${legend}`;
+  return `<div class="wide" tabindex="0" role="region" aria-label="bars"><svg class="bars" viewBox="0 0 ${width} ${height}" role="img" aria-label="${safe(title)}">${scale.join('')}${rows.join('')}</svg></div>${legend}`;
 }
