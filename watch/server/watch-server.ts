@@ -25,6 +25,8 @@ export interface WatchServer {
   /** To be opened by a person; holds the token where there is one. */
   readonly url: string;
   readonly port: number;
+  /** Pages that follow the run. */
+  readonly clients: number;
   /** Reads on at once. */
   look(): Promise<void>;
   close(): Promise<void>;
@@ -94,6 +96,9 @@ export async function startWatchServer(options: WatchOptions): Promise<WatchServ
   return {
     url: `http://${shown}:${port}/${query}`,
     port,
+    get clients() {
+      return stream.clients;
+    },
     look: lookOnce,
     close: async () => {
       clearInterval(looking);

@@ -6,8 +6,11 @@ import { startWatchServer, type WatchOptions } from './watch-server.ts';
 const server = await startWatchServer(workerData as WatchOptions);
 parentPort!.postMessage({ url: server.url });
 parentPort!.once('message', () => {
-  // The last events go out, and pages may read the tables once.
-  void server.look().then(() => setTimeout(() => void server.close().then(() => process.exit()), LAST_LOOK_MS));
+  // The last events go out, and pages that are there may read the tables once.
+  void server.look().then(() => {
+    const wait = server.clients > 0 ? LAST_LOOK_MS : 0;
+    setTimeout(() => void server.close().then(() => process.exit()), wait);
+  });
 });
 
 const LAST_LOOK_MS = 1_000;
