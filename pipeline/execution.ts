@@ -58,7 +58,7 @@ import {
 import type { JournalEntry } from './run-journal.ts';
 import { type Alike, alikeInPages, alikeInSlot, duplicatesOf, sameModelFindings } from './same-models.ts';
 import { exactHistory, type SlotHistory, spooledHistory } from './slot-history.ts';
-import { evrAtCuts, namedEvr } from './slot-results.ts';
+import { slotProgress } from './slot-progress.ts';
 import { SlotTables } from './slot-tables.ts';
 import { writeSnapshot } from './snapshot.ts';
 import type { SlotSummary, Telemetry } from './telemetry.ts';
@@ -597,6 +597,12 @@ export class Execution {
     });
   }
 
+  /** Leaves a word in the events for those who watch or come later; a run that was asked to stop has said so itself. */
+  tellFailure(error: { readonly name: string; readonly message: string }): void {
+    if (error instanceof Interrupted) return;
+    this.#events.write({ type: 'failed', error: error.name, message: error.message });
+  }
+
   /** Leaves nothing half-written; what is finished has its name already, and checkpoints stay. */
   async abandon(): Promise<void> {
     await this.#durable.catch(() => {});
@@ -651,11 +657,7 @@ export class Execution {
       bytesRead: this.#bytesRead,
       bytesToRead: this.#bytesToRead,
       seconds: (now - this.#started) / 1e3,
-      slots: update.slots.map(({ slot, update: { state, drift } }) => ({
-        slot: slot.name,
-        ...namedEvr(evrAtCuts(state.eigenvalues.subarray(0, config.rank), state.total, config.rank)),
-        drift: drift[1]?.max ?? null,
-      })),
+      slots: update.slots.map((slot) => slotProgress(slot, config)),
     });
     const timing: BlockTiming = {
       group: group.index,

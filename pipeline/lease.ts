@@ -2,111 +2,32 @@
 // highest one writes, and everything written carries it. An owner that is gone is found out by its process on this machine,
 // and elsewhere by a lease that is not renewed while somebody watches: clocks of two machines are never compared.
 import fs from 'node:fs';
-import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { RunLocked } from './errors.ts';
+import { describeOwner, type FoundLease, isAlive, leaseName, newestLease, thisProcess } from './lease-owner.ts';
 
 /** How often a lease is renewed, and how long a silent one is watched before it counts as given up. */
 const RENEW_MS = 10_000;
 const WATCH_MS = 30_000;
 
-const NAME = /^lease-(\d{8})\.json$/;
-
-export interface LeaseOwner {
-  readonly pid: number;
-  readonly host: string;
-  /** Of this start of the machine. */
-  readonly boot: string;
-  /** Of the processes that a pid is counted among: containers have their own. */
-  readonly pids: string;
-  /** When the process started, as the kernel counts it: a pid may be used again. */
-  readonly started: string;
-}
-
-const readText = (path: string): string => {
+/** As `newestLease`. Throws `SinkFailed`. */
+const foundLease = (folder: string): FoundLease | null => {
   try {
-    return fs.readFileSync(path, 'utf8').trim();
-  } catch {
-    return '';
-  }
-};
-
-/** Empty for a process that is gone, or dead and not yet buried. */
-const startOf = (pid: number | 'self'): string => {
-  // The fields behind the name in brackets, which may hold anything: the state, and 19 further the start.
-  const fields = readText(`/proc/${pid}/stat`).split(') ').at(-1)?.split(' ') ?? [];
-  return fields[0] === 'Z' || fields[0] === 'X' ? '' : (fields[19] ?? '');
-};
-
-const readLink = (path: string): string => {
-  try {
-    return fs.readlinkSync(path);
-  } catch {
-    return '';
-  }
-};
-
-const thisProcess = (): LeaseOwner => ({
-  pid: process.pid,
-  host: hostname(),
-  boot: readText('/proc/sys/kernel/random/boot_id'),
-  pids: readLink('/proc/self/ns/pid'),
-  started: startOf('self'),
-});
-
-const describe = ({ pid, host }: LeaseOwner): string => `process ${pid} on ${host}`;
-
-/** Whether the owner lives: known where it runs, or ran, among the same processes; null elsewhere. */
-const isAlive = (owner: LeaseOwner): boolean | null => {
-  const self = thisProcess();
-  if (owner.host !== self.host) return null;
-  if (owner.boot !== self.boot) return false;
-  if (owner.pids !== self.pids) return null;
-  try {
-    process.kill(owner.pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
-  }
-  return startOf(owner.pid) === owner.started;
-};
-
-interface Found {
-  readonly fence: number;
-  readonly path: string;
-  /** Null where the file says nothing: its writer died over it. */
-  readonly owner: LeaseOwner | null;
-}
-
-const newestLease = (folder: string): Found | null => {
-  let fence = 0;
-  let names: readonly string[];
-  try {
-    names = fs.readdirSync(folder);
+    return newestLease(folder);
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw sinkFailure(folder, 'looking for its lease', cause);
   }
-  for (const name of names) fence = Math.max(fence, Number(NAME.exec(name)?.[1] ?? 0));
-  if (fence === 0) return null;
-  const path = join(folder, leaseName(fence));
-  try {
-    return { fence, path, owner: JSON.parse(readText(path)) as LeaseOwner };
-  } catch {
-    return { fence, path, owner: null };
-  }
 };
-
-const leaseName = (fence: number): string => `lease-${String(fence).padStart(8, '0')}.json`;
 
 /** Who holds the run, as a person would be told; null where nobody does. Says nothing of owners elsewhere that may be gone. */
 export const leaseHolder = (folder: string): string | null => {
-  const found = newestLease(folder);
+  const found = foundLease(folder);
   if (found === null || found.owner === null) return null;
   const alive = isAlive(found.owner);
   if (alive === false) return null;
-  return alive === null ? `${describe(found.owner)} (cannot be seen from here)` : describe(found.owner);
+  return alive === null ? `${describeOwner(found.owner)} (cannot be seen from here)` : describeOwner(found.owner);
 };
 
 export class Lease {
@@ -132,10 +53,10 @@ export class Lease {
    * Throws `RunLocked`, `SinkFailed`.
    */
   static async take(run: string, folder: string, after = 0, watchMs = WATCH_MS): Promise<Lease> {
-    const found = newestLease(folder);
+    const found = foundLease(folder);
     if (found?.owner != null) {
       const alive = isAlive(found.owner) ?? (await isRenewed(found.path, watchMs));
-      if (alive) throw new RunLocked({ run, owner: describe(found.owner) });
+      if (alive) throw new RunLocked({ run, owner: describeOwner(found.owner) });
     }
     const fence = Math.max(found?.fence ?? 0, after) + 1;
     const path = join(folder, leaseName(fence));
@@ -152,9 +73,9 @@ export class Lease {
 
   /** Throws `RunLocked` when somebody has taken the run over: this process must not write any more. */
   check(): void {
-    const found = newestLease(this.#folder);
+    const found = foundLease(this.#folder);
     if (found?.fence === this.fence) return;
-    const owner = found?.owner == null ? 'another process' : describe(found.owner);
+    const owner = found?.owner == null ? 'another process' : describeOwner(found.owner);
     throw new RunLocked({ run: this.#run, owner: `${owner} has taken the run over and` });
   }
 

@@ -354,8 +354,10 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
         attempt(() => new Execution({ out, scratch, plan, tiles, telemetry, events, control, lease, begin, going })),
         (execution) => Effect.promise(() => execution.abandon()),
       );
-      yield* attempt(() => execution.stream(lost));
-      yield* attempt(() => execution.finish(contentsOf(begin)));
+      yield* attempt(async () => {
+        await execution.stream(lost);
+        await execution.finish(contentsOf(begin));
+      }).pipe(Effect.tapError((error) => released(() => execution.tellFailure(error))));
       yield* attempt(() => events.close());
     }),
   );

@@ -1,5 +1,5 @@
 // The telemetry lane: what the pipeline tells people while it works. Push, lossy for the viewer, never waits.
-// Sinks (terminal, events.ndjson, --json) subscribe; nothing of a result depends on them.
+// Sinks (terminal, events.ndjson, --json) subscribe, and `watch` reads events.ndjson; nothing of a result depends on them.
 import type { ModeName } from '../configs/schema.ts';
 
 /** The explained variance ratios at the cuts 1, 4, 16 and k; null where the slot has no such component. */
@@ -12,8 +12,17 @@ export interface EvrAtCuts {
 
 export interface SlotProgress extends EvrAtCuts {
   readonly slot: string;
+  /** Directions found so far, at most k. */
+  readonly rank: number;
   /** Largest principal angle (degrees) of the first four directions against the block before; null in the first block. */
   readonly drift: number | null;
+  /** Of the block's models, each as it was before it was folded. Null in the first block. */
+  readonly captured: number | null;
+  readonly mean_only: number | null;
+  /** Components that explain 90%; null when more than are kept. */
+  readonly components_90: number | null;
+  /** The first eigenvalues over the total, at most 16, to four digits. */
+  readonly scree: readonly number[];
 }
 
 export interface SlotSummary extends EvrAtCuts {

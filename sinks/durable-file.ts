@@ -148,8 +148,12 @@ export class DurableFile {
 
 /** Writes `value` as indented JSON with a last newline, durably. Throws `SinkFailed`. */
 export function writeJsonDurably(path: string, value: unknown, disk: Disk = nodeDisk): void {
-  const bytes = Buffer.from(`${JSON.stringify(value, null, 2)}\n`);
+  writeTextDurably(path, `${JSON.stringify(value, null, 2)}\n`, disk);
+}
+
+/** Writes a text, durably. Throws `SinkFailed`. */
+export function writeTextDurably(path: string, text: string, disk: Disk = nodeDisk): void {
   const file = new DurableFile(path, disk);
-  file.write(bytes);
+  file.write(Buffer.from(text));
   file.commit();
 }

@@ -6,10 +6,18 @@ import { Interrupted } from '../errors.ts';
 import { run as runPipeline } from '../run.ts';
 import { stopRequested } from '../signals.ts';
 import { withFailureEvent } from './failure-event.ts';
-import { type Flags, givenOptions, options, wantsJson } from './options.ts';
+import { type Flags, givenOptions, on, options, wantsJson } from './options.ts';
 import { showProgress } from './show-progress.ts';
+import { watchBeside } from './watch-beside.ts';
+import { type WatchFlags, watchFlags } from './watch-options.ts';
 
-const execute = (flags: Flags) => {
+const runOptions = {
+  ...options,
+  watch: on('watch', 'Show the run on a web page while it goes on, on 127.0.0.1; its address goes to standard error'),
+  ...watchFlags,
+};
+
+const execute = (flags: Flags & WatchFlags & { readonly watch: Option.Option<boolean> }) => {
   let failureIsWanted = wantsJson(flags);
   return Effect.gen(function* () {
     const { config, json, quiet } = yield* resolveConfig(givenOptions(flags), Option.getOrNull(flags.config), 'run');
@@ -18,6 +26,8 @@ const execute = (flags: Flags) => {
     if (signal !== null)
       return yield* new Interrupted({ signal, canResume: false, detail: 'stopped before anything was read' });
 
+    const isWatched = Option.getOrElse(flags.watch, () => false);
+    const endPage = yield* watchBeside(config.out, isWatched, flags);
     const progress = showProgress({ json, quiet });
     yield* runPipeline(
       config,
@@ -26,11 +36,11 @@ const execute = (flags: Flags) => {
         progress.telemetry(event);
       },
       { stopRequested },
-    ).pipe(Effect.ensuring(Effect.promise(() => progress.close())));
+    ).pipe(Effect.ensuring(Effect.promise(() => progress.close())), Effect.ensuring(endPage));
   }).pipe((effect) => withFailureEvent(effect, () => failureIsWanted));
 };
 
-export const run = Command.make('run', options, execute).pipe(
+export const run = Command.make('run', runOptions, execute).pipe(
   Command.withDescription(
     'Stream the weights of all models through an incremental PCA, slot by slot, and write the results to a new folder. The first SIGINT or SIGTERM stops between two blocks, a second one at once.',
   ),

@@ -7,11 +7,13 @@ import { CliConfig, CliOutput, Command, GlobalFlag, type HelpDoc } from 'effect/
 import { exitCodes } from '../exit-codes.ts';
 import { extend } from './extend.ts';
 import { plan } from './plan.ts';
+import { report } from './report.ts';
 import { describeFailure } from './report-failure.ts';
 import { resume } from './resume.ts';
 import { run } from './run.ts';
 import { exitAfterFlush, writeOutput } from './standard-output.ts';
 import { status } from './status.ts';
+import { watch } from './watch.ts';
 
 const { version } = createRequire(import.meta.url)('weightspan/package.json') as { readonly version: string };
 
@@ -24,7 +26,7 @@ const weightspan = Command.make('weightspan').pipe(
     { command: 'weightspan run ./checkpoints --out runs/first', description: 'The run' },
     { command: 'weightspan resume runs/first', description: 'Go on where it was stopped' },
   ]),
-  Command.withSubcommands([plan, run, resume, extend, status]),
+  Command.withSubcommands([plan, run, resume, extend, status, watch, report]),
 );
 
 // Flags without a value are declared with an optional one (options.ts); help should not offer it.

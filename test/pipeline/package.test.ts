@@ -33,7 +33,10 @@ it('holds what runs and what explains it, and nothing else', () => {
   const wanted = ['README.md', 'DECISIONS.md', 'CHANGELOG.md', 'LICENSE', 'package.json', 'dist/pipeline/cli.js'];
   expect(packed).toEqual(expect.arrayContaining(wanted));
   expect(packed.some((path) => /^configs\/.*\.yaml$/.test(path))).toBe(true);
-  const surplus = packed.filter((path) => !wanted.includes(path) && !/^(dist\/|configs\/[^/]+\.yaml$)/.test(path));
+  const surplus = packed.filter(
+    (path) =>
+      !wanted.includes(path) && !/^(dist\/|configs\/[^/]+\.yaml$|watch\/(page|report)\/[^/]+\.(html|css)$)/.test(path),
+  );
   expect(surplus).toEqual([]);
 });
 
@@ -42,6 +45,14 @@ it('has a command', async () => {
   expect(stdout).toContain('weightspan <subcommand>');
   const run = ['--no-install', 'weightspan', 'run', 'examples/zoo/full', '--out', 'run', '--device', 'tfjs', '--quiet'];
   expect((await execute('npx', run)).stdout).toMatch(/^run: 14 models, 22 slots/);
+});
+
+it('serves the page and writes the report with what is in it', async () => {
+  const run = ['--no-install', 'weightspan', 'run', 'examples/zoo/full', '--out', 'watched', '--quiet', '--watch'];
+  const { stderr } = await execute('npx', [...run, '--device', 'tfjs']);
+  expect(stderr).toMatch(/can be watched at http:\/\/127\.0\.0\.1:\d+\/\n/);
+  await execute('npx', ['--no-install', 'weightspan', 'report', 'watched', '-o', 'report.html']);
+  expect(readFileSync(join(folder, 'report.html'), 'utf8')).toContain('<svg class="chart"');
 });
 
 it.each([

@@ -1,10 +1,30 @@
 // A run of three slots as the telemetry lane tells it, with numbers that can be followed by eye.
 import type { SlotProgress, SlotSummary, TelemetryEvent } from '../../pipeline/telemetry.ts';
 
+const unscored = { captured: null, mean_only: null, components_90: null, scree: [] };
+
 export const slots: readonly SlotProgress[] = [
-  { slot: 'encoder.layer.0.weight', evr_1: 0.4, evr_4: 0.6, evr_16: 0.8, evr_k: 0.9, drift: 3.25 },
-  { slot: 'encoder.layer.1.weight', evr_1: 0.2, evr_4: 0.3, evr_16: 0.4, evr_k: 0.5, drift: 12.5 },
-  { slot: 'classifier.weight', evr_1: 0.1, evr_4: 0.15, evr_16: null, evr_k: 0.2, drift: null },
+  {
+    slot: 'encoder.layer.0.weight',
+    rank: 8,
+    evr_1: 0.4,
+    evr_4: 0.6,
+    evr_16: 0.8,
+    evr_k: 0.9,
+    drift: 3.25,
+    ...unscored,
+  },
+  {
+    slot: 'encoder.layer.1.weight',
+    rank: 8,
+    evr_1: 0.2,
+    evr_4: 0.3,
+    evr_16: 0.4,
+    evr_k: 0.5,
+    drift: 12.5,
+    ...unscored,
+  },
+  { slot: 'classifier.weight', rank: 8, evr_1: 0.1, evr_4: 0.15, evr_16: null, evr_k: 0.2, drift: null, ...unscored },
 ];
 
 export const plan: Extract<TelemetryEvent, { type: 'plan' }> = {
