@@ -118,6 +118,19 @@ describe('renames', () => {
   });
 });
 
+it.each([
+  [{ seed: 3 }, 'seed: only the engine randomized has it; give --engine randomized, found engine incremental'],
+  [
+    { passes: 2, engine: 'exact' },
+    'passes: only the engine randomized has it; give --engine randomized, found engine exact',
+  ],
+  [{ passes: 3, engine: 'randomized' }, 'passes: expected 1 or 2, found 3'],
+])('%j is refused', async (options, issue) => {
+  expect(await issuesOf({ ...enough, ...options })).toEqual([issue]);
+  const { config } = await resolve({ ...enough, engine: 'randomized', passes: 2, seed: 3 });
+  expect([config.seed, config.passes]).toEqual([3, 2]);
+});
+
 it('standard input can be a source once', async () => {
   expect(await issuesOf({ sources: ['-', 'a', '-'], out: 'r' })).toEqual([
     'sources: standard input (-) can be read once, found it twice',

@@ -80,6 +80,8 @@ async function smallestMemory(source: string, ...options: string[]): Promise<str
 const cases: readonly (readonly [what: string, engine: string, source: string, mode: string])[] = [
   ['really trained models', 'incremental', 'examples/zoo/full', 'models'],
   ['slots of several tiles', 'incremental', tiled, 'models'],
+  ['slots of several tiles', 'frequent-directions', tiled, 'models'],
+  ['slots of several tiles', 'randomized', tiled, 'models'],
   ['slots of several tiles', 'exact', tiled, 'models'],
   // Long has a side whose matrix comes in blocks, and whose eigenpairs come from products.
   ['the modes rows and cols', 'exact', tiled, 'rows,cols'],
