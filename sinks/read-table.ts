@@ -10,8 +10,15 @@ export type ReadRow<N extends TableName> = {
   readonly [C in keyof (typeof tables)[N]]: (typeof tables)[N][C] extends 'utf8' ? string | null : number | null;
 };
 
-/** Rejects with `DamagedFile` where there is no such table, or it cannot be read. */
-export const readTable = async <N extends TableName>(folder: string, name: N): Promise<readonly ReadRow<N>[]> => {
+/**
+ * @param columns only these. Default: all
+ * Rejects with `DamagedFile` where there is no such table, or it cannot be read.
+ */
+export const readTable = async <N extends TableName>(
+  folder: string,
+  name: N,
+  columns?: (keyof ReadRow<N> & string)[],
+): Promise<readonly ReadRow<N>[]> => {
   const path = join(folder, `${name}.parquet`);
   let bytes: Uint8Array;
   try {
@@ -22,7 +29,7 @@ export const readTable = async <N extends TableName>(folder: string, name: N): P
   }
   try {
     const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
-    const rows = await parquetReadObjects({ file });
+    const rows = await parquetReadObjects({ file, ...(columns === undefined ? {} : { columns }) });
     const plain = (value: unknown): unknown => (typeof value === 'bigint' ? Number(value) : (value ?? null));
     return rows.map((row) =>
       Object.fromEntries(Object.entries(row).map(([column, value]) => [column, plain(value)])),

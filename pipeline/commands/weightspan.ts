@@ -7,6 +7,7 @@ import { CliConfig, CliOutput, Command, GlobalFlag, type HelpDoc } from 'effect/
 import { exitCodes } from '../exit-codes.ts';
 import { compare } from './compare.ts';
 import { extend } from './extend.ts';
+import { merge } from './merge.ts';
 import { plan } from './plan.ts';
 import { describeFailure } from './report-failure.ts';
 import { resume } from './resume.ts';
@@ -25,7 +26,7 @@ const weightspan = Command.make('weightspan').pipe(
     { command: 'weightspan run ./checkpoints --out runs/first', description: 'The run' },
     { command: 'weightspan resume runs/first', description: 'Go on where it was stopped' },
   ]),
-  Command.withSubcommands([plan, run, resume, extend, status, compare]),
+  Command.withSubcommands([plan, run, resume, extend, status, merge, compare]),
 );
 
 // Flags without a value are declared with an optional one (options.ts); help should not offer it.
