@@ -41,6 +41,7 @@ import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
 import type { MergedPart, MergePlan } from './merge-plan.ts';
 import { type MergedSlot, membersOf, mergeSlot, updateOf } from './merge-slot.ts';
+import type { ModelInPlan } from './plan.ts';
 import { describeDevice } from './render-plan.ts';
 import { removeSpill, writeModels, writeRunJson, writeSlots } from './run-folder.ts';
 import { duplicatesOf, sameModelFindings } from './same-models.ts';
@@ -81,6 +82,7 @@ export class MergeExecution {
   readonly #tables: SlotTables;
   readonly #warnings: WarningLog;
   readonly #summaries: SlotSummary[] = [];
+  readonly #modelOf: (id: number) => ModelInPlan;
   readonly #started = performance.now();
   #bytesRead = 0;
 
@@ -89,6 +91,8 @@ export class MergeExecution {
     this.#options = options;
     const { folder, parts, merge, found, device, lease, inexact } = options;
     const { plan, begin } = merge;
+    const byId = new Map(plan.models.map((model) => [model.id, model]));
+    this.#modelOf = (id) => byId.get(id)!;
     this.#tiles = inlineTiles(device, found.solve);
     this.#tables = new SlotTables(folder, plan);
     this.#warnings = new WarningLog(folder, (event) => this.#tell(event));
@@ -232,8 +236,7 @@ export class MergeExecution {
     const { folder, merge } = this.#options;
     const { plan, skippedOf } = merge;
     const { spool, journal } = this.#checkpoints;
-    const byId = new Map(plan.models.map((model) => [model.id, model]));
-    const models = found.members.ids.map((id) => byId.get(id)!);
+    const models = found.members.ids.map((id) => this.#modelOf(id));
     const block = Math.ceil(plan.models.length / plan.block) - 1;
     spool.append(block, spec.rank, { slot, models, update: updateOf(found, spec) });
     const subspace = subspaceOf(slot, spec, found);
@@ -241,7 +244,7 @@ export class MergeExecution {
     for (const [model, reason] of skipped) journal.write({ kind: 'skip', slot: slot.id, model, reason });
     const { summary, models: known } = this.#tables.append(subspace, spooledHistory(spool, subspace), skipped);
     this.#summaries.push(summary);
-    for (const finding of slotFindings(subspace, known, (id) => byId.get(id)!)) this.#warnings.add(finding);
+    for (const finding of slotFindings(subspace, known, this.#modelOf)) this.#warnings.add(finding);
     if (!plan.config.basis) return;
     const { bytes, durable } = await writeBasis(folder, subspace);
     await durable;
@@ -288,8 +291,7 @@ export class MergeExecution {
     const merged = (performance.now() - this.#started) / 1e3;
     const contents = contentsOf(begin);
     const duplicates = duplicatesOf(plan.models, contents);
-    const byId = new Map(plan.models.map((model) => [model.id, model]));
-    for (const found of sameModelFindings(duplicates, [], (id) => byId.get(id)!)) this.#warnings.add(found);
+    for (const found of sameModelFindings(duplicates, [], this.#modelOf)) this.#warnings.add(found);
     this.#tables.close();
     writeSlots(folder, plan);
     writeModels(folder, plan, contents, duplicates);

@@ -172,6 +172,24 @@ describe('mergeSubspaces', () => {
     );
   });
 
+  it('bounds a direction that every stream has forgotten, though it is the largest of all', () => {
+    const along = (axis: number, length: number): Vector =>
+      Float64Array.from({ length: D }, (_, i) => (i === axis ? length : 0));
+    const streams = Array.from({ length: 5 }, (_, s) =>
+      [0, 1, 2, 3, 20].flatMap((axis) => {
+        const length = Math.sqrt(axis === 20 ? 0.45 : 0.5);
+        const own = axis === 20 ? 20 : 4 * s + axis;
+        return [along(own, length), along(own, -length)];
+      }),
+    );
+    const spec = { features: D, rank: 2, center: true, shiftIsOrigin: false };
+    const { state } = merge(spec, streams, Array(5).fill(new Float64Array(D)), 1).merged;
+    // 4.5 along axis 20, of which the streams kept nothing.
+    expect(state.eigenvalues[0]!).toBeCloseTo(1, 9);
+    expect(state.total).toBeCloseTo(24.5, 9);
+    expect(state.eigenvalues[0]! + state.truncation).toBeGreaterThanOrEqual(4.5);
+  });
+
   it('knows no direction where every model is the same', () => {
     const { streams, shifts } = streamsOf([1], 5);
     const one = streams[0]![0]!;
