@@ -128,7 +128,7 @@ export class MergeExecution {
       leftOut: leftOut.length,
       skipped: skipped.length,
       groups: groups.length,
-      bytesToRead: 0,
+      bytesToRead: plan.bytesToRead,
       device: describeDevice(plan),
       threads: 1,
       memory: config.memory,

@@ -24,6 +24,8 @@ export interface MergedPart extends RunToMerge, FinishedRun {
   readonly logs: readonly StoredLog[];
   /** sha256 of its newest manifest. */
   readonly digest: string;
+  /** Of what it kept, in bytes. */
+  readonly kept: number;
 }
 
 export interface MergePlan {
@@ -146,7 +148,7 @@ export const makeMergePlan = async (
     groupMemory: [],
     block: config.block,
     device,
-    bytesToRead: 0,
+    bytesToRead: parts.reduce((sum, { kept }) => sum + kept, 0),
     bytesToWrite: written + slots.reduce((sum, slot) => sum + bytes(slot), 0),
     groupSpill: [],
     flops: 0,

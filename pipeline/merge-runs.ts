@@ -138,10 +138,11 @@ const readPart = async (run: string): Promise<MergedPart> => {
         : `its state cannot be used: ${first.message}; run it again`;
     throw new RunUnusable({ run, detail });
   }
-  const { content, logs } = manifest;
+  const { content, files, logs } = manifest;
   if (content.stage !== 'finished')
     throw new RunUnusable({ run, detail: `it is not finished; first go on with: weightspan resume ${quoted(run)}` });
-  return { ...finished, begin: readBegin(run, manifest), content, logs, digest: digest! };
+  const kept = files.reduce((sum, { name, size }) => sum + (/^(rows|scatter)-/.test(name) ? size : 0), 0);
+  return { ...finished, begin: readBegin(run, manifest), content, logs, digest: digest!, kept };
 };
 
 /** The folder in which the run is made, beside its place. Throws `RunLocked`, `SinkFailed`. */
