@@ -21,6 +21,8 @@ const zoo = readdirSync('examples/zoo/scratch')
   .sort()
   .map((name) => `examples/zoo/scratch/${name}`);
 const SHARDS = 8;
+/** Milliseconds, for tests that start ten processes. */
+const LONG = 240_000;
 const shardOf = (i: number): string[] => zoo.filter((_, model) => Math.floor(model / 3) === i);
 
 const succeed = async (...args: string[]): Promise<void> => {
@@ -33,7 +35,11 @@ const read = (run: string, table: string): Promise<Row[]> => readWithHyparquet(j
 /** Shards of one kind in `<root>/<name>-0` to `-7`, and the single run in `<root>/<name>`. */
 const makeRuns = async (name: string, options: readonly string[], shards = SHARDS): Promise<string[]> => {
   const runs = Array.from({ length: shards }, (_, i) => at(`${name}-${i}`));
-  for (const [i, out] of runs.entries()) await succeed('run', ...shardOf(i), '--out', out, ...options);
+  // Two at a time: there are two cores.
+  const every = async (first: number): Promise<void> => {
+    for (let i = first; i < shards; i += 2) await succeed('run', ...shardOf(i), '--out', runs[i]!, ...options);
+  };
+  await Promise.all([every(0), every(1)]);
   await succeed('run', ...zoo.slice(0, shards * 3), '--out', at(name), ...options);
   return runs;
 };
@@ -142,7 +148,7 @@ describe.each(devices)('on $name', ({ name: device }) => {
     beforeAll(async () => {
       runs = await makeRuns(name, [...common, '--rank', '64', '--mode', 'models,rows,cols', '--no-energies']);
       await succeed('merge', ...runs, '--out', merged);
-    }, 180_000);
+    }, LONG);
 
     it('eight shards are the single run, in more steps than one', async () => {
       expect(statesAStep(64)).toBeLessThan(SHARDS);
@@ -215,55 +221,62 @@ describe.each(devices)('on $name', ({ name: device }) => {
       expect(run_id).not.toBe(single.run_id);
     });
 
-    it('merges of merges, and an extension of one, are the single run too', async () => {
-      const [left, right, both] = ['left', 'right', 'both'].map((part) => at(`${name}-${part}`)) as [
-        string,
-        string,
-        string,
-      ];
-      await succeed('merge', ...runs.slice(0, 4), '--out', left);
-      await succeed('merge', ...runs.slice(4, 7), '--out', right);
-      await succeed('merge', right, left, '--out', both);
-      await succeed('extend', both, ...shardOf(7));
-      const [found, expected] = await Promise.all([both, at(name)].map(spectraOf));
-      expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
-      for (const mode of ['rows', 'cols'])
-        expect(worstDifference(found!, expected!, mode)).toBeLessThan(device === 'blas' ? 1e-6 : 5e-6);
-      await expectSameModels(both, at(name), 1e-5);
-      const generations = (await read(both, 'models')).map(({ generation }) => generation);
-      expect(generations).toEqual([...Array(21).fill(0), ...Array(3).fill(1)]);
-      const rows = (await read(both, 'convergence')).filter(({ slot_id }) => slot_id === 0);
-      expect(rows.map(({ models_seen, generation }) => [Number(models_seen), generation])).toEqual([
-        [21, 0],
-        [23, 1],
-        [24, 1],
-      ]);
-      const { lineage } = JSON.parse(readFileSync(join(both, 'run.json'), 'utf8'));
-      expect(lineage.map(({ operation }: { operation: string }) => operation)).toEqual(['merge', 'extend']);
-      expect(lineage[0].of.map(({ lineage: own }: { lineage: { operation: string }[] }) => own[0]!.operation)).toEqual([
-        'merge',
-        'merge',
-      ]);
-    });
+    it(
+      'merges of merges, and an extension of one, are the single run too',
+      async () => {
+        const [left, right, both] = ['left', 'right', 'both'].map((part) => at(`${name}-${part}`)) as [
+          string,
+          string,
+          string,
+        ];
+        await succeed('merge', ...runs.slice(0, 4), '--out', left);
+        await succeed('merge', ...runs.slice(4, 7), '--out', right);
+        await succeed('merge', right, left, '--out', both);
+        await succeed('extend', both, ...shardOf(7));
+        const [found, expected] = await Promise.all([both, at(name)].map(spectraOf));
+        expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
+        for (const mode of ['rows', 'cols'])
+          expect(worstDifference(found!, expected!, mode)).toBeLessThan(device === 'blas' ? 1e-6 : 5e-6);
+        await expectSameModels(both, at(name), 1e-5);
+        const generations = (await read(both, 'models')).map(({ generation }) => generation);
+        expect(generations).toEqual([...Array(21).fill(0), ...Array(3).fill(1)]);
+        const rows = (await read(both, 'convergence')).filter(({ slot_id }) => slot_id === 0);
+        expect(rows.map(({ models_seen, generation }) => [Number(models_seen), generation])).toEqual([
+          [21, 0],
+          [23, 1],
+          [24, 1],
+        ]);
+        const { lineage } = JSON.parse(readFileSync(join(both, 'run.json'), 'utf8'));
+        expect(lineage.map(({ operation }: { operation: string }) => operation)).toEqual(['merge', 'extend']);
+        expect(
+          lineage[0].of.map(({ lineage: own }: { lineage: { operation: string }[] }) => own[0]!.operation),
+        ).toEqual(['merge', 'merge']);
+      },
+      LONG,
+    );
   });
 
-  it('eight shards at rank 8, where models are forgotten, hold the exact spectra in their bounds', async () => {
-    const name = `eight-${device}`;
-    const runs = await makeRuns(name, [...common, '--rank', '8']);
-    await succeed('merge', ...runs, '--out', at(`${name}-merged`));
-    const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
-    const golden = JSON.parse(readFileSync('examples/zoo/golden/scratch.json', 'utf8')).slots;
-    for (const [key, { own, subspace }] of found!) {
-      const exact = golden[key.split(' ')[0]!].eig.models as number[];
-      expect(subspace.exactness).toBe('bounded');
-      own.forEach(({ bound_low, bound_high, eigenvalue }, j) => {
-        expect(Number(bound_low)).toBeLessThanOrEqual(exact[j]!);
-        expect(Number(bound_high)).toBeGreaterThanOrEqual(exact[j]!);
-        expect(Number(eigenvalue)).toBeLessThanOrEqual(exact[j]! + 1e-5 * exact[0]!);
-      });
-    }
-    expect(worstDifference(found!, expected!, 'models')).toBeLessThan(0.05);
-  });
+  it(
+    'eight shards at rank 8, where models are forgotten, hold the exact spectra in their bounds',
+    async () => {
+      const name = `eight-${device}`;
+      const runs = await makeRuns(name, [...common, '--rank', '8']);
+      await succeed('merge', ...runs, '--out', at(`${name}-merged`));
+      const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
+      const golden = JSON.parse(readFileSync('examples/zoo/golden/scratch.json', 'utf8')).slots;
+      for (const [key, { own, subspace }] of found!) {
+        const exact = golden[key.split(' ')[0]!].eig.models as number[];
+        expect(subspace.exactness).toBe('bounded');
+        own.forEach(({ bound_low, bound_high, eigenvalue }, j) => {
+          expect(Number(bound_low)).toBeLessThanOrEqual(exact[j]!);
+          expect(Number(bound_high)).toBeGreaterThanOrEqual(exact[j]!);
+          expect(Number(eigenvalue)).toBeLessThanOrEqual(exact[j]! + 1e-5 * exact[0]!);
+        });
+      }
+      expect(worstDifference(found!, expected!, 'models')).toBeLessThan(0.05);
+    },
+    LONG,
+  );
 });
 
 describe('of other centring', () => {
@@ -271,14 +284,18 @@ describe('of other centring', () => {
   it.each([
     ['with a base', ['--base', zoo[23]!]],
     ['uncentred', ['--no-center']],
-  ])('three shards are the single run %s', async (what, more) => {
-    const name = `${what.replaceAll(/\W/g, '-')}`;
-    const runs = await makeRuns(name, [...common, '--rank', '16', '--mode', 'models,rows', ...more], 3);
-    await succeed('merge', ...runs, '--out', at(`${name}-merged`));
-    const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
-    expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
-    expect(worstDifference(found!, expected!, 'rows')).toBeLessThan(5e-6);
-    await expectSameModels(at(`${name}-merged`), at(name), 1e-5);
-    expect(existsSync(join(at(`${name}-merged`), 'mean'))).toBe(existsSync(join(at(name), 'mean')));
-  });
+  ])(
+    'three shards are the single run %s',
+    async (what, more) => {
+      const name = `${what.replaceAll(/\W/g, '-')}`;
+      const runs = await makeRuns(name, [...common, '--rank', '16', '--mode', 'models,rows', ...more], 3);
+      await succeed('merge', ...runs, '--out', at(`${name}-merged`));
+      const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
+      expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
+      expect(worstDifference(found!, expected!, 'rows')).toBeLessThan(5e-6);
+      await expectSameModels(at(`${name}-merged`), at(name), 1e-5);
+      expect(existsSync(join(at(`${name}-merged`), 'mean'))).toBe(existsSync(join(at(name), 'mean')));
+    },
+    LONG,
+  );
 });
