@@ -11,7 +11,8 @@ import type { ModelLocation } from '../sources/model.ts';
 import { RunChanged } from './errors.ts';
 import type { ModelInPlan, Plan, SkippedModel } from './plan.ts';
 
-const { version } = createRequire(import.meta.url)('weightspan/package.json') as { readonly version: string };
+/** Of weightspan. */
+export const { version } = createRequire(import.meta.url)('weightspan/package.json') as { readonly version: string };
 
 /** A model whose header was read. */
 export interface ListedModel {
@@ -44,6 +45,18 @@ export interface Begin {
   readonly slots: readonly { readonly name: string; readonly rows: number; readonly cols: number }[];
   /** How many of the models each run and extension of it added. */
   readonly generations: readonly number[];
+  /** The runs whose states were merged into its first generation; null or absent where its models were read. */
+  readonly origin?: readonly MergedRun[] | null;
+}
+
+/** A run that was merged into another, as run.json tells of it. */
+export interface MergedRun {
+  readonly run_id: string;
+  readonly models: number;
+  /** sha256 of the manifest whose state was taken. */
+  readonly manifest: string;
+  /** Its own. */
+  readonly lineage: readonly unknown[];
 }
 
 export const beginOf = (plan: Plan, contents: ReadonlyMap<number, string>): Begin => ({
@@ -71,6 +84,7 @@ export const beginOf = (plan: Plan, contents: ReadonlyMap<number, string>): Begi
   skipped: plan.skipped,
   slots: plan.slots.map(({ name, rows, cols }) => ({ name, rows, cols })),
   generations: plan.generations,
+  origin: plan.origin,
 });
 
 const writtenAt = ({ header }: ModelInPlan): readonly number[] => header.files.map(({ mtimeMs }) => mtimeMs);

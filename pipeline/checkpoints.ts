@@ -7,7 +7,7 @@ import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
 import type { GroupModes } from '../operators/exact-modes.ts';
 import type { RestoredGroup, SavedGroup } from '../operators/incremental-engine.ts';
 import type { SavedScatter } from '../operators/mode-scatter.ts';
-import { decodeStates, encodeStates } from '../operators/state-table.ts';
+import { decodeStates, encodeStates, type SavedSlot } from '../operators/state-table.ts';
 import { type LogCut, readFully } from '../sinks/append-log.ts';
 import {
   CheckpointStore,
@@ -17,7 +17,7 @@ import {
   recoverCheckpoint,
   type StoredFile,
 } from '../sinks/checkpoint-store.ts';
-import { nodeDisk } from '../sinks/disk.ts';
+import { type Disk, nodeDisk, readingDisk } from '../sinks/disk.ts';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import type { Begin } from './begin.ts';
 import type { Lease } from './lease.ts';
@@ -72,7 +72,8 @@ export interface RunContent extends Position {
   readonly inexact: readonly string[];
 }
 
-const SPOOL = `${CHECKPOINTS}/blocks.spool`;
+/** Where a run's spool is, relative to it. */
+export const SPOOL = `${CHECKPOINTS}/blocks.spool`;
 
 /** Of its own for every generation: until an extension has a checkpoint, that of the run before it counts. */
 const journalName = ({ generations }: Begin): string =>
@@ -85,8 +86,21 @@ export const checkpointFolder = (run: string): string => join(run, CHECKPOINTS);
  * @param files look at all of its files, too; else at the manifest alone
  * Throws `SinkFailed`, `UnknownFormat`.
  */
-export const recoverRun = (run: string, files: 'files' | 'manifest' = 'files'): Recovered<RunContent> =>
-  recoverCheckpoint(run, checkpointFolder(run), nodeDisk, files);
+export const recoverRun = (
+  run: string,
+  files: 'files' | 'manifest' = 'files',
+  disk: Disk = nodeDisk,
+): Recovered<RunContent> => recoverCheckpoint(run, checkpointFolder(run), disk, files);
+
+/** Reads what a checkpoint has of some slots' states; their rows stand in its file `rows`. Throws `SinkFailed`. */
+export const readStates = (run: string, { states }: SavedSlots): readonly SavedSlot[] =>
+  decodeStates(readWhole(join(checkpointFolder(run), states)));
+
+/** Reads what it has of them in the modes rows and cols; null where they do not share it. Throws `SinkFailed`. */
+export const readSides = (run: string, { sides }: SavedSlots): readonly SavedScatter[] | null =>
+  sides === null
+    ? null
+    : (JSON.parse(readWhole(join(checkpointFolder(run), sides)).toString(), decode) as readonly SavedScatter[]);
 
 /** Reads what a run is. */
 export const readBegin = (run: string, { content }: Manifest<RunContent>): Begin =>
@@ -94,7 +108,7 @@ export const readBegin = (run: string, { content }: Manifest<RunContent>): Begin
 
 const readWhole = (path: string): Buffer => {
   try {
-    const fd = nodeDisk.open(path);
+    const fd = readingDisk.open(path);
     try {
       const bytes = Buffer.alloc(nodeDisk.size(fd));
       for (let done = 0; done < bytes.length; ) {
@@ -284,9 +298,9 @@ export class Checkpoints {
 
   /** Hands what there is of slots [first, first + count) in the modes rows and cols to whoever goes on with it. */
   restoreSides(first: number, count: number, modes: GroupModes): void {
-    const { sides, scatter } = this.#savedOf(first, count);
-    const saved = JSON.parse(readWhole(join(this.#folder, sides!)).toString(), decode) as readonly SavedScatter[];
-    const path = join(this.#folder, scatter!);
+    const from = this.#savedOf(first, count);
+    const saved = readSides(this.#options.run, from)!;
+    const path = join(this.#folder, from.scatter!);
     const fd = nodeDisk.open(path);
     try {
       modes.load(saved, (into, at) => readFully(nodeDisk, fd, into, at, path));
@@ -299,7 +313,7 @@ export class Checkpoints {
   restore(first: number, count: number): RestoredGroup {
     const saved = this.#savedOf(first, count);
     const path = join(this.#folder, saved.rows);
-    const slots = decodeStates(readWhole(join(this.#folder, saved.states)));
+    const slots = readStates(this.#options.run, saved);
     const fd = nodeDisk.open(path);
     return { slots, path, fd, close: () => nodeDisk.close(fd) };
   }
@@ -331,7 +345,7 @@ export class Checkpoints {
   async save(
     at: { readonly first: number; readonly slots: number; readonly models: number; readonly blocks: number },
     save: (file: OpenFile) => Promise<SavedGroup>,
-    beside: GroupModes | null,
+    beside: Pick<GroupModes, 'save'> | null,
   ): Promise<PendingSlots> {
     const began = performance.now();
     const file = this.#store.open('rows');
@@ -352,7 +366,7 @@ export class Checkpoints {
     return { ...at, began, sealed };
   }
 
-  #saveSides(beside: GroupModes): readonly Promise<StoredFile>[] {
+  #saveSides(beside: Pick<GroupModes, 'save'>): readonly Promise<StoredFile>[] {
     const arrays: Uint8Array[] = [];
     const sides = beside.save((bytes) => void arrays.push(bytes));
     return [

@@ -47,6 +47,16 @@ export class RunUnusable extends Data.TaggedError('RunUnusable')<{
   }
 }
 
+/** Runs that cannot be put side by side, or into one, with everything that stands against it. Exit code 65. */
+export class RunsDiffer extends Data.TaggedError('RunsDiffer')<{
+  /** Each with the runs, slots or models it is about, and what can be done. */
+  readonly problems: readonly string[];
+}> {
+  override get message(): string {
+    return this.problems.join('\n');
+  }
+}
+
 /** Another process writes the run. Exit code 75: later it may go. */
 export class RunLocked extends Data.TaggedError('RunLocked')<{
   readonly run: string;

@@ -35,6 +35,7 @@ export function exitCodeOf(error: unknown): number {
     case 'NumericalFailure':
     case 'RunChanged':
     case 'RunUnusable':
+    case 'RunsDiffer':
       return exitCodes.data;
     case 'DeviceUnavailable':
       return exitCodes.device;

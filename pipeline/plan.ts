@@ -29,7 +29,7 @@ import {
 } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
 import { adapterMemory, groupAdapters } from './adapter-memory.ts';
-import type { Begin, ListedModel } from './begin.ts';
+import type { Begin, ListedModel, MergedRun } from './begin.ts';
 import {
   chooseEngine,
   decodeFlops,
@@ -118,6 +118,8 @@ export interface Plan extends ReadingPlan {
   readonly config: RunConfig;
   /** How many of the models the run and each extension of it added. */
   readonly generations: readonly number[];
+  /** The runs that were merged into the first of them; null where its models were read. */
+  readonly origin: readonly MergedRun[] | null;
   /** All models whose headers were read. */
   readonly listed: readonly ListedModel[];
   readonly engine: EngineName;
@@ -360,6 +362,7 @@ const planWith = (
     return {
       config,
       generations: generationsOf(known, models.length),
+      origin: known?.origin ?? null,
       listed: read.map(({ id, location }) => ({ id, location })),
       engine,
       engineReason: reason,

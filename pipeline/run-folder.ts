@@ -259,8 +259,10 @@ export const writeRunJson = (out: string, plan: Plan, inexact: readonly string[]
   const decisive = resultConfig(plan.engine, config);
   const runIdOf = (models: number): string => {
     const all = [...plan.models.slice(0, models), ...(plan.base === null ? [] : [plan.base])];
-    return sha256({ decisive, fingerprints: all.map((model) => model.fingerprint) }).slice(0, 16);
+    const merged = plan.origin === null ? {} : { merged: plan.origin.map(({ run_id }) => run_id) };
+    return sha256({ decisive, fingerprints: all.map((model) => model.fingerprint), ...merged }).slice(0, 16);
   };
+  const first = plan.origin === null ? { operation: 'run' } : { operation: 'merge', of: plan.origin };
   const ends = plan.generations.map((_, i) => plan.generations.slice(0, i + 1).reduce((a, b) => a + b, 0));
   const runId = runIdOf(plan.models.length);
   writeJsonDurably(join(out, 'run.json'), {
@@ -269,7 +271,7 @@ export const writeRunJson = (out: string, plan: Plan, inexact: readonly string[]
     status: 'finished',
     lineage: ends.map((models, i) => ({
       run_id: runIdOf(models),
-      operation: i === 0 ? 'run' : 'extend',
+      ...(i === 0 ? first : { operation: 'extend' }),
       models,
       manifest: null,
     })),

@@ -19,7 +19,7 @@ import { verifyContents } from '../sources/verify-contents.ts';
 import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
 import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRun } from './checkpoints.ts';
 import { keepsState } from './choose-engine.ts';
-import { Interrupted, RunChanged, RunLocked, RunUnusable } from './errors.ts';
+import { Interrupted, RunChanged, RunLocked, RunsDiffer, RunUnusable } from './errors.ts';
 import { Execution, type Going, type RunControl } from './execution.ts';
 import { Lease, leaseHolder } from './lease.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, makePlan, type Plan, stateBytes } from './plan.ts';
@@ -38,6 +38,7 @@ export type RunError =
   | Interrupted
   | RunChanged
   | RunUnusable
+  | RunsDiffer
   | RunLocked;
 
 const failures = [
@@ -50,19 +51,20 @@ const failures = [
   Interrupted,
   RunChanged,
   RunUnusable,
+  RunsDiffer,
   RunLocked,
 ];
 
 const isRunError = (cause: unknown): cause is RunError => failures.some((failure) => cause instanceof failure);
 
 /** Runs something that throws our own errors; all others are bugs. */
-const attempt = <A>(step: () => A | Promise<A>): Effect.Effect<A, RunError> =>
+export const attempt = <A>(step: () => A | Promise<A>): Effect.Effect<A, RunError> =>
   Effect.tryPromise({ try: async () => step(), catch: (cause) => cause }).pipe(
     Effect.catch((cause) => (isRunError(cause) ? Effect.fail(cause) : Effect.die(cause))),
   );
 
 /** Gives back what was taken. Where the disk refuses even that, the failure before it is the one to tell. */
-const released = (step: () => void): Effect.Effect<void> => Effect.ignore(attempt(step));
+export const released = (step: () => void): Effect.Effect<void> => Effect.ignore(attempt(step));
 
 /**
  * Plans and executes a run; leaves a run folder. One that is stopped or fails leaves what `resumeRun` goes on from, or, if

@@ -6,6 +6,7 @@
 import type { SlotUpdate } from '../operators/incremental-pca.ts';
 import { cutsOf, type ModelUpdate, type SubspaceUpdate } from '../operators/update-subspace.ts';
 import { AppendLog, type LogCut } from '../sinks/append-log.ts';
+import { type Disk, nodeDisk } from '../sinks/disk.ts';
 
 /** One block of one slot, as it was written. */
 export interface SpooledUpdate {
@@ -62,8 +63,8 @@ export class UpdateSpool {
   }
 
   /** A spool as it was at a checkpoint. Throws `SinkFailed`, `DamagedFile`. */
-  static reopen(path: string, cut: LogCut): UpdateSpool {
-    const spool = new UpdateSpool(AppendLog.reopen(path, cut));
+  static reopen(path: string, cut: LogCut, disk: Disk = nodeDisk): UpdateSpool {
+    const spool = new UpdateSpool(AppendLog.reopen(path, cut, () => {}, disk));
     const header = new Float64Array(3);
     for (let at = 0; at < cut.size; at += header[0]! * 8) {
       spool.log.read(new Uint8Array(header.buffer), at);

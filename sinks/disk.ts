@@ -61,3 +61,6 @@ export const nodeDisk: Disk = {
     }
   },
 };
+
+/** Of others' files: opens them for reading alone, and cuts nothing off. */
+export const readingDisk: Disk = { ...nodeDisk, open: (path) => fs.openSync(path, 'r'), truncate: () => {} };

@@ -17,6 +17,8 @@ export interface TableOptions {
   readonly extraFloat32?: readonly string[];
   /** Key-value metadata of the file, beside `schema_version`. */
   readonly metadata?: Readonly<Record<string, string>>;
+  /** Name of the file. Default: `<name>.parquet`. */
+  readonly file?: string;
   readonly disk?: Disk;
 }
 
@@ -71,8 +73,9 @@ class ParquetTable<N extends TableName> implements Table<N> {
   #file: DurableFile | null = null;
   #parquet: ParquetWriter | null = null;
 
-  constructor(folder: string, name: N, { extraFloat32 = [], metadata = {}, disk = nodeDisk }: TableOptions) {
-    this.path = join(folder, `${name}.parquet`);
+  constructor(folder: string, name: N, options: TableOptions) {
+    const { extraFloat32 = [], metadata = {}, file = `${name}.parquet`, disk = nodeDisk } = options;
+    this.path = join(folder, file);
     const own = Object.entries<ColumnType>(tables[name]);
     this.#own = own.length;
     this.#columns = [

@@ -5,7 +5,9 @@ import * as NodeServices from '@effect/platform-node/NodeServices';
 import { Effect, Exit, Layer, Logger, Runtime } from 'effect';
 import { CliConfig, CliOutput, Command, GlobalFlag, type HelpDoc } from 'effect/cli';
 import { exitCodes } from '../exit-codes.ts';
+import { compare } from './compare.ts';
 import { extend } from './extend.ts';
+import { merge } from './merge.ts';
 import { plan } from './plan.ts';
 import { report } from './report.ts';
 import { describeFailure } from './report-failure.ts';
@@ -26,7 +28,7 @@ const weightspan = Command.make('weightspan').pipe(
     { command: 'weightspan run ./checkpoints --out runs/first', description: 'The run' },
     { command: 'weightspan resume runs/first', description: 'Go on where it was stopped' },
   ]),
-  Command.withSubcommands([plan, run, resume, extend, status, watch, report]),
+  Command.withSubcommands([plan, run, resume, extend, status, merge, compare, watch, report]),
 );
 
 // Flags without a value are declared with an optional one (options.ts); help should not offer it.

@@ -29,6 +29,8 @@ const golden: Record<TableName, string> = {
     'slot_id INT32! | mode UTF8 | generation INT32 | block INT32 | models_seen INT64 | total DOUBLE | lost DOUBLE | captured DOUBLE | mean_only DOUBLE | evr_1 DOUBLE | evr_4 DOUBLE | evr_16 DOUBLE | evr_k DOUBLE | angle_max_1 DOUBLE | angle_max_4 DOUBLE | angle_max_16 DOUBLE | angle_max_k DOUBLE | angle_mean_1 DOUBLE | angle_mean_4 DOUBLE | angle_mean_16 DOUBLE | angle_mean_k DOUBLE | overlap_1 DOUBLE | overlap_4 DOUBLE | overlap_16 DOUBLE | overlap_k DOUBLE',
   convergence_spectrum: 'slot_id INT32! | mode UTF8 | models_seen INT64 | component INT32 | eigenvalue DOUBLE',
   warnings: 'code UTF8 | slot_id INT32 | mode UTF8 | model_id INT32 | value DOUBLE | text UTF8',
+  comparison:
+    'slot UTF8 | mode UTF8 | status UTF8 | reason UTF8 | rows INT64 | cols INT64 | features INT64 | slot_id_a INT32 | slot_id_b INT32 | rank_a INT32 | rank_b INT32 | angle_max DOUBLE | angle_mean DOUBLE | overlap DOUBLE | chance DOUBLE | chance_deviation DOUBLE | chance_low DOUBLE | chance_high DOUBLE | grassmann DOUBLE | chordal DOUBLE',
   timings:
     'group INT32 | block INT32 | models_seen INT64 | seconds DOUBLE | bytes INT64 | read_s DOUBLE | wait_s DOUBLE | widen_s DOUBLE | gram_s DOUBLE | mix_s DOUBLE | write_s DOUBLE',
 };
