@@ -160,7 +160,7 @@ describe('weightspan --engine', () => {
     const unknown = await runCli(['plan', zoo, '--engine', 'fast']);
     expect(unknown.code).toBe(64);
     expect(unknown.stderr).toMatch(
-      /engine: expected one of incremental, frequent-directions, exact, auto, found "fast"/,
+      /engine: expected one of incremental, frequent-directions, randomized, exact, auto, found "fast"/,
     );
   });
 });

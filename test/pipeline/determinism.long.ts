@@ -112,6 +112,6 @@ describe.each(devices)('on $name', ({ name: device }) => {
         expect(other.files, `${memory}, ${threads} threads`).toEqual(reference.files);
       }
     },
-    180_000,
+    240_000,
   );
 });

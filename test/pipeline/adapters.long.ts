@@ -232,7 +232,7 @@ describe.each(devices)('on $name', ({ name: device }) => {
       ];
       expect(tableDigests(at(small))).toEqual(tableDigests(at(large)));
     },
-    60_000,
+    240_000,
   );
 });
 
@@ -489,7 +489,7 @@ describe('a run over adapters that goes on', () => {
     expect(worstDifference(own, expected)).toBeLessThan(1e-6);
     const { stderr: mixed } = await runCli(['extend', at(out), at('deltas')]);
     expect(mixed).toMatch(/found 2 families/);
-  }, 60_000);
+  }, 240_000);
 
   it('resume leaves the bytes of a run that was not stopped, and sees that a config has changed', async () => {
     const source = at('many');
@@ -525,5 +525,5 @@ describe('a run over adapters that goes on', () => {
     writeFileSync(path, readFileSync(path, 'utf8').replace('}', ',"lora_alpha":9}'));
     const changed = await runCli(['resume', at('changed')]);
     expect([changed.code, changed.stderr]).toEqual([65, expect.stringMatching(/m59: its files have changed/)]);
-  }, 60_000);
+  }, 240_000);
 });

@@ -48,7 +48,7 @@ beforeAll(async () => {
   await seen('stdout', '"checkpoint":5');
   child.kill('SIGTERM');
   expect((await ended).code).toBe(75);
-}, 60_000);
+}, 240_000);
 
 let copies = 0;
 const copyOf = (run: string): string => {

@@ -43,5 +43,5 @@ describe.each(ways)('$engine on $name in $memory $extra', ({ name, engine, memor
     expect(tableDigests(out)).toEqual(tableDigests(whole));
     const events = readFileSync(join(out, 'events.ndjson'), 'utf8').trim().split('\n');
     expect(events.map((line) => JSON.parse(line).seq)).toEqual(events.map((_, i) => i));
-  }, 120_000);
+  }, 240_000);
 });

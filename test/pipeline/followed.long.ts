@@ -87,7 +87,7 @@ describe.each(devices)('on $name', ({ name: device }) => {
       seed: 5,
     });
     expect(tableDigests(killed)).toEqual(tableDigests(out));
-  }, 180_000);
+  }, 240_000);
 
   it('says how far off it can be where something is', async () => {
     const out = at(`${device}-low`);
