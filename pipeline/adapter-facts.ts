@@ -1,5 +1,6 @@
 // What a plan says of LoRA adapters: whose they are, their ranks, and what their factors save against ΔW.
-import { basisBytes, type ModelInPlan, type Plan } from './plan.ts';
+import type { ModelInPlan, Plan } from './plan.ts';
+import { basisBytes } from './plan-figures.ts';
 
 export interface AdapterFacts {
   readonly lora: 'delta' | 'factors';

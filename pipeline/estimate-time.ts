@@ -27,7 +27,8 @@ import { SourceFiles } from '../sources/source-files.ts';
 import { tilesOf } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
 import { largestSideOf, sideModesOf } from './choose-engine.ts';
-import { groupsInOrder, type Plan, peakMemory } from './plan.ts';
+import type { Plan } from './plan.ts';
+import { groupsInOrder, peakMemory } from './plan-figures.ts';
 import { probeFactors } from './probe-factors.ts';
 
 /** Seconds, bytes and rates as measured; what was not measured is in `assumes`. */

@@ -42,7 +42,8 @@ import { keepsState, largestSideOf, passesOver, sideModesOf } from './choose-eng
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
-import { groupsInOrder, type ModelInPlan, type Plan, type SlotSum, stateBytes } from './plan.ts';
+import type { ModelInPlan, Plan, SlotSum } from './plan.ts';
+import { groupsInOrder, stateBytes } from './plan-figures.ts';
 import { quoted } from './quoted.ts';
 import { describeDevice } from './render-plan.ts';
 import {

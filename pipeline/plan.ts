@@ -3,15 +3,9 @@
 import { Effect } from 'effect';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
-import type { ModeName } from '../configs/schema.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
-import { followedBytes } from '../operators/followed-scatter.ts';
-import { packedLength } from '../operators/linalg/packed-blocks.ts';
-import { isFollowed, sideOf } from '../operators/mode-scatter.ts';
 import type { EngineName } from '../operators/subspace.ts';
-import { maxStateRows } from '../operators/subspace-state.ts';
-import { savedRows } from '../operators/update-subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { withFactorSlots } from '../sources/factor-slots.ts';
@@ -19,14 +13,7 @@ import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
 import { globMatcher } from '../sources/glob.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
 import type { ModelHeader, ModelLocation } from '../sources/model.ts';
-import {
-  modelsToFold,
-  type PlannedModel,
-  type PlannedSlot,
-  type ReadingPlan,
-  type SlotGroup,
-  weightBytes,
-} from '../sources/reading-plan.ts';
+import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { resolveSources } from '../sources/resolve-sources.ts';
 import { adapterMemory, groupAdapters } from './adapter-memory.ts';
 import type { Begin, ListedModel, MergedRun } from './begin.ts';
@@ -34,13 +21,10 @@ import {
   chooseEngine,
   decodeFlops,
   factoredFlopsOf,
-  factoredPasses,
   flopsOf,
   isFactored,
-  keepsState,
   largestSideOf,
   passesOver,
-  sharedPasses,
   sideFlopsOf,
   sideModesOf,
   sidePasses,
@@ -57,6 +41,7 @@ import {
   sideMemory,
   spillBytes,
 } from './memory-plan.ts';
+import { basisBytes, bytesOver, groupsInOrder } from './plan-figures.ts';
 import { shuffled } from './shuffle.ts';
 
 /** A model that will be folded, or the base. */
@@ -149,44 +134,6 @@ export interface Plan extends ReadingPlan {
   readonly flops: number;
   readonly groupFlops: readonly GroupFlops[];
 }
-
-/** Disk that slots too large for the memory take, one after the other. */
-export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(0, ...groupSpill);
-
-/**
- * Bytes of states: those that the run leaves for `extend`, the most that it has on the disk while it runs, and those of the
- * largest group.
- */
-export const stateBytes = ({
-  groups,
-  models,
-  engine,
-  config,
-}: Pick<Plan, 'groups' | 'models' | 'engine' | 'config'>): {
-  readonly kept: number;
-  readonly most: number;
-  readonly group: number;
-} => {
-  if (!keepsState(engine, config)) return { kept: 0, most: 0, group: 0 };
-  const { rank, center, dropState } = config;
-  const sides = (slot: PlannedSlot): number =>
-    sideModesOf(config).reduce((sum, mode) => {
-      const side = sideOf(mode, slot);
-      const followed = isFollowed(side, { largestSide: largestSideOf(config) });
-      return sum + (followed ? followedBytes(side, rank) / 2 : packedLength(side) * 8);
-    }, slot.features * 8);
-  const each = groups.map(({ slots, beside }) =>
-    slots.reduce((sum, slot) => {
-      const { features } = slot;
-      const rows = maxStateRows({ features, rank, center, shiftIsOrigin: true, engine }, models.length);
-      return sum + features * 4 * savedRows(rows) + (beside === true ? sides(slot) : 0);
-    }, 0),
-  );
-  const kept = dropState ? 0 : each.reduce((a, b) => a + b, 0);
-  // Two checkpoints stay, and one is on its way.
-  const group = Math.max(0, ...each);
-  return { kept, most: kept + 3 * group, group };
-};
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
 
@@ -434,41 +381,6 @@ const groupsToDo = (
   return [...groups, ...groupSlots(slots.slice(at), rest, going.groups + groups.length)];
 };
 
-/** A group as it runs: in which modes, and how often it reads its weights. */
-export interface PlannedGroup {
-  readonly group: SlotGroup;
-  readonly modes: readonly ModeName[];
-  readonly passes: number;
-}
-
-/** All groups in the order in which they run. */
-export const groupsInOrder = ({
-  groups,
-  sideGroups,
-  engine,
-  config,
-  basis,
-}: Pick<Plan, 'groups' | 'sideGroups' | 'engine' | 'config' | 'basis'>): readonly PlannedGroup[] => [
-  ...groups.map((group) => {
-    if (group.factored !== undefined) return { group, modes: config.mode, passes: factoredPasses(group, config) };
-    return group.beside === true
-      ? { group, modes: config.mode, passes: sharedPasses(engine, basis, config) }
-      : { group, modes: ['models'] as const, passes: passesOver(engine, basis, config) };
-  }),
-  ...sideGroups.map((group) => {
-    const passes = group.factored === undefined ? sidePasses(config) : factoredPasses(group, config);
-    return { group, modes: sideModesOf(config), passes };
-  }),
-];
-
-/** Weight bytes that some models cost a run, in all passes. */
-export const bytesOver = (groups: readonly PlannedGroup[], models: readonly PlannedModel[]): number =>
-  groups.reduce((sum, { group, passes }) => sum + weightBytes(group.slots, modelsToFold(group, models)) * passes, 0);
-
-/** Bytes that the fullest group holds. */
-export const peakMemory = ({ groupMemory }: Plan): number =>
-  groupMemory.reduce((most, { state, staging, rest }) => Math.max(most, state + staging + rest), 0);
-
 /** An adapter's tensors are its modules, or its factors. */
 const seenAs = ({ lora }: RunConfig, header: ModelHeader): ModelHeader =>
   lora === 'factors' ? withFactorSlots(header) : header;
@@ -571,21 +483,3 @@ const sumsOf = (
   const first = slots.length + leftOut.length;
   return [...whole, ...sums].map((sum, i) => ({ ...sum, id: first + i }));
 };
-
-/** Bytes of basis and mean files. @param ofModels whether mode models has any */
-export const basisBytes = (
-  slots: readonly PlannedSlot[],
-  models: number,
-  { rank, center, mode }: Pick<RunConfig, 'rank' | 'center' | 'mode'>,
-  ofModels = true,
-): number =>
-  slots.reduce((bytes, { features, rows, cols }) => {
-    const columns = mode.map((name) => {
-      if (name === 'models' && !ofModels) return 0;
-      const side = name === 'models' ? features : sideOf(name, { rows, cols });
-      const most = name === 'models' ? Math.min(side, center ? models - 1 : models) : side;
-      return side * Math.min(rank, most);
-    });
-    const mean = center && (ofModels || !mode.includes('models')) ? features : 0;
-    return bytes + 4 * (columns.reduce((a, b) => a + b, 0) + mean);
-  }, 0);

@@ -7,7 +7,8 @@ import { adapterFacts } from './adapter-facts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
 import { largestSideOf, sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
-import { bytesToSpill, groupsInOrder, type Plan, peakMemory, stateBytes } from './plan.ts';
+import type { Plan } from './plan.ts';
+import { bytesToSpill, groupsInOrder, peakMemory, stateBytes } from './plan-figures.ts';
 
 const NAMES_SHOWN = 8;
 

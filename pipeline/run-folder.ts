@@ -12,7 +12,8 @@ import { openTable } from '../sinks/parquet-table.ts';
 import { SCHEMA_VERSION, tables } from '../sinks/tables.ts';
 import { TILE_WIDTH } from '../sources/tile.ts';
 import { basisFolders } from './basis-writer.ts';
-import { groupsInOrder, type ModelInPlan, type Plan } from './plan.ts';
+import type { ModelInPlan, Plan } from './plan.ts';
+import { groupsInOrder } from './plan-figures.ts';
 
 /** Where checkpoints stand in a run folder. */
 export const CHECKPOINTS = 'checkpoints';
