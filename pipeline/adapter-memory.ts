@@ -2,27 +2,24 @@
 // the rest, else they are read anew for every use; results are the same. Memory: adapters' factors, 4 (rows + cols) r bytes each.
 import { ConfigInvalid } from '../configs/errors.ts';
 import { adaptersReadAtOnce } from '../operators/exact-adapters.ts';
+import type { AdapterWork } from '../operators/factored-flops.ts';
 import { factoredGramBytes } from '../operators/factored-gram.ts';
 import { factoredModesBytes } from '../operators/factored-modes.ts';
 import { sideOf } from '../operators/mode-scatter.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatBytes } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
-import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
+import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes, stagingBytes } from '../sources/staged-block.ts';
+import { adapterWork } from './choose-engine.ts';
 import { type GroupMemory, type MemoryNeeds, solverBytes } from './memory-plan.ts';
 
 /** What a thread takes for the blocks of a Gram matrix of factors. */
 const THREAD_BYTES = 5 * 2 ** 20;
 
-/** The ranks of a slot's adapters, as stored. */
-export const ranksOf = (slot: PlannedSlot, models: readonly PlannedModel[]): readonly number[] =>
-  models.map((model) => slot.tensorIn(model).lora!.rank);
-
 /** What `factoredGram` and the modes need of a slot's adapters, and what beside. */
 const factoredNeeds = (group: SlotGroup, needs: MemoryNeeds, withModels: boolean) => {
-  const slot = group.slots[0]!;
-  const source = { rows: slot.rows, cols: slot.cols, ranks: ranksOf(slot, needs.models) };
+  const source = adapterWork(group.slots[0]!, needs.models);
   return {
     mostStack: withModels ? factoredGramBytes(source, { memory: Infinity }) : 0,
     leastStack: withModels ? factoredGramBytes(source, { memory: 0 }) : 0,
@@ -63,7 +60,7 @@ export const adapterMemory = (group: SlotGroup, needs: MemoryNeeds): GroupMemory
 };
 
 /** Scatter matrices, the mean, stacked factors, and the solver's room. */
-const sidesBytes = (source: { rows: number; cols: number; ranks: readonly number[] }, needs: MemoryNeeds): number => {
+const sidesBytes = (source: AdapterWork, needs: MemoryNeeds): number => {
   const { sides: modes, rank, center } = needs;
   const solver = Math.max(...modes.map((mode) => solverBytes(sideOf(mode, source), rank)));
   return factoredModesBytes(source, { modes, rank, center }) + solver;

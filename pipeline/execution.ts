@@ -424,10 +424,7 @@ export class Execution {
   #sides(): Observable<BlockUpdate> {
     if (this.#plan.sideGroups[0]?.factored !== undefined) return this.#factored(this.#plan.sideGroups, 'sides');
     const plan = { ...this.#plan, groups: this.#plan.sideGroups };
-    return exactModes<never>(plan, this.#modesOptions).pipe(
-      tap((update) => this.#recordBlock(update)),
-      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
-    );
+    return exactModes<never>(plan, this.#modesOptions).pipe(this.#inParts);
   }
 
   /** Groups that it shares. */
@@ -453,10 +450,7 @@ export class Execution {
       beside: (group) => this.#beside(group),
       ...this.#exactSlots,
       afterGroup: (group) => this.#afterGroup(group, 'models'),
-    }).pipe(
-      tap((update) => this.#recordBlock(update)),
-      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
-    );
+    }).pipe(this.#inParts);
     return concat(slots, this.#sumsAtEnd());
   }
 
@@ -482,6 +476,13 @@ export class Execution {
     };
   }
 
+  /** What becomes of a stream whose groups are done again from their beginning where a run is stopped within one. */
+  readonly #inParts = (stream: Observable<BlockUpdate>): Observable<BlockUpdate> =>
+    stream.pipe(
+      tap((update) => this.#recordBlock(update)),
+      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
+    );
+
   #sumsAtEnd(): Observable<never> {
     return defer(() => {
       this.#finishSums();
@@ -505,10 +506,7 @@ export class Execution {
         finishModes: (found) => this.#finishModes(found),
         afterGroup: (group) => this.#afterGroup(group, modes),
       },
-    ).pipe(
-      tap((update) => this.#recordBlock(update)),
-      concatMap((update) => from(this.#afterPart()).pipe(map(() => update))),
-    );
+    ).pipe(this.#inParts);
   }
 
   /** Whole models and modules, once all their slots are known. */
