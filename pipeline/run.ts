@@ -3,6 +3,7 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Cause, Effect, Option } from 'effect';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
@@ -93,17 +94,23 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     );
   });
 
-const UNBORN_MS = 60_000;
+/** How long a run may take from making its folder to holding its lease. */
+const UNBORN_MS = 1_000;
 
 /** Takes away what a run left that was killed before it had written down what it is. */
-const clearUnborn = (out: string): Effect.Effect<void> =>
-  Effect.sync(() => {
+const clearUnborn = (out: string): Effect.Effect<void, RunError> =>
+  attempt(async () => {
     const folder = checkpointFolder(out);
-    if (!existsSync(folder) || existsSync(join(out, 'run.json')) || leaseHolder(folder) !== null) return;
-    const names = readdirSync(folder);
+    const isUnborn = (): boolean =>
+      existsSync(folder) &&
+      !existsSync(join(out, 'run.json')) &&
+      leaseHolder(folder) === null &&
+      !readdirSync(folder).some((name) => name.startsWith('manifest-'));
+    if (!isUnborn()) return;
     // Without a lease it may be one that begins right now.
-    const isOld = Date.now() - statSync(folder).mtimeMs > UNBORN_MS || names.some((name) => name.startsWith('lease-'));
-    if (isOld && !names.some((name) => name.startsWith('manifest-'))) discardRunFolder(out);
+    const hasLease = readdirSync(folder).some((name) => name.startsWith('lease-'));
+    if (!hasLease && Date.now() - statSync(folder).mtimeMs < UNBORN_MS) await sleep(UNBORN_MS);
+    if (isUnborn()) discardRunFolder(out);
   });
 
 /** Where the output is a run already, the command that goes on with it. */

@@ -130,6 +130,16 @@ describe('the output folder', () => {
     expect(code).toBe(64);
   });
 
+  it('that a run left which was killed before it had a lease is taken', async () => {
+    const folder = temporaryFolder();
+    const models = writeModels(join(folder, 'models'), 3);
+    const out = join(folder, 'out');
+    for (const part of ['checkpoints', 'spill', 'basis']) mkdirSync(join(out, part), { recursive: true });
+    const { code, stderr } = await runCli(['run', models, '--out', out, '--quiet', ...small]);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(existsSync(join(out, 'run.json'))).toBe(true);
+  });
+
   it('below a file: 73', async () => {
     const folder = temporaryFolder();
     writeFileSync(join(folder, 'file'), '');
