@@ -89,7 +89,7 @@ export const checkpointFolder = (run: string): string => join(run, CHECKPOINTS);
 export const recoverRun = (
   run: string,
   files: 'files' | 'manifest' = 'files',
-  disk: Disk = nodeDisk,
+  disk: Disk = readingDisk,
 ): Recovered<RunContent> => recoverCheckpoint(run, checkpointFolder(run), disk, files);
 
 /** Reads what a checkpoint has of some slots' states; their rows stand in its file `rows`. Throws `SinkFailed`. */
