@@ -1,7 +1,7 @@
 // Runs that are killed at every system call of a commit, whose disk loses power, fails or fills up: the recovered state is
 // the checkpoint before or the new one, and the finished tables are those of a run that was never stopped.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -252,11 +252,15 @@ describe.runIf(hasLoop)('F7: the disk is full', () => {
     }
   });
 
-  it('F18: and one that cannot be written is told before the work starts', async () => {
-    const image = new Image('readonly', 8);
+  it('F18: and one that cannot be written is told before the work starts, but says what it holds', async () => {
+    const image = new Image('readonly', 24);
+    cpSync(whole, join(image.mount, 'whole'), { recursive: true });
     image.detach();
     image.attach('loop,ro');
     try {
+      const held = await runCli(['status', join(image.mount, 'whole'), '--json']);
+      expect(held.code, held.stderr).toBe(0);
+      expect(JSON.parse(held.stdout)).toMatchObject({ stage: 'finished', damages: [] });
       const { code, stderr } = await runCli(['run', ...common, '--out', join(image.mount, 'run'), '--quiet']);
       expect(code).toBe(74);
       expect(stderr).toMatch(/EROFS/);
