@@ -1,5 +1,5 @@
-// What can go wrong while writing.
-import { Data } from 'effect';
+// What can go wrong while writing. From 'effect/Data' alone, as operators/errors.ts: workers load this file.
+import * as Data from 'effect/Data';
 
 /** The run folder cannot be used or written. `occupied` exits 73, the others 74. */
 export class SinkFailed extends Data.TaggedError('SinkFailed')<{
