@@ -2,6 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -258,15 +259,23 @@ describe('signals', () => {
 
   it('a second one leaves at once, with the code of the first', async () => {
     const folder = temporaryFolder();
-    // A list on standard input that never ends: the run does not get as far as looking at the flag.
-    const { child, ended, seen } = startCli(['run', '-', '--out', join(folder, 'run')], watched);
-    await seen('stderr', 'READY');
+    // One block that takes longer than the signals do: 96 models under three models' weights.
+    const some = writeModels(join(folder, 'some'), 3, 512, 1024);
+    const models = join(folder, 'models');
+    mkdirSync(models);
+    for (let i = 0; i < 96; i++) {
+      linkSync(join(some, `000${i % 3}`, 'model.safetensors'), join(models, `${i}.safetensors`));
+    }
+    const long = ['--block', '96', '--threads', '1', '--device', 'tfjs', '--memory', '2GiB', '--json'];
+    const { child, ended, seen } = startCli(['run', models, '--out', join(folder, 'run'), ...long]);
+    await seen('stdout', '"checkpoint":1');
     child.kill('SIGINT');
     // Of two signals that wait together the kernel promises no order.
     await setTimeout(100);
     child.kill('SIGTERM');
-    const { code, stderr } = await ended;
-    expect(code).toBe(130);
+    const { code, stdout, stderr } = await ended;
+    expect(code, stdout).toBe(130);
+    expect(stdout).not.toContain('"type":"block"');
     expect(stderr).toContain('weightspan: SIGTERM: leaving at once');
   });
 

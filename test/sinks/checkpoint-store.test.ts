@@ -153,9 +153,15 @@ describe('a disk that fails', () => {
     const run = folder.path;
     const { mkdirSync } = await import('node:fs');
     mkdirSync(`${run}/checkpoints`);
-    const disk = shortWritingDisk(7);
-    await work({ ...disk, read: (fd, into, at) => nodeDisk.read(fd, into.subarray(0, 5), at) }, run, null, 2);
-    expect(stepOf(nodeDisk, run).step).toBe(2);
+    const disk: Disk = {
+      ...shortWritingDisk(7),
+      read: (fd, into, at) => nodeDisk.read(fd, into.subarray(0, 5), at),
+    };
+    await work(disk, run, null, 2);
+    const recovered = recoverCheckpoint<Content>(run, `${run}/checkpoints`, disk);
+    expect(recovered).toMatchObject({ manifest: { content: { step: 2 } }, damages: [] });
+    await work(disk, run, recovered, 3);
+    expect(stepOf(nodeDisk, run).step).toBe(3);
   });
 
   it('a writer that may not write any more leaves no manifest', async () => {
