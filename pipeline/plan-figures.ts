@@ -53,7 +53,12 @@ export const groupsInOrder = ({
 
 /** Weight bytes that some models cost a run, in all passes. */
 export const bytesOver = (groups: readonly PlannedGroup[], models: readonly PlannedModel[]): number =>
-  groups.reduce((sum, { group, passes }) => sum + weightBytes(group.slots, modelsToFold(group, models)) * passes, 0);
+  groups.reduce(
+    (sum, { group, passes }) =>
+      // What a checkpoint has folded is left out of the first pass alone.
+      sum + weightBytes(group.slots, modelsToFold(group, models)) + weightBytes(group.slots, models) * (passes - 1),
+    0,
+  );
 
 /** Bytes that the fullest group holds. */
 export const peakMemory = ({ groupMemory }: Plan): number =>
