@@ -72,6 +72,14 @@ it("runs the README's example", async () => {
   const example = /^```ts\n(.*?)^```$/ms.exec(section ?? '')?.[1];
   expect(example, 'README.md has a ts example under "Compose the stream by hand"').toBeDefined();
   expect(example).toContain('weightBlocks');
+  // As it stands: the compiler's word on it, then what it prints.
+  writeFileSync(join(folder, 'example.mts'), example!);
+  const strict = ['--strict', '--target', 'es2022', '--module', 'nodenext', '--skipLibCheck', '--types', 'node'];
+  const typeRoots = ['--typeRoots', join(root, 'node_modules/@types')];
+  const tsc = join(root, 'node_modules/typescript/bin/tsc');
+  await execute(process.execPath, [tsc, ...strict, ...typeRoots, '--noEmit', 'example.mts']).catch(({ stdout }) => {
+    throw new Error(stdout);
+  });
   writeFileSync(join(folder, 'example.mjs'), example!);
   const { stdout } = await execute(process.execPath, ['example.mjs']);
   const lines = stdout.trimEnd().split('\n');
