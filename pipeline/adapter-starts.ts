@@ -77,7 +77,7 @@ export class AdapterStarts {
         : `${groups.length} initialisations of A (the largest group has ${largest})`;
     const text =
       `${share} share ${among}: what these have in common may be where they began and not what they learned; ` +
-      `they count as ${this.effective([...this.#indices.keys()]).toFixed(1)} independent models (n_effective)`;
+      `all ${all} together count as ${this.effective([...this.#indices.keys()]).toFixed(1)} independent ones (n_effective)`;
     return { code: 'shared-start', slot: null, slotId: null, model: null, modelId: null, value: count, text };
   }
 }

@@ -55,6 +55,8 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
   const kept = new Set(models.filter((model) => !skipped.has(model)));
   const chosen: Omit<ChosenSlot, 'id'>[] = [];
   const leftOut: LeftOutSlot[] = [];
+  /** Slots that the models share, and the base has not. */
+  const unlikeBase: string[] = [];
   let eligible = 0;
   for (const candidate of [...candidates.values()].sort((a, b) => compareNatural(a.name, b.name))) {
     const { tensor } = [...candidate.variants.values()][0]!;
@@ -62,7 +64,11 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
     const present = [...candidate.variants.values()].reduce((sum, variant) => sum + variant.models.length, 0);
     const fixed = reasonFor(candidate, rules);
     if (fixed === null) eligible++;
-    const reason = fixed ?? disagreement(candidate, kept) ?? baseProblem(candidate, base);
+    const apart = fixed ?? disagreement(candidate, kept);
+    const ofBase = apart === null ? baseProblem(candidate, base) : null;
+    const reason = apart ?? ofBase;
+    if (ofBase !== null)
+      unlikeBase.push(`slot ${displayName(candidate.name)}: ${ofBase}, ${variantOf(tensor)} in the models`);
     if (reason !== null) {
       leftOut.push({ name: candidate.name, shape, dtypes: [...candidate.dtypes], models: present, reason });
       if (fixed === null && rules.onMismatch === 'error') throw mismatch(candidate, kept, reason);
@@ -81,8 +87,14 @@ export const chooseSlots = (models: readonly PlannedModel[], base: PlannedModel 
       ...(tensor.lora === undefined ? {} : { isDelta: true }),
     });
   }
-  if (chosen.length * 2 < eligible || (eligible > 0 && chosen.length === 0))
-    throw tooFew(candidates, models, chosen.length, eligible);
+  const isTooFew = (count: number): boolean => count * 2 < eligible || (eligible > 0 && count === 0);
+  if (isTooFew(chosen.length) && !isTooFew(chosen.length + unlikeBase.length)) {
+    const issue =
+      `base: expected the model that these began at, found one that has ${chosen.length} of their ${eligible} slots ` +
+      `(${unlikeBase[0]}); give that model, or leave --base out`;
+    throw new ConfigInvalid({ issues: [issue] });
+  }
+  if (isTooFew(chosen.length)) throw tooFew(candidates, models, chosen.length, eligible);
   return { slots: chosen.map((slot, id) => ({ id, ...slot })), leftOut, skipped };
 };
 

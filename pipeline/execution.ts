@@ -40,6 +40,7 @@ import {
 } from './checkpoints.ts';
 import { keepsState, largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
 import { Interrupted } from './errors.ts';
+import { fewModels } from './few-models.ts';
 import { slotFindings } from './find-warnings.ts';
 import type { Lease } from './lease.ts';
 import type { ModelInPlan, Plan, SlotSum } from './plan.ts';
@@ -258,6 +259,8 @@ export class Execution {
     const nothing = { slot: null, slotId: null, model: null, modelId: null, value: null };
     if (isNew) {
       for (const text of device.warnings) this.#warnings.add({ ...nothing, code: 'device', text });
+      const few = fewModels(this.#plan);
+      if (few !== null) this.#warnings.add({ ...nothing, code: 'few-models', value: models.length, text: few });
       for (const text of adapterWarnings(this.#plan)) this.#warnings.add({ ...nothing, code: 'lora-factors', text });
       for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
     } else this.#tellResumed(lost);

@@ -280,6 +280,8 @@ const recovered = (out: string, look: 'files' | 'manifest' = 'files'): Effect.Ef
 
 const nothingToResume = (out: string, { damages }: Recovered<RunContent>): RunUnusable => {
   const [first] = damages;
+  if (!existsSync(out))
+    return new RunUnusable({ run: out, detail: 'expected the folder of a run, found nothing there' });
   const detail =
     first === undefined
       ? 'expected the folder of a run, found no checkpoint in it; a run that was killed that early is begun again by its own command'
@@ -288,10 +290,12 @@ const nothingToResume = (out: string, { damages }: Recovered<RunContent>): RunUn
 };
 
 /** Where a model cannot even be read, the run it belongs to is named too. */
-const withAdvice = (run: string, error: RunError): RunError =>
-  error instanceof SourceMalformed || error instanceof SourceUnavailable
-    ? new RunChanged({ run, differences: [error.message], advice: SOURCES_ADVICE })
-    : error;
+const withAdvice = (run: string, error: RunError): RunError => {
+  if (!(error instanceof SourceMalformed || error instanceof SourceUnavailable)) return error;
+  const isForeign = error instanceof SourceMalformed && error.rule === 'few-common-slots';
+  const advice = isForeign ? 'such models make a run of their own: weightspan run, with another --out' : SOURCES_ADVICE;
+  return new RunChanged({ run, differences: [error.message], advice });
+};
 
 /**
  * Whether a run that ended early leaves its folder: where it was asked to stop, or has a checkpoint of its work (the first

@@ -215,6 +215,10 @@ function renderFiles({ out, slots }: Done, files: NonNullable<SummaryOptions['fi
     name: escapeControls(name),
     size: `${formatBytes(bytes)}${name.endsWith('/') ? ` in ${formatPlural(count, 'file')}` : ''}`,
   }));
+  named.unshift({
+    name: '*.parquet',
+    size: 'tables: spectrum, subspaces, models, slots, warnings and more; run.json says what was run',
+  });
   const width = Math.max(0, ...named.map(({ name }) => displayWidth(name)));
   const folder = out.endsWith('/') ? out : `${out}/`;
   return [
@@ -229,8 +233,11 @@ function renderFiles({ out, slots }: Done, files: NonNullable<SummaryOptions['fi
 /** Commands to paste: a path that a shell or SQL would read otherwise is left for the reader to fill in. */
 function hints(folder: string, streamed: boolean): string[] {
   const path = /^[\w./+@=:-]+$/.test(folder) && !folder.startsWith('-') ? folder : 'RUN/';
+  const [table, columns] = streamed
+    ? ['convergence', "['slot_id', 'models_seen', 'evr_1', 'evr_4', 'angle_max_4']"]
+    : ['subspaces', "['slot_id', 'mode', 'n_models', 'rank', 'components_90']"];
   return [
-    `duckdb -c "select name, component, evr from '${path}spectrum.parquet' join '${path}slots.parquet' using (slot_id) where component < 4"`,
-    `python -c "import pandas; print(pandas.read_parquet('${path}${streamed ? 'convergence' : 'subspaces'}.parquet'))"`,
+    `duckdb -c "select name, mode, component, evr from '${path}spectrum.parquet' join '${path}slots.parquet' using (slot_id) where component < 4 order by all"`,
+    `python -c "import pandas; print(pandas.read_parquet('${path}${table}.parquet')[${columns}])"`,
   ];
 }

@@ -84,7 +84,8 @@ async function resolveAll(args: readonly string[], options: ResolveOptions): Pro
   const all: Named[] = [];
   for (const argument of args) {
     const named: Named[] = [];
-    for (const target of await targetsOf(argument, options, issues)) {
+    const targets = await targetsOf(argument, options, issues);
+    for (const target of targets) {
       const isFolder = (await reading(target.path, () => stat(target.path))).isDirectory();
       for (const found of isFolder ? await modelsInFolder(target) : modelInFile(target.path)) {
         const name = found.name ?? (found.below === '' ? target.name : target.prefix + found.below);
@@ -92,7 +93,8 @@ async function resolveAll(args: readonly string[], options: ResolveOptions): Pro
       }
     }
     if (named.length === 0) {
-      issues.push(`sources: ${displayName(argument)}: found no models, expected safetensors files or folders of them`);
+      const what = targets.length === 0 ? 'nothing that it names' : 'no models';
+      issues.push(`sources: ${displayName(argument)}: found ${what}, expected safetensors files or folders of them`);
     }
     for (const each of withoutLeftovers(named)) all.push(each);
   }

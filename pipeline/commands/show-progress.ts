@@ -1,7 +1,7 @@
 // How a run shows itself. Programs get every event on standard output (--json) and nothing else there. People get
 // progress on standard error and the summary on standard output, so that either can be redirected alone; where both are
 // one terminal, one view does both and the summary takes the live view's place. --quiet leaves a line at the end.
-import { formatBytes, formatDuration, formatPlural } from '../../sinks/human-format.ts';
+import { formatBytes, formatCount, formatDuration, formatPlural } from '../../sinks/human-format.ts';
 import { openNdjson } from '../../sinks/ndjson.ts';
 import { renderSummary } from '../../sinks/summary.ts';
 import { Terminal } from '../../sinks/terminal.ts';
@@ -24,12 +24,21 @@ function showJson(): Progress {
 }
 
 function showResult(): Progress {
+  /** Models that are out, altogether or in some slots. */
+  const skipped = new Set<string>();
   const telemetry = (event: TelemetryEvent): void => {
+    if (event.type === 'skip') skipped.add(event.model);
     if (event.type !== 'done') return;
-    const { out, models, slots, bytesRead, tables_s } = event;
-    writeOutput(
-      `${escapeControls(out)}: ${formatPlural(models, 'model')}, ${formatPlural(new Set(slots.map(({ slot }) => slot)).size, 'slot')}, ${formatBytes(bytesRead)} in ${formatDuration(tables_s)}\n`,
-    );
+    const { out, models, slots, bytesRead, tables_s, warnings } = event;
+    const without = skipped.size > 0 ? ` (${formatCount(skipped.size)} skipped)` : '';
+    const warned = warnings.reduce((sum, { count }) => sum + count, 0);
+    const parts = [
+      `${formatPlural(models, 'model')}${without}`,
+      formatPlural(new Set(slots.map(({ slot }) => slot)).size, 'slot'),
+      `${formatBytes(bytesRead)} in ${formatDuration(tables_s)}`,
+      ...(warned > 0 ? [formatPlural(warned, 'warning')] : []),
+    ];
+    writeOutput(`${escapeControls(out)}: ${parts.join(', ')}\n`);
   };
   return { telemetry, close: () => Promise.resolve() };
 }

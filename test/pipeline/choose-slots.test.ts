@@ -142,7 +142,16 @@ describe('models that disagree', () => {
     const base = model('base', { a: [4, 4], b: [5, 5] });
     const two = models({ ...common, d: [2, 2], e: [2, 2] }, { ...common, d: [2, 2], e: [2, 2] });
     const full = model('base', { a: [4, 4], b: [5, 5], d: [2, 2], e: [2, 2] });
-    expect(() => choose(models(common, common), {}, base)).toThrow('few-common-slots');
+    expect(() => choose(models(common, common), {}, base)).toThrow(
+      'base: expected the model that these began at, found one that has 1 of their 3 slots ' +
+        '(slot b: shape [5, 5] in the base (base), shape [4, 8] in the models)',
+    );
+    // Where the models themselves disagree it is not the base's fault.
+    const apart = models(
+      { ...common, d: [1, 2], e: [1, 2] },
+      { ...common, b: [4, 9], c: [3, 3], d: [2, 2], e: [2, 2] },
+    );
+    expect(() => choose(apart, {}, base)).toThrow('few-common-slots');
     expect(reasons(choose(two, {}, full))).toEqual({
       b: 'shape [5, 5] in the base (base)',
       c: 'missing in the base (base)',

@@ -73,7 +73,7 @@ beforeAll(() => {
 
 describe.each([
   ['truncated', '3', '4'],
-  ['exact', '16', '4'],
+  ['exact', '14', '4'],
   ['one block', '8', '16'],
 ] as const)('odd models, %s (rank %s, block %s)', (_, rank, block) => {
   const options = ['--rank', rank, '--block', block];

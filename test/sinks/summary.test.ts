@@ -12,8 +12,6 @@ function table(lines: readonly string[]): readonly string[] {
 describe('renderSummary', () => {
   it('is what people want to read', () => {
     const files = [
-      { file: 'run.json', bytes: 2000 },
-      { file: 'spectrum.parquet', bytes: 120_000 },
       { file: 'basis/slot-00000.models.parquet', bytes: 1e6 },
       { file: 'basis/slot-00001.models.parquet', bytes: 2e6 },
     ];
@@ -30,13 +28,12 @@ describe('renderSummary', () => {
       'all spectra are exact',
       '',
       'runs/vit/',
-      '  run.json          2.00 kB',
-      '  spectrum.parquet  120 kB',
-      '  basis/            3.00 MB in 2 files',
+      '  *.parquet  tables: spectrum, subspaces, models, slots, warnings and more; run.json says what was run',
+      '  basis/     3.00 MB in 2 files',
       '',
       'next',
-      `  duckdb -c "select name, component, evr from 'runs/vit/spectrum.parquet' join 'runs/vit/slots.parquet' using (slot_id) where component < 4"`,
-      `  python -c "import pandas; print(pandas.read_parquet('runs/vit/convergence.parquet'))"`,
+      `  duckdb -c "select name, mode, component, evr from 'runs/vit/spectrum.parquet' join 'runs/vit/slots.parquet' using (slot_id) where component < 4 order by all"`,
+      `  python -c "import pandas; print(pandas.read_parquet('runs/vit/convergence.parquet')[['slot_id', 'models_seen', 'evr_1', 'evr_4', 'angle_max_4']])"`,
     ]);
   });
 
