@@ -35,6 +35,7 @@ import {
 } from './checkpoints.ts';
 import { sideModesOf } from './choose-engine.ts';
 import type { ChosenSlot } from './choose-slots.ts';
+import { withCores } from './core-results.ts';
 import { Interrupted } from './errors.ts';
 import type { RunControl } from './execution.ts';
 import { slotFindings } from './find-warnings.ts';
@@ -280,7 +281,8 @@ export class MergeExecution {
     const spectra = await scatter.solve(0);
     const known = scatter.modelsOf(0);
     if (known.models.length === 0) return;
-    const found: ModesOfSlot = { kind: 'modes', ...known, slot, spectra, energies: null, mean: scatter.meanOf(0) };
+    const measured = { energies: null, core: null };
+    const found: ModesOfSlot = { kind: 'modes', ...known, slot, spectra, ...measured, mean: scatter.meanOf(0) };
     this.#summaries.push(...this.#tables.appendModes(found, merge.skippedOf(slot.id)));
     if (!basis) return;
     for (const [file, bytes] of writeModeBases(folder, found, false)) this.#tell({ type: 'write', file, bytes });
@@ -317,7 +319,7 @@ export class MergeExecution {
       type: 'done',
       out: plan.config.out!,
       models: plan.models.length,
-      slots: this.#summaries,
+      slots: withCores(this.#summaries, plan.slots, this.#tables),
       warnings: this.#warnings.groups,
       bytesRead: this.#bytesRead,
       fit_s: merged,

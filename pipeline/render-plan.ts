@@ -145,6 +145,7 @@ const readingOf = (plan: Plan): string => {
     ...(models && engine === 'randomized' && config.passes === 2 ? ['to sharpen it (--passes 2)'] : []),
     ...(apart ? [`for that of ${sides} (more --memory lets them share)`] : []),
     ...(sides !== '' && config.energies ? [`for the energies of ${sides} (--no-energies)`] : []),
+    ...(config.core ? ['for the core tensor (--core)'] : []),
   ];
   const why = reasons.length > 1 ? `, ${reasons.join(', ').replace(/, ([^,]*)$/, ' and $1')}` : '';
   const often = `each byte ${TIMES[passesOf(plan) - (config.verify ? 1 : 0)]}${why}`;
