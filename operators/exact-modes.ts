@@ -7,6 +7,7 @@ import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { CoreEnergy } from './core-tensor.ts';
+import type { FollowingEngine } from './followed-scatter.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import {
   ModeScatter,
@@ -32,6 +33,8 @@ export interface ExactModesOptions<R> {
   readonly center?: boolean;
   /** The widest scatter matrix that is kept whole; wider ones are followed. Default `LARGEST_EXACT_SIDE`. */
   readonly largestSide?: number;
+  /** What follows wider ones. Default `incremental`. */
+  readonly follower?: FollowingEngine;
   /** Measure every model along the directions, in a second pass over the weights. Default true. */
   readonly energies?: boolean;
   /** Also make the core tensor of each slot there, with these directions of mode models. */
@@ -108,6 +111,7 @@ export class GroupModes {
       rank,
       center = true,
       largestSide,
+      follower = 'incremental',
       onBadSource = 'error',
       energies = true,
       vectorsOf,
@@ -118,6 +122,7 @@ export class GroupModes {
     this.#scatter = new ModeScatter(group.slots, {
       ...{ models, modes, rank, block, center, tiles, onBadSource, energies },
       ...(largestSide === undefined ? {} : { largestSide }),
+      follower,
       ...(vectorsOf === undefined ? {} : { vectorsOf }),
     });
     this.#passes = new GroupPasses(plan, group, firstBlock, options);

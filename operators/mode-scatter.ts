@@ -12,7 +12,7 @@ import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block
 import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { type CoreEnergy, CoreTensor, type ModelVectors, projectModels } from './core-tensor.ts';
 import { faultsOf, leaveOut } from './find-faults.ts';
-import { FollowedScatter } from './followed-scatter.ts';
+import { FollowedScatter, type FollowingEngine } from './followed-scatter.ts';
 import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
 import { samplePieces } from './sample-pieces.ts';
 import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
@@ -58,6 +58,8 @@ export interface ScatterOptions {
   readonly center: boolean;
   /** The widest matrix that is kept whole. Default `LARGEST_EXACT_SIDE`. */
   readonly largestSide?: number;
+  /** What follows wider ones. Default `incremental`. */
+  readonly follower?: FollowingEngine;
   readonly tiles: Tiles;
   readonly onBadSource: 'error' | 'skip';
   /** Measure energies in `measure`. Default true. */
@@ -161,9 +163,9 @@ export class ModeScatter {
         })),
         scatters: options.modes.map((mode) => {
           const side = sideOf(mode, slot);
-          const { rank, tiles } = options;
+          const { rank, tiles, follower = 'incremental' } = options;
           return isFollowed(side, options)
-            ? { mode, side, kept: { followed: new FollowedScatter(slot.name, mode, side, rank, tiles) } }
+            ? { mode, side, kept: { followed: new FollowedScatter(slot.name, mode, side, rank, tiles, follower) } }
             : { mode, side, kept: { packed: new SharedArrayBuffer(packedLength(side) * 8) } };
         }),
         samples: new SharedArrayBuffer(atOnce * shape.rows * shape.stride * 4),

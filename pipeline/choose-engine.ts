@@ -3,7 +3,7 @@ import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
 import { type AdapterFlopsOptions, type AdapterWork, denseFlops, factoredFlops } from '../operators/factored-flops.ts';
-import { followedFlops } from '../operators/followed-scatter.ts';
+import { type FollowingEngine, followedFlops } from '../operators/followed-scatter.ts';
 import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
@@ -83,6 +83,10 @@ export const sharedPasses = (engine: EngineName, basis: boolean, config: RunConf
 /** The widest scatter matrix that is kept whole: any, where the engine exact was asked for. */
 export const largestSideOf = ({ engine }: Pick<RunConfig, 'engine'>): number =>
   engine === 'exact' ? Infinity : LARGEST_EXACT_SIDE;
+
+/** What follows sides that are wider. */
+export const followerOf = ({ engine }: Pick<RunConfig, 'engine'>): FollowingEngine =>
+  engine === 'frequent-directions' ? engine : 'incremental';
 
 /**
  * Operations of a slot's products in the modes rows and cols: half of each scatter matrix, or what following costs, and the

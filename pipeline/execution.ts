@@ -39,7 +39,7 @@ import {
   type Position,
   type RunContent,
 } from './checkpoints.ts';
-import { keepsState, largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
+import { followerOf, keepsState, largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
 import { withCores } from './core-results.ts';
 import { Interrupted } from './errors.ts';
 import { slotFindings } from './find-warnings.ts';
@@ -415,6 +415,7 @@ export class Execution {
     return {
       modes: sideModesOf(config),
       largestSide: largestSideOf(config),
+      follower: followerOf(config),
       rank: config.rank,
       center: config.center,
       energies: config.energies,
