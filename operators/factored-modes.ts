@@ -221,8 +221,9 @@ const makeCore = async (
   stack: FactorStack,
   spectra: readonly ModeSpectrum[],
 ): Promise<readonly CoreEnergy[] | null> => {
+  if (wanted === undefined) return null;
   const [rows, cols] = (['rows', 'cols'] as const).map((mode) => sharedDirections(spectra, mode));
-  if (wanted === undefined || rows === undefined || cols === undefined) return null;
+  if (rows === undefined || cols === undefined) return null;
   const { models, vectors } = wanted;
   const core = new CoreTensor(vectors, { rows: rows.rank, cols: cols.rank });
   const length = rows.rank * cols.rank;
