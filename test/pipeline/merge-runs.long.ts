@@ -187,6 +187,23 @@ describe.each(devices)('on $name', ({ name: device }) => {
       expect(worstDifference(found!, expected!, mode)).toBeLessThan(device === 'blas' ? 1e-6 : 5e-6);
     });
 
+    it('has the interval of what the modes keep together', async () => {
+      const [found, expected] = await Promise.all([merged, at(name)].map((run) => byName(run, 'core')));
+      for (const [slot, rows] of expected!) {
+        const there = found!.get(slot)!;
+        expect(there.length, slot).toBe(rows.length);
+        expect(rows.length, slot).toBeGreaterThan(0);
+        for (const [i, row] of rows.entries()) {
+          const own = there[i]!;
+          for (const column of ['rank_models', 'rank_rows', 'rank_cols', 'energy'])
+            expect([slot, own[column]]).toEqual([slot, row[column]]);
+          // Bounds have the rounding terms of either way.
+          for (const column of ['share_low', 'share_high'])
+            expect(Math.abs(Number(own[column]) - Number(row[column])), slot).toBeLessThan(1e-3);
+        }
+      }
+    });
+
     it('the order of the arguments changes no byte, nor do the merged runs change', async () => {
       const before = runs.map(digestsOfAll);
       const other = at(`${name}-other`);
