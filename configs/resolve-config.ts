@@ -28,6 +28,7 @@ export const defaults = {
   device: 'auto',
   basis: true,
   energies: true,
+  core: false,
   dropState: false,
 } as const satisfies Partial<RunConfig>;
 
@@ -53,6 +54,15 @@ export function splitRule(name: string, rule: string, form: string, issues: stri
   return [];
 }
 
+/** What is asked for with the core tensor is what it needs, where nothing else is said. */
+const engineOf = ({ engine, core }: RunOptions): RunConfig['engine'] =>
+  engine ?? (core === true ? 'exact' : defaults.engine);
+
+const modesOf = ({ mode, core }: RunOptions): RunConfig['mode'] => {
+  const modes = mode ?? (core === true ? modeNames : defaults.mode);
+  return modeNames.filter((name) => modes.includes(name));
+};
+
 function findContradictions(options: RunOptions, renames: readonly Rename[]): readonly string[] {
   const issues: string[] = [];
   const excluded = new Set(options.exclude);
@@ -67,7 +77,15 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
     }
     targets.set(from, to);
   }
-  const engine = options.engine ?? defaults.engine;
+  const engine = engineOf(options);
+  if (options.core === true && engine !== 'exact') {
+    issues.push(
+      `core: only the engine exact has the directions of all modes at once; give --engine exact, found engine ${engine}`,
+    );
+  }
+  if (options.core === true && modesOf(options).length < modeNames.length) {
+    issues.push(`core: needs all three modes; give --mode ${modeNames.join()}, found mode ${options.mode}`);
+  }
   const mayBeExact = engine === 'exact' || engine === 'auto';
   if (mayBeExact && options['snapshot-every'] !== undefined) {
     issues.push(
@@ -78,7 +96,7 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
     if (options[option] !== undefined && engine !== 'randomized')
       issues.push(`${option}: only the engine randomized has it; give --engine randomized, found engine ${engine}`);
   }
-  const withoutModels = options.mode !== undefined && !options.mode.includes('models');
+  const withoutModels = !modesOf(options).includes('models');
   const groupsBy = (options['group-by'] ?? []).length > 0;
   if (groupsBy && !mayBeExact) {
     issues.push(`group-by: only the engine exact can add slots up; give --engine exact, found engine ${engine}`);
@@ -134,12 +152,13 @@ export const resolveConfig = (
     issues.push(...findContradictions(options, rename));
     if (issues.length > 0) return yield* new ConfigInvalid({ issues });
 
+    const core = options.core ?? defaults.core;
     const memory = options.memory === undefined ? null : parseMemorySize(options.memory);
     const config: RunConfig = {
       sources: options.sources ?? [],
       out: options.out ?? null,
-      engine: options.engine ?? defaults.engine,
-      mode: modeNames.filter((mode) => (options.mode ?? defaults.mode).includes(mode)),
+      engine: engineOf(options),
+      mode: modesOf(options),
       rank: options.rank ?? defaults.rank,
       block: options.block ?? defaults.block,
       seed: options.seed ?? defaults.seed,
@@ -161,6 +180,7 @@ export const resolveConfig = (
       device: options.device ?? defaults.device,
       basis: options.basis ?? defaults.basis,
       energies: options.energies ?? defaults.energies,
+      core,
       checkpointEvery:
         options['checkpoint-every'] === undefined ? null : parseCheckpointEvery(options['checkpoint-every']),
       dropState: options['drop-state'] ?? defaults.dropState,

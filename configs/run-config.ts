@@ -43,6 +43,8 @@ export interface RunConfig {
   readonly basis: boolean | 'dense';
   /** Measure each model along the directions of the modes rows and cols, in a second pass. */
   readonly energies: boolean;
+  /** Make the core tensor of each slot's HOSVD, in a second pass: engine exact, all three modes. */
+  readonly core: boolean;
   /** How often a checkpoint is written; null: so seldom that they cost no more than 5% of the time. */
   readonly checkpointEvery: CheckpointEvery | null;
   /** Leave nothing behind that `extend` would need. */

@@ -85,6 +85,7 @@ export const RunOptions = Schema.Struct({
     Schema.Union([Schema.Boolean, Schema.Literal('dense')]).annotate({ expected: 'true, false or dense' }),
   ),
   energies: Schema.optionalKey(flag),
+  core: Schema.optionalKey(flag),
   json: Schema.optionalKey(flag),
   quiet: Schema.optionalKey(flag),
 });

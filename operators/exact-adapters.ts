@@ -11,9 +11,10 @@ import type { ReadFault, StagedSlot } from '../sources/staged-block.ts';
 import { stagingBytes } from '../sources/staged-block.ts';
 import { factorsIn } from '../sources/staged-factors.ts';
 import { type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
+import { modelVectors } from './core-tensor.ts';
 import type { ModesOfSlot } from './exact-modes.ts';
 import type { ExactPcaOptions, ExactSlot } from './exact-pca.ts';
-import { exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';
+import { type ExactSpectrum, exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';
 import type { FactorSource } from './factor-stack.ts';
 import type { AdapterMode } from './factored-flops.ts';
 import { factoredGram } from './factored-gram.ts';
@@ -29,6 +30,8 @@ export interface ExactAdaptersOptions<R>
   readonly modes: readonly AdapterMode[];
   /** Measure every adapter along the directions of the modes rows and cols. Default true. */
   readonly energies?: boolean;
+  /** Make the core tensor of each slot, in all three modes. Default false. */
+  readonly core?: boolean;
   /** Uses a slot's results in the modes rows and cols. Default: emits them. */
   readonly finishModes?: (slot: ModesOfSlot) => Observable<R>;
 }
@@ -128,25 +131,30 @@ class AdapterGroup {
   }
 
   #results(): Observable<unknown> {
-    const { modes, rank, tiles, center = true, energies = true, onGram, finish, finishModes } = this.#options;
+    const { modes, rank, tiles, center = true, energies = true, core = false } = this.#options;
+    const { onGram, finish, finishModes } = this.#options;
     const models = this.#adapters.map(({ model }) => model);
     const slot = this.#slot;
     const source = this.#source();
     const sides = modes.filter((mode): mode is SideMode => mode !== 'models');
-    let norm2: Float64Array | null = null;
+    let known: ExactSpectrum | null = null;
     const ofModels = defer(async () => {
       const gram = await factoredGram(source, { tiles, memory: this.#group.factored!.stackBytes });
       onGram?.(slot, models, gram);
       const spec = { features: slot.features, rank, center, shiftIsOrigin: true };
       const spectrum = exactSpectrum(spec, gram, this.#plan.block, tiles.solve);
-      norm2 = spectrum.norm2;
+      known = spectrum;
       const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
       return { kind: 'exact', models, estimate, spectrum, subspace: null } satisfies ExactSlot;
     }).pipe(mergeMap((found) => finish?.(found) ?? of(found)));
     const ofSides = defer(async () => {
-      const known = norm2 === null ? {} : { norm2 };
-      const found = await factoredModes(source, { modes: sides, rank, tiles, center, energies, ...known });
+      const ofModels = known as ExactSpectrum | null;
+      const found = await factoredModes(source, {
+        ...{ modes: sides, rank, tiles, center, energies },
+        ...(ofModels === null ? {} : { norm2: ofModels.norm2 }),
+        ...(ofModels === null || !core ? {} : { core: { models, vectors: modelVectors(models, ofModels) } }),
+      });
       return { kind: 'modes', slot, models, ...found } satisfies ModesOfSlot;
     }).pipe(mergeMap((found) => finishModes?.(found) ?? of(found)));
     return concat(modes.includes('models') ? ofModels : EMPTY, sides.length > 0 ? ofSides : EMPTY);

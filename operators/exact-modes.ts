@@ -6,8 +6,17 @@ import { weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
+import type { CoreEnergy } from './core-tensor.ts';
+import type { FollowingEngine } from './followed-scatter.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
-import { ModeScatter, modelsAtOnce, type SavedScatter, type ScatterModels, type SlotEnergies } from './mode-scatter.ts';
+import {
+  ModeScatter,
+  modelsAtOnce,
+  type SavedScatter,
+  type ScatterModels,
+  type ScatterOptions,
+  type SlotEnergies,
+} from './mode-scatter.ts';
 import type { ModeSpectrum } from './scatter-spectrum.ts';
 import type { SideMode } from './scatter-tasks.ts';
 import type { Tiles } from './tile-pool.ts';
@@ -24,8 +33,12 @@ export interface ExactModesOptions<R> {
   readonly center?: boolean;
   /** The widest scatter matrix that is kept whole; wider ones are followed. Default `LARGEST_EXACT_SIDE`. */
   readonly largestSide?: number;
+  /** What follows wider ones. Default `incremental`. */
+  readonly follower?: FollowingEngine;
   /** Measure every model along the directions, in a second pass over the weights. Default true. */
   readonly energies?: boolean;
+  /** Also make the core tensor of each slot there, with these directions of mode models. */
+  readonly vectorsOf?: ScatterOptions['vectorsOf'];
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
   readonly onBadSource?: 'error' | 'skip';
   /** After all of a group's slots were finished; the stream waits for it. */
@@ -43,6 +56,8 @@ export interface ModesOfSlot extends ScatterModels {
   readonly spectra: readonly ModeSpectrum[];
   /** Null where they were not asked for. */
   readonly energies: SlotEnergies | null;
+  /** Null where it was not asked for, or could not be made. */
+  readonly core: readonly CoreEnergy[] | null;
   /** features float32, absolute; null uncentred. */
   readonly mean: Float32Array | null;
 }
@@ -90,19 +105,36 @@ export class GroupModes {
 
   /** @param firstBlock how the group's own blocks are counted on */
   constructor(plan: ReadingPlan, group: SlotGroup, options: ExactModesOptions<unknown>, firstBlock = 0) {
-    const { tiles, modes, rank, center = true, largestSide, onBadSource = 'error' } = options;
+    const {
+      tiles,
+      modes,
+      rank,
+      center = true,
+      largestSide,
+      follower = 'incremental',
+      onBadSource = 'error',
+      energies = true,
+      vectorsOf,
+    } = options;
     const { models, block } = plan;
     this.#group = group;
     this.#options = options;
     this.#scatter = new ModeScatter(group.slots, {
-      ...{ models, modes, rank, block, center, tiles, onBadSource },
+      ...{ models, modes, rank, block, center, tiles, onBadSource, energies },
       ...(largestSide === undefined ? {} : { largestSide }),
+      follower,
+      ...(vectorsOf === undefined ? {} : { vectorsOf }),
     });
     this.#passes = new GroupPasses(plan, group, firstBlock, options);
   }
 
   get #wantsEnergies(): boolean {
     return this.#options.energies ?? true;
+  }
+
+  /** Whether the weights are needed once more. */
+  get #measures(): boolean {
+    return this.#wantsEnergies || this.#options.vectorsOf !== undefined;
   }
 
   /** Whole slots of consecutive models; returns those that cannot be in. */
@@ -120,7 +152,7 @@ export class GroupModes {
   }
 
   readAndFold(): Observable<BlockUpdate> {
-    return this.#passes.stream(this.#wantsEnergies ? 2 : 1, (read) => this.fold(read));
+    return this.#passes.stream(this.#measures ? 2 : 1, (read) => this.fold(read));
   }
 
   async solve(): Promise<void> {
@@ -130,7 +162,7 @@ export class GroupModes {
   }
 
   async measure(read: ReadBlock): Promise<void> {
-    if (!this.#wantsEnergies) return;
+    if (!this.#measures) return;
     this.#measured = true;
     await this.#scatter.measure(read);
   }
@@ -140,9 +172,7 @@ export class GroupModes {
     const use = this.#options.finish ?? ((slot: ModesOfSlot) => of(slot));
     const solving = defer(() => (this.#spectra === null ? from(this.solve()) : EMPTY)).pipe(mergeMap(() => EMPTY));
     const measuring = defer(() =>
-      this.#wantsEnergies && !this.#measured
-        ? this.#passes.stream(2, (read) => this.measure(read).then(() => []))
-        : EMPTY,
+      this.#measures && !this.#measured ? this.#passes.stream(2, (read) => this.measure(read).then(() => [])) : EMPTY,
     );
     const results = this.#group.slots.map((slot, i) =>
       defer(() => {
@@ -150,7 +180,8 @@ export class GroupModes {
         if (known.models.length === 0) return EMPTY;
         const energies = this.#wantsEnergies ? this.#scatter.energiesOf(i) : null;
         const mean = this.#scatter.meanOf(i);
-        return use({ kind: 'modes', ...known, slot, spectra: this.#spectra![i]!, energies, mean });
+        const core = this.#scatter.coreOf(i);
+        return use({ kind: 'modes', ...known, slot, spectra: this.#spectra![i]!, energies, core, mean });
       }),
     );
     return concat(solving, measuring, ...results);

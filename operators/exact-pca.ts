@@ -44,6 +44,8 @@ export interface ExactPcaOptions<R> {
   readonly afterGroup?: (group: SlotGroup) => Promise<void>;
   /** Sees a slot's Gram matrix, before its spectrum is found. */
   readonly onGram?: (slot: PlannedSlot, models: readonly PlannedModel[], gram: ExactGram) => void;
+  /** Sees a slot's spectrum, before its directions are made. */
+  readonly onSpectrum?: (slot: PlannedSlot, models: readonly PlannedModel[], spectrum: ExactSpectrum) => void;
   /** Where the weights come from. Default: the plan's files. */
   readonly blocks?: (plan: ReadingPlan) => Observable<WeightBlock>;
   /** Uses a slot's results while its directions can be read; what it emits goes downstream. Default: emits the results. */
@@ -288,6 +290,7 @@ class ExactGroup {
     const gram = { values: work.visit.gram, models: work.models.length, shiftSum: work.visit.shiftSum };
     this.#options.onGram?.(work.slot, work.models, gram);
     work.spectrum = exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles.solve);
+    this.#options.onSpectrum?.(work.slot, work.models, work.spectrum);
     work.visit = undefined;
   }
 

@@ -2,7 +2,7 @@
 // tasks of a step write the same place, and answers are added in a fixed order.
 import type { StackedFactors } from './factor-stack.ts';
 import type { Extent } from './linalg/packed-blocks.ts';
-import type { SideMode } from './scatter-tasks.ts';
+import type { SideDirections, SideMode } from './scatter-tasks.ts';
 
 /** Adapters whose vectors are neighbours in a stack. */
 export interface StackedRun {
@@ -80,7 +80,24 @@ export interface MeanAlongTask {
   readonly meanAlong: SharedArrayBuffer;
 }
 
-export type FactorTask = PairsTask | OuterTask | RootsTask | MeanInnerTask | FactorEnergyTask | MeanAlongTask;
+/** U_r ΔWᵀ U_cᵀ of each adapter of a run, from its factors. Answers adapters x k_r x k_c. */
+export interface FactorCoreTask {
+  readonly kind: 'factor-core';
+  readonly stack: StackedFactors;
+  readonly run: StackedRun;
+  /** Directions of mode rows and of mode cols, some of each. */
+  readonly rows: SideDirections;
+  readonly cols: SideDirections;
+}
+
+export type FactorTask =
+  | PairsTask
+  | OuterTask
+  | RootsTask
+  | MeanInnerTask
+  | FactorEnergyTask
+  | FactorCoreTask
+  | MeanAlongTask;
 
 export interface FactorAnswers {
   /** rows' adapters x columns' adapters. */
@@ -89,5 +106,6 @@ export interface FactorAnswers {
   readonly roots: Float64Array;
   readonly 'mean-inner': Float64Array;
   readonly 'factor-energy': Float64Array;
+  readonly 'factor-core': Float64Array;
   readonly 'mean-along': null;
 }

@@ -5,6 +5,7 @@ import type { Device, Samples } from './devices/device.ts';
 import { type StackedFactors, stackSamples, vectorStride } from './factor-stack.ts';
 import type {
   FactorAnswers,
+  FactorCoreTask,
   FactorEnergyTask,
   FactorTask,
   MeanAlongTask,
@@ -28,6 +29,8 @@ export const performFactorTask = (device: Device, task: FactorTask): FactorAnswe
       return meanInner(device, task);
     case 'factor-energy':
       return factorEnergies(device, task);
+    case 'factor-core':
+      return factorCores(device, task);
     case 'mean-along':
       return meanAlong(device, task);
   }
@@ -141,6 +144,28 @@ const factorEnergies = (device: Device, task: FactorEnergyTask): Float64Array =>
     addSquares(y, k, samples, energies.subarray(i * k, (i + 1) * k));
   });
   return energies;
+};
+
+const factorCores = (device: Device, { stack, run, rows, cols }: FactorCoreTask): Float64Array => {
+  const [ofRows, ofCols] = [rows, cols].map(({ values }) => Float64Array.from(new Float32Array(values)));
+  const cores = new Float64Array(run.ranks.length * rows.rank * cols.rank);
+  eachAdapter(run, (i, at, r) => {
+    if (r === 0) return;
+    // U_r (L R)ᵀ U_cᵀ = (R U_rᵀ)ᵀ (Lᵀ U_cᵀ), r vectors each.
+    const alongDirections = (side: 'left' | 'right', directions: Float64Array, k: number): Float64Array => {
+      const x = vectors(stack, side, at, r);
+      const length = x.length / r;
+      const out = new Float64Array(r * k);
+      device.multiplyDouble({ a: false, b: true }, { m: r, n: k, k: length }, x, length, directions, length, out, k);
+      return out;
+    };
+    const right = alongDirections('right', ofRows!, rows.rank);
+    const left = alongDirections('left', ofCols!, cols.rank);
+    const core = cores.subarray(i * rows.rank * cols.rank, (i + 1) * rows.rank * cols.rank);
+    const size = { m: rows.rank, n: cols.rank, k: r };
+    device.multiplyDouble({ a: true, b: false }, size, right, rows.rank, left, cols.rank, core, cols.rank);
+  });
+  return cores;
 };
 
 const meanAlong = (device: Device, task: MeanAlongTask): null => {

@@ -16,10 +16,15 @@ export interface AdapterFlopsOptions {
   readonly center: boolean;
   /** Directions measured in the modes rows and cols, k; 0 where no energies are asked for. */
   readonly energies: number;
+  /** Directions of each mode in the core tensor, k; 0 where it is not asked for. */
+  readonly core: number;
 }
 
 /** Flops when every ΔW is decoded, once a pass: for the products, and for the energies. */
-export const denseFlops = ({ rows, cols, ranks }: AdapterWork, { modes, energies }: AdapterFlopsOptions): number => {
+export const denseFlops = (
+  { rows, cols, ranks }: AdapterWork,
+  { modes, energies, core }: AdapterFlopsOptions,
+): number => {
   const n = ranks.length;
   const weights = rows * cols;
   const decoding = 2 * sumOf(ranks) * weights;
@@ -28,13 +33,14 @@ export const denseFlops = ({ rows, cols, ranks }: AdapterWork, { modes, energies
   for (const mode of modes) {
     if (mode !== 'models') flops += n * weights * (mode === 'rows' ? cols : rows) + 2 * n * weights * energies;
   }
-  return modes.some((mode) => mode !== 'models') && energies > 0 ? flops + decoding : flops;
+  flops += 2 * n * weights * core;
+  return modes.some((mode) => mode !== 'models') && energies + core > 0 ? flops + decoding : flops;
 };
 
 /** Flops of `factoredGram` and `factoredModes`; distances from the mean are the Gram's where mode models is there. */
 export const factoredFlops = (
   { rows, cols, ranks }: AdapterWork,
-  { modes, center, energies }: AdapterFlopsOptions,
+  { modes, center, energies, core }: AdapterFlopsOptions,
 ): number => {
   const vectors = sumOf(ranks);
   const squares = sumOf(Array.from(ranks, (rank) => rank * rank));
@@ -43,7 +49,7 @@ export const factoredFlops = (
   let flops = 0;
   if (modes.includes('models')) flops += vectors * vectors * (rows + cols);
   if (sides.length === 0) return flops;
-  flops += 2 * squares * (rows + cols);
+  flops += 2 * squares * (rows + cols) + 2 * vectors * core * (rows + cols);
   if (center) flops += 2 * vectors * weights;
   if (center && energies > 0 && !modes.includes('models')) flops += 2 * vectors * weights;
   for (const mode of sides) {

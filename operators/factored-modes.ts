@@ -6,7 +6,10 @@
 // with energies as much again for ⟨ΔW, M⟩, and 2 K k (rows + cols) a mode. Memory: 12 bytes a weight of ΔW, 4 side (side + 512)
 // a mode, 96 MiB of factors, whatever N is.
 // Source: zero-centred HOSVD, arXiv 2512.05117, algorithm 1; scatter about the mean, e.g. Jolliffe 2002, sec. 2.3.
+
 import { displayName } from '../sources/display-name.ts';
+import type { PlannedModel } from '../sources/reading-plan.ts';
+import { type CoreEnergy, CoreTensor, type ModelVectors } from './core-tensor.ts';
 import { NumericalFailure } from './errors.ts';
 import {
   type AdapterRange,
@@ -25,7 +28,7 @@ import { allFinite } from './find-faults.ts';
 import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
 import { type ModeEnergies, type SlotEnergies, sideOf } from './mode-scatter.ts';
 import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
-import type { SideMode } from './scatter-tasks.ts';
+import type { SideDirections, SideMode } from './scatter-tasks.ts';
 import type { Tiles } from './tile-pool.ts';
 
 export interface FactoredModesOptions {
@@ -39,12 +42,15 @@ export interface FactoredModesOptions {
   readonly energies?: boolean;
   /** ‖ΔW − M‖² of every adapter where the Gram matrix has told it (`ExactSpectrum.norm2`). Default: measured here. */
   readonly norm2?: Float64Array;
+  /** Also make the core tensor, with these directions of mode models over these adapters; in both modes alone. */
+  readonly core?: { readonly models: readonly PlannedModel[]; readonly vectors: ModelVectors };
 }
 
 /** What `ModesOfSlot` says of a slot, but for its models. */
 export interface FactoredModes {
   readonly spectra: readonly ModeSpectrum[];
   readonly energies: SlotEnergies | null;
+  readonly core: readonly CoreEnergy[] | null;
   /** ‖ΔW‖² and the mean entry of every adapter. */
   readonly rawNorm2: Float64Array;
   readonly meanEntry: Float64Array;
@@ -137,7 +143,11 @@ export const factoredModes = async (source: FactorSource, options: FactoredModes
     );
   }
   const found = { spectra, rawNorm2, meanEntry, mean: mean?.values() ?? null };
-  return { ...found, energies: energies ? await measure(source, options, stack, found, mean) : null };
+  return {
+    ...found,
+    energies: energies ? await measure(source, options, stack, found, mean) : null,
+    core: await makeCore(source, options, stack, spectra),
+  };
 };
 
 /** Adds the rooted vectors of a stack to a mode's scatter matrix. */
@@ -202,6 +212,48 @@ const measure = async (
     throw new NumericalFailure({ slot: displayName(source.slot), detail });
   }
   return { norm2, modes };
+};
+
+/** Reads the factors once more, for the core tensor; null where it was not asked for. */
+const makeCore = async (
+  source: FactorSource,
+  { tiles, core: wanted, center = true }: FactoredModesOptions,
+  stack: FactorStack,
+  spectra: readonly ModeSpectrum[],
+): Promise<readonly CoreEnergy[] | null> => {
+  if (wanted === undefined) return null;
+  const [rows, cols] = (['rows', 'cols'] as const).map((mode) => sharedDirections(spectra, mode));
+  if (rows === undefined || cols === undefined) return null;
+  const { models, vectors } = wanted;
+  const core = new CoreTensor(vectors, { rows: rows.rank, cols: cols.rank });
+  const length = rows.rank * cols.rank;
+  const ofMean = new Float64Array(length);
+  let added = 0;
+  for (const run of stackedRuns(source)) {
+    const stacked = await stack.fill(run);
+    const answers = await Promise.all(
+      adapterTasks(run, source.ranks).map(({ run: some }) =>
+        tiles.scatter({ kind: 'factor-core', stack: stacked, run: some, rows, cols }),
+      ),
+    );
+    for (const answer of answers) {
+      for (let at = 0; at < answer.length; at += length) {
+        const projected = answer.subarray(at, at + length);
+        core.add(models[added++]!, projected);
+        for (let i = 0; i < length; i++) ofMean[i] = ofMean[i]! + projected[i]! / models.length;
+      }
+    }
+  }
+  if (center) core.takeOff(ofMean);
+  return core.energies();
+};
+
+const sharedDirections = (spectra: readonly ModeSpectrum[], mode: SideMode): SideDirections | undefined => {
+  const found = spectra.find((spectrum) => spectrum.mode === mode);
+  if (found === undefined) return undefined;
+  const values = new SharedArrayBuffer(found.directions.byteLength);
+  new Float32Array(values).set(found.directions);
+  return { rank: found.rank, values };
 };
 
 /** A stacked run of adapters in tasks of a few. */

@@ -1,6 +1,6 @@
 // The modes rows and cols where a scatter matrix is too large to be kept: its leading directions alone are followed, by the
-// same update as the engine incremental makes of mode models, uncentred, since what comes in is centred already (mode-scatter.ts).
-// Truncation only ever lowers an eigenvalue, and by no more than the state says; the total stays exact.
+// same update as the engine incremental makes of mode models, uncentred, since what comes in is centred already (mode-scatter.ts),
+// or that of frequent-directions. Either only ever lowers an eigenvalue, and by no more than the state says; the total is exact.
 // Cost a sample: 2 side (ℓ + b + ℓ (ℓ + b) / b) flops, b samples at a time, against side² of an exact matrix. Memory: 2 ℓ floats a
 // feature of the side, ℓ = 2k.
 // Source: Ross et al. 2008, sec. 2.1; Levy & Lindenbaum 2000.
@@ -18,6 +18,9 @@ import {
 } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import { rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
+
+/** Engines that can follow a side. */
+export type FollowingEngine = 'incremental' | 'frequent-directions';
 
 /** Samples that an update takes. */
 export const SAMPLES_AT_ONCE = 256;
@@ -44,6 +47,7 @@ export class FollowedScatter {
   readonly mode: SideMode;
   readonly side: number;
   readonly #slot: string;
+  readonly #engine: FollowingEngine;
   readonly #spec: SubspaceSpec;
   readonly #tiles: Tiles;
   /** The state's rows, ℓ x side (mode rows) or side x ℓ (mode cols), and the room for the next ones. */
@@ -53,12 +57,13 @@ export class FollowedScatter {
   readonly #numbers: SharedArrayBuffer;
   #state: SubspaceState = emptySubspace;
 
-  constructor(slot: string, mode: SideMode, side: number, rank: number, tiles: Tiles) {
+  constructor(slot: string, mode: SideMode, side: number, rank: number, tiles: Tiles, engine: FollowingEngine) {
     this.#slot = slot;
     this.mode = mode;
     this.side = side;
     this.#tiles = tiles;
-    this.#spec = { features: side, rank, center: false, shiftIsOrigin: true };
+    this.#spec = { features: side, rank, center: false, shiftIsOrigin: true, engine };
+    this.#engine = engine;
     const bytes = followedBytes(side, rank) / 2;
     this.#rows = new SharedArrayBuffer(bytes);
     this.#next = new SharedArrayBuffer(bytes);
@@ -159,7 +164,7 @@ export class FollowedScatter {
     }
     const rounding = roundingTerm(this.#state);
     return {
-      engine: 'incremental',
+      engine: this.#engine,
       mode,
       side,
       samples,

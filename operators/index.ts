@@ -1,4 +1,5 @@
 // weightspan/operators: the engines as RxJS streams, the devices it runs on, and the algebra behind it.
+export { type CoreEnergy, type ModelVectors, modelVectors } from './core-tensor.ts';
 export type { DeviceInfo } from './devices/device.ts';
 export type { DeviceChoice } from './devices/device-spec.ts';
 export { DeviceUnavailable, NumericalFailure } from './errors.ts';

@@ -3,7 +3,8 @@
 // scatter of all models is that of each stream about its own mean, and that of the means about theirs. For two streams the
 // latter is one row, c (m_a − m_b) with c² = n_a n_b / n; for p streams p − 1 rows, c_t (mean of the first t − m_{t+1}).
 // Streams have shifts of their own: a row more each, by which its shift lies from the first one's.
-// Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1, with a block that is known by its own mean and scatter.
+// Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1, with a block that is known by its own mean and scatter; sketches of frequent
+// directions are merged by shrinking what they hold together (Ghashami, Liberty, Phillips & Woodruff 2016, sec. 3).
 // Cost O(R³) for R rows in all.
 import type { DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
@@ -81,12 +82,23 @@ export const mergeSubspaces = (
   const floor = RANK_THRESHOLD * Math.max(values[0] ?? 0, meansNorm2);
   let kept = 0;
   while (kept < cap && values[kept]! > floor) kept++;
-  const eigenvalues = values.slice(0, kept);
+  let dropped = kept < size ? Math.max(values[kept]!, 0) : 0;
+  // Frequent directions: as in a block's update.
+  const shrinks = spec.engine === 'frequent-directions';
+  const shrinkage = shrinks ? dropped : 0;
+  if (shrinks) while (kept > 0 && values[kept - 1]! - shrinkage <= floor) dropped = values[--kept]!;
+  /** Squared lengths of the new rows before they are shrunk. */
+  const lengths2 = values.slice(0, kept);
+  const eigenvalues = lengths2.map((value) => value - shrinkage);
   const mix = new Float64Array((1 + kept) * held);
   mix.set(mean);
   const rotate = vectors.subarray(0, kept * size);
   const rest = mix.subarray(held);
   if (kept > 0) product({ a: false, b: false }, { m: kept, n: held, k: size }, rotate, size, z, held, rest, held);
+  for (let i = 0; shrinkage > 0 && i < rest.length; i++) {
+    const j = Math.floor(i / held);
+    rest[i] = rest[i]! * Math.sqrt(eigenvalues[j]! / lengths2[j]!);
+  }
 
   // --- what the next update needs to know of the new rows
   const withMean = times(mix, 1 + kept, times(mean, 1, inner, held, false), 1, true);
@@ -105,15 +117,18 @@ export const mergeSubspaces = (
     total: sum(({ total }) => total) + trace - measured,
     lost: Math.max(sum(({ lost }) => lost) + trace - explained - (measured - known), 0),
     // Each part's truth lies above its state by its own term at most, and so does their sum.
-    truncation: sum(({ truncation }) => truncation) + (kept < size ? Math.max(values[kept]!, 0) : 0),
-    largestNorm2: parts.reduce((most, part) => Math.max(most, part.state.largestNorm2), meansNorm2),
+    truncation: sum(({ truncation }) => truncation) + dropped,
+    largestNorm2: parts.reduce(
+      (most, part) => Math.max(most, part.state.largestNorm2),
+      Math.max(meansNorm2, shrinks ? (values[0] ?? 0) : 0),
+    ),
     rowsDotMean: withMean.slice(1),
     meanNorm2: withMean[0]!,
     shiftDotMean,
     shiftNorm2: gram[0]!,
     totalUncentred: sum(({ totalUncentred }) => totalUncentred),
   };
-  return { state, mix, carries: carriesOf(parts, contrasts, K, size, eigenvalues, vectors) };
+  return { state, mix, carries: carriesOf(parts, contrasts, K, size, lengths2, vectors) };
 };
 
 /** Each part's mean about the first shift, and all state rows, as weights of the rows held. */
@@ -158,10 +173,10 @@ const carriesOf = (
   contrasts: readonly Float64Array[],
   K: Float64Array,
   size: number,
-  eigenvalues: Float64Array,
+  lengths2: Float64Array,
   vectors: Float64Array,
 ): readonly CoordinateCarry[] => {
-  const kept = eigenvalues.length;
+  const kept = lengths2.length;
   const first = size - contrasts.length;
   let at = 0;
   return parts.map(({ state }, i) => {
@@ -170,7 +185,7 @@ const carriesOf = (
     const rotation = new Float64Array(r * kept);
     const offset = new Float64Array(kept);
     for (let j = 0; j < kept; j++) {
-      const s = Math.sqrt(eigenvalues[j]!);
+      const s = Math.sqrt(lengths2[j]!);
       const q = vectors.subarray(j * size, (j + 1) * size);
       for (let l = 0; l < r; l++) rotation[l * kept + j] = (q[at + l]! * s) / Math.sqrt(state.eigenvalues[l]!);
       for (const [t, weight] of a.entries()) offset[j] = offset[j]! + weight * s * q[first + t]!;

@@ -10,11 +10,13 @@
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
+import { type CoreEnergy, CoreTensor, type ModelVectors, projectModels } from './core-tensor.ts';
 import { faultsOf, leaveOut } from './find-faults.ts';
-import { FollowedScatter } from './followed-scatter.ts';
+import { FollowedScatter, type FollowingEngine } from './followed-scatter.ts';
 import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
+import { samplePieces } from './sample-pieces.ts';
 import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
-import type { Sampled, SampleRange, SampleShape, SideMode, StagedTiles } from './scatter-tasks.ts';
+import type { Sampled, SampleShape, SideDirections, SideMode, StagedTiles } from './scatter-tasks.ts';
 import { firstOfEachModel, type Tiles } from './tile-pool.ts';
 
 /** Weights sampled at a time, of one slot: whole models, at least one. */
@@ -23,8 +25,6 @@ const SAMPLED_WEIGHTS = 2 ** 25;
 export const LARGEST_EXACT_SIDE = 2 ** 14;
 /** Tiles that a task samples: enough to be worth a message. */
 const TILES_A_TASK = 16;
-/** Weights that an energy task multiplies, about. */
-const ENERGY_WEIGHTS = 2 ** 20;
 
 /** The other side: what a mode's scatter matrix is as wide as. */
 export const sideOf = (mode: SideMode, { rows, cols }: Pick<PlannedSlot, 'rows' | 'cols'>): number =>
@@ -58,8 +58,14 @@ export interface ScatterOptions {
   readonly center: boolean;
   /** The widest matrix that is kept whole. Default `LARGEST_EXACT_SIDE`. */
   readonly largestSide?: number;
+  /** What follows wider ones. Default `incremental`. */
+  readonly follower?: FollowingEngine;
   readonly tiles: Tiles;
   readonly onBadSource: 'error' | 'skip';
+  /** Measure energies in `measure`. Default true. */
+  readonly energies?: boolean;
+  /** Also make the core tensor there, with these directions of mode models; asked in `solve`, in both modes alone. */
+  readonly vectorsOf?: (slot: PlannedSlot) => ModelVectors | null;
 }
 
 /**
@@ -111,10 +117,8 @@ interface Scatter {
   readonly kept: { readonly packed: SharedArrayBuffer } | { readonly followed: FollowedScatter };
 }
 
-interface Directions {
+interface Directions extends SideDirections {
   readonly mode: SideMode;
-  readonly rank: number;
-  readonly values: SharedArrayBuffer;
 }
 
 interface SlotScatter {
@@ -134,6 +138,7 @@ interface SlotScatter {
   directions: readonly Directions[];
   readonly norm2: number[];
   readonly energies: Map<SideMode, number[]>;
+  core: CoreTensor | null;
 }
 
 export class ModeScatter {
@@ -158,9 +163,9 @@ export class ModeScatter {
         })),
         scatters: options.modes.map((mode) => {
           const side = sideOf(mode, slot);
-          const { rank, tiles } = options;
+          const { rank, tiles, follower = 'incremental' } = options;
           return isFollowed(side, options)
-            ? { mode, side, kept: { followed: new FollowedScatter(slot.name, mode, side, rank, tiles) } }
+            ? { mode, side, kept: { followed: new FollowedScatter(slot.name, mode, side, rank, tiles, follower) } }
             : { mode, side, kept: { packed: new SharedArrayBuffer(packedLength(side) * 8) } };
         }),
         samples: new SharedArrayBuffer(atOnce * shape.rows * shape.stride * 4),
@@ -173,6 +178,7 @@ export class ModeScatter {
         directions: [],
         norm2: [],
         energies: new Map(options.modes.map((mode) => [mode, []])),
+        core: null,
       };
     });
   }
@@ -372,6 +378,12 @@ export class ModeScatter {
       new Float32Array(values).set(directions);
       return { mode, rank, values };
     });
+    const vectors = this.#options.vectorsOf?.(slot) ?? null;
+    const [rows, cols] = sidesOf(work);
+    work.core =
+      vectors === null || rows === undefined || cols === undefined
+        ? null
+        : new CoreTensor(vectors, { rows: rows.rank, cols: cols.rank });
     return found;
   }
 
@@ -393,9 +405,16 @@ export class ModeScatter {
   async #measureSlot(work: SlotScatter, staged: StagedSlot): Promise<void> {
     for (const [from, to] of this.#windows(work, staged.models)) {
       work.norm2.push(...(await this.#sample(work, staged, from, to, 'fixed')).norms2);
-      for (const directions of work.directions) {
-        work.energies.get(directions.mode)!.push(...(await this.#energiesOf(work, directions, to - from)));
+      if (this.#options.energies !== false) {
+        for (const directions of work.directions) {
+          work.energies.get(directions.mode)!.push(...(await this.#energiesOf(work, directions, to - from)));
+        }
       }
+      if (work.core === null) continue;
+      const [rows, cols] = sidesOf(work);
+      const some = { shape: work.shape, samples: work.samples, models: to - from };
+      const projected = await projectModels(this.#options.tiles, some, rows!, cols!);
+      for (const [i, one] of projected.entries()) work.core.add(staged.models[from + i]!, one);
     }
   }
 
@@ -404,18 +423,9 @@ export class ModeScatter {
     { mode, rank, values }: Directions,
     models: number,
   ): Promise<Float64Array> {
-    const { features } = slot;
     const sums = new Float64Array(models * rank);
     if (rank === 0) return sums;
-    const count = samplesOf(mode, slot);
-    const step = Math.max(1, Math.min(count, Math.floor(ENERGY_WEIGHTS / sideOf(mode, slot))));
-    const pieces: SampleRange[] = [];
-    for (let model = 0; model < models; model++) {
-      for (let from = 0; from < count; from += step) pieces.push({ model, from, to: Math.min(from + step, count) });
-    }
-    const together = Math.max(1, Math.floor(ENERGY_WEIGHTS / Math.min(features, ENERGY_WEIGHTS)));
-    const tasks: SampleRange[][] = [];
-    for (let at = 0; at < pieces.length; at += together) tasks.push(pieces.slice(at, at + together));
+    const tasks = samplePieces(slot.features, sideOf(mode, slot), models);
     const answers = await Promise.all(
       tasks.map((some) =>
         this.#options.tiles.scatter({
@@ -438,6 +448,11 @@ export class ModeScatter {
     return sums;
   }
 
+  /** Energies of the core tensor, once all blocks were measured; null where there is none. */
+  coreOf(index: number): readonly CoreEnergy[] | null {
+    return this.#slots[index]!.core?.energies() ?? null;
+  }
+
   /** What `measure` found, once all blocks were given. */
   energiesOf(index: number): SlotEnergies {
     const { norm2, energies } = this.#slots[index]!;
@@ -447,6 +462,10 @@ export class ModeScatter {
     };
   }
 }
+
+/** Directions of mode rows and of mode cols. */
+const sidesOf = ({ directions }: SlotScatter): readonly (Directions | undefined)[] =>
+  (['rows', 'cols'] as const).map((mode) => directions.find((one) => one.mode === mode));
 
 /** What is kept of a slot between two blocks. */
 const arraysOf = ({ scatters, mean, origin }: SlotScatter): readonly SharedArrayBuffer[] => [

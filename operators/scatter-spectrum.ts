@@ -17,8 +17,8 @@ export const LANES = 16;
 
 /** What is known of a slot in one mode. */
 export interface ModeSpectrum {
-  /** `exact`: of the whole scatter matrix; `incremental`: of its leading directions alone (followed-scatter.ts). */
-  readonly engine: 'exact' | 'incremental';
+  /** `exact`: of the whole scatter matrix; else of its leading directions alone (followed-scatter.ts). */
+  readonly engine: 'exact' | 'incremental' | 'frequent-directions';
   readonly mode: SideMode;
   readonly side: number;
   /** N x rows, or N x cols. */
@@ -31,7 +31,7 @@ export interface ModeSpectrum {
   readonly residuals: Float64Array | null;
   /** How far the rounding of products can have moved an eigenvalue. */
   readonly rounding: number;
-  /** How far truncation can have lowered an eigenvalue; 0 in the engine exact. */
+  /** How far following can have lowered an eigenvalue; 0 in the engine exact. */
   readonly lowered: number;
   readonly total: number;
   /** k x side, unit rows, each one's largest entry positive. */

@@ -124,6 +124,24 @@ export interface EnergyTask extends SideSamples {
   readonly directions: SharedArrayBuffer;
 }
 
+/** Directions of a mode, shared: rank x side float32. */
+export interface SideDirections {
+  readonly rank: number;
+  readonly values: SharedArrayBuffer;
+}
+
+/** U_r Xᵀ U_cᵀ over some rows X of models: what the core tensor is made of. */
+export interface CoreTask {
+  readonly kind: 'core';
+  readonly shape: SampleShape;
+  readonly samples: SharedArrayBuffer;
+  /** Rows of the models. */
+  readonly pieces: readonly SampleRange[];
+  /** Directions of mode rows, as wide as cols; and of mode cols, as wide as rows. */
+  readonly rows: SideDirections;
+  readonly cols: SideDirections;
+}
+
 export type ScatterTask =
   | SurveyTask
   | OriginTask
@@ -133,6 +151,7 @@ export type ScatterTask =
   | TurnTask
   | MultiplyTask
   | EnergyTask
+  | CoreTask
   | FactorTask;
 
 /** Of each model sampled, over these tiles. */
@@ -155,4 +174,6 @@ export interface ScatterAnswers extends FactorAnswers {
   readonly multiply: null;
   /** pieces x rank. */
   readonly energy: Float64Array;
+  /** pieces x k_r x k_c. */
+  readonly core: Float64Array;
 }

@@ -8,6 +8,7 @@ import { follow, turn } from './follow-work.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
 import { placeRows } from './placed-rows.ts';
 import type {
+  CoreTask,
   EnergyTask,
   FoldTask,
   MultiplyTask,
@@ -41,6 +42,8 @@ export const performScatterTask = (device: Device, task: ScatterTask): ScatterAn
       return multiply(device, task);
     case 'energy':
       return energies(device, task);
+    case 'core':
+      return core(device, task);
     default:
       return performFactorTask(device, task);
   }
@@ -197,6 +200,36 @@ const energies = (device: Device, task: EnergyTask): Float64Array => {
   const all = new Float64Array(pieces.length * rank);
   pieces.forEach(({ model, from, to }, i) => {
     device.addEnergies(samplesOfModel(task, model), from, to, directions, all.subarray(i * rank, (i + 1) * rank));
+  });
+  return all;
+};
+
+const core = (device: Device, { shape, samples, pieces, rows, cols }: CoreTask): Float64Array => {
+  const { cols: width, stride } = shape;
+  const alike = { stand: 'columns', count: width } as const;
+  const right: Samples = { values: new Float32Array(rows.values), stride: width, side: rows.rank, ...alike };
+  const left = new Float32Array(cols.values);
+  const length = rows.rank * cols.rank;
+  const all = new Float64Array(pieces.length * length);
+  pieces.forEach(({ model, from, to }, i) => {
+    const m = to - from;
+    const at = model * lengthOf(shape) + from * stride;
+    const weights: Samples = { values: new Float32Array(samples, at * 4, m * stride), stride, side: m, ...alike };
+    const along = new Float64Array(rows.rank * m);
+    device.addCross(right, { from: 0, to: rows.rank }, weights, { from: 0, to: m }, along);
+    const turn = new Float64Array(cols.rank * m);
+    for (let c = 0; c < cols.rank; c++) turn.set(left.subarray(c * shape.rows + from, c * shape.rows + to), c * m);
+    const out = all.subarray(i * length, (i + 1) * length);
+    device.multiplyDouble(
+      { a: false, b: true },
+      { m: rows.rank, n: cols.rank, k: m },
+      along,
+      m,
+      turn,
+      m,
+      out,
+      cols.rank,
+    );
   });
   return all;
 };

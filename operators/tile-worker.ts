@@ -48,12 +48,14 @@ const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
   follow: 'gram',
   turn: 'mix',
   energy: 'gram',
+  core: 'gram',
   multiply: 'mix',
   pairs: 'gram',
   outer: 'gram',
   roots: 'mix',
   'mean-inner': 'gram',
   'factor-energy': 'gram',
+  'factor-core': 'gram',
   'mean-along': 'gram',
 };
 

@@ -1,6 +1,7 @@
 // Groups of the engine `exact` over adapters by their factors: a module each. Its factors stay in memory where they fit beside
 // the rest, else they are read anew for every use; results are the same. Memory: adapters' factors, 4 (rows + cols) r bytes each.
 import { ConfigInvalid } from '../configs/errors.ts';
+import { coreBytes } from '../operators/core-tensor.ts';
 import { adaptersReadAtOnce } from '../operators/exact-adapters.ts';
 import type { AdapterWork } from '../operators/factored-flops.ts';
 import { factoredGramBytes } from '../operators/factored-gram.ts';
@@ -63,7 +64,14 @@ export const adapterMemory = (group: SlotGroup, needs: MemoryNeeds): GroupMemory
 const sidesBytes = (source: AdapterWork, needs: MemoryNeeds): number => {
   const { sides: modes, rank, center } = needs;
   const solver = Math.max(...modes.map((mode) => solverBytes(sideOf(mode, source), rank)));
-  return factoredModesBytes(source, { modes, rank, center }) + solver;
+  return factoredModesBytes(source, { modes, rank, center }) + solver + (needs.core ? coreNeeds(source, rank) : 0);
+};
+
+/** The core tensor, the directions it is made of, and what one task answers. */
+const coreNeeds = ({ rows, cols, ranks: { length } }: AdapterWork, rank: number): number => {
+  const [models, ofRows, ofCols] = [length, cols, rows].map((most) => Math.min(rank, most)) as [number, number, number];
+  const each = ofRows * ofCols * 8;
+  return coreBytes({ models, rows: ofRows, cols: ofCols }) + length * (models * 8 + each) + 12 * rank * (rows + cols);
 };
 
 /** The Gram matrix with its algebra and the sums that stand by, each thread's products, and what reading takes. */

@@ -37,7 +37,7 @@ export const findMergeProblems = (runs: readonly RunToMerge[], here: DeviceInfo 
 
 /** What a run lacks by itself. */
 const ownProblems = ({ begin: { config, slots, listed }, content: { kept } }: RunToMerge): readonly string[] => {
-  const { engine, mode } = config;
+  const { engine, mode, passes } = config;
   const sides = mode.filter((name) => name !== 'models').join(' and ');
   if (listed.some(({ location }) => location.layout === 'adapter'))
     return [
@@ -54,8 +54,8 @@ const ownProblems = ({ begin: { config, slots, listed }, content: { kept } }: Ru
       'engine exact keeps no state that could be merged: the inner products of its models with those of another run need ' +
         'the weights; read all of them again with: weightspan run SOURCES --engine exact --out RUN',
     ];
-  if (engine !== 'incremental')
-    return [`states of engine ${engine as string} cannot be merged; only incremental's can`];
+  if (engine === 'randomized' && passes === 2)
+    return ['it had two passes (--passes 2), which leave no state that could be merged; run it again with one'];
   if (kept.reduce((sum, { slots: count }) => sum + count, 0) !== slots.length)
     return ['its state was not kept (--drop-state); run it again without that option'];
   const wide = slots.filter((slot) =>
@@ -84,6 +84,8 @@ const differences = (first: RunToMerge, { begin }: RunToMerge): readonly string[
   };
   for (const key of ['engine', 'mode', 'rank', 'center', 'rename'] as const)
     differ(key, begin.config[key], other.config[key]);
+  // Their signs are drawn from it.
+  if (other.config.engine === 'randomized') differ('seed', begin.config.seed, other.config.seed);
   const baseOf = ({ base }: Begin): string =>
     base === null ? 'none' : `${displayName(base.location.name)} (fingerprint ${base.fingerprint.slice(0, 12)})`;
   const slotsOf = ({ slots }: Begin): string => slots.map(({ name }) => name).join('\n');

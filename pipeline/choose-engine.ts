@@ -3,7 +3,7 @@ import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
 import { prefixesOf } from '../operators/exact-spectrum.ts';
 import { type AdapterFlopsOptions, type AdapterWork, denseFlops, factoredFlops } from '../operators/factored-flops.ts';
-import { followedFlops } from '../operators/followed-scatter.ts';
+import { type FollowingEngine, followedFlops } from '../operators/followed-scatter.ts';
 import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatter.ts';
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
@@ -74,7 +74,7 @@ export const sideModesOf = ({ mode }: RunConfig): readonly SideMode[] =>
   mode.filter((name): name is SideMode => name !== 'models');
 
 /** Times that the modes rows and cols read every weight of groups that are theirs alone. */
-export const sidePasses = ({ energies }: RunConfig): number => (energies ? 2 : 1);
+export const sidePasses = ({ energies, core }: RunConfig): number => (energies || core ? 2 : 1);
 
 /** Times that a group's weights are read where mode models shares them with the modes rows and cols. */
 export const sharedPasses = (engine: EngineName, basis: boolean, config: RunConfig): number =>
@@ -84,18 +84,36 @@ export const sharedPasses = (engine: EngineName, basis: boolean, config: RunConf
 export const largestSideOf = ({ engine }: Pick<RunConfig, 'engine'>): number =>
   engine === 'exact' ? Infinity : LARGEST_EXACT_SIDE;
 
+/** What follows sides that are wider. */
+export const followerOf = ({ engine }: Pick<RunConfig, 'engine'>): FollowingEngine =>
+  engine === 'frequent-directions' ? engine : 'incremental';
+
 /**
  * Operations of a slot's products in the modes rows and cols: half of each scatter matrix, or what following costs, and the
- * energies.
+ * energies and the core tensor.
  */
 export const sideFlopsOf = ({ rows, cols, features }: PlannedSlot, models: number, config: RunConfig): number =>
-  sideModesOf(config).reduce((sum, mode) => {
-    const side = sideOf(mode, { rows, cols });
-    const energies = config.energies ? 2 * Math.min(config.rank, side) : 0;
-    const followed = isFollowed(side, { largestSide: largestSideOf(config) });
-    const each = followed ? followedFlops(side, features / side, config.rank) : side + 1;
-    return sum + models * features * (each + energies);
-  }, 0);
+  sideModesOf(config).reduce(
+    (sum, mode) => {
+      const side = sideOf(mode, { rows, cols });
+      const energies = config.energies ? 2 * Math.min(config.rank, side) : 0;
+      const followed = isFollowed(side, { largestSide: largestSideOf(config) });
+      const each = followed ? followedFlops(side, features / side, config.rank) : side + 1;
+      return sum + models * features * (each + energies);
+    },
+    coreFlops({ rows, cols, features }, models, config),
+  );
+
+/** U_r Wᵀ, then U_cᵀ, then ⊗ v, a model. */
+const coreFlops = (
+  { rows, cols, features }: Pick<PlannedSlot, 'rows' | 'cols' | 'features'>,
+  models: number,
+  { core, rank }: RunConfig,
+): number => {
+  if (!core) return 0;
+  const [k, r, c] = [models, cols, rows].map((most) => Math.min(rank, most));
+  return 2 * models * (features * r! + r! * c! * (rows + k!));
+};
 
 /** Whether mode models writes its directions out: in engine exact those of adapters are left as sums over the adapters. */
 export const writesBasis = (engine: EngineName, { basis }: RunConfig, slots: readonly PlannedSlot[]): boolean =>
@@ -125,10 +143,11 @@ export const adapterWork = ({ rows, cols, tensorIn }: PlannedSlot, models: reado
   ranks: models.map((model) => tensorIn(model).lora!.rank),
 });
 
-const adapterOptions = ({ mode, center, energies, rank }: RunConfig): AdapterFlopsOptions => ({
+const adapterOptions = ({ mode, center, energies, core, rank }: RunConfig): AdapterFlopsOptions => ({
   modes: mode,
   center,
   energies: energies ? rank : 0,
+  core: core ? rank : 0,
 });
 
 /**
@@ -155,7 +174,7 @@ export const factoredFlopsOf = (slot: PlannedSlot, models: readonly PlannedModel
 /** Times that factors are read: once where they stay in memory, else for their ranks and for every use. */
 export const factoredPasses = ({ factored }: SlotGroup, config: RunConfig): number => {
   if (factored!.holds) return 1;
-  const sides = sideModesOf(config).length > 0 ? sidePasses(config) : 0;
+  const sides = sideModesOf(config).length > 0 ? 1 + (config.energies ? 1 : 0) + (config.core ? 1 : 0) : 0;
   return 1 + (config.mode.includes('models') ? 1 : 0) + sides;
 };
 

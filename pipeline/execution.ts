@@ -12,10 +12,11 @@ import {
   type Observable,
   tap,
 } from 'rxjs';
+import { type ModelVectors, modelVectors } from '../operators/core-tensor.ts';
 import { exactAdapters } from '../operators/exact-adapters.ts';
 import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { type ExactPcaOptions, exactPca } from '../operators/exact-pca.ts';
-import { type ExactGram, exactSpectrum, signsOfCoordinates } from '../operators/exact-spectrum.ts';
+import { type ExactGram, type ExactSpectrum, exactSpectrum, signsOfCoordinates } from '../operators/exact-spectrum.ts';
 import { GramSum } from '../operators/gram-sum.ts';
 import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
@@ -38,7 +39,8 @@ import {
   type Position,
   type RunContent,
 } from './checkpoints.ts';
-import { keepsState, largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
+import { followerOf, keepsState, largestSideOf, passesOver, sideModesOf } from './choose-engine.ts';
+import { withCores } from './core-results.ts';
 import { Interrupted } from './errors.ts';
 import { fewModels } from './few-models.ts';
 import { slotFindings } from './find-warnings.ts';
@@ -134,6 +136,8 @@ export class Execution {
   readonly #timings: BlockTiming[] = [];
   /** Models that data faults left out, by slot. */
   readonly #skipped = new Map<number, Map<number, string>>();
+  /** Directions of mode models that the core tensor is made of, by slot; none where it is not asked for. */
+  readonly #vectors = new Map<number, ModelVectors>();
   readonly #modelOf: (id: number) => ModelInPlan;
   readonly #sums: Map<SlotSum, GramSum>;
   readonly #checkpoints: Checkpoints;
@@ -228,6 +232,7 @@ export class Execution {
     else if (entry.kind === 'timing') this.#timings.push(entry.timing);
     else if (entry.kind === 'skip') this.#leaveOut(entry.slot, entry.model, entry.reason);
     else if (entry.kind === 'summary') this.#summaries.push(entry.summary);
+    else if (entry.kind === 'vectors') this.#vectors.set(entry.slot, entry.vectors);
     else this.#alike = entry.alike;
   }
 
@@ -413,9 +418,11 @@ export class Execution {
     return {
       modes: sideModesOf(config),
       largestSide: largestSideOf(config),
+      follower: followerOf(config),
       rank: config.rank,
       center: config.center,
       energies: config.energies,
+      ...(config.core ? { vectorsOf: ({ id }) => this.#vectors.get(id) ?? null } : {}),
       onBadSource: config.onBadSource,
       tiles: this.#tiles,
       finish: (found) => this.#finishModes(found),
@@ -451,10 +458,19 @@ export class Execution {
       tiles: this.#tiles,
       scratch: this.#scratch,
       beside: (group) => this.#beside(group),
+      onSpectrum: (slot, models, spectrum) => this.#keepVectors(slot, models, spectrum),
       ...this.#exactSlots,
       afterGroup: (group) => this.#afterGroup(group, 'models'),
     }).pipe(this.#inParts);
     return concat(slots, this.#sumsAtEnd());
+  }
+
+  #keepVectors(slot: PlannedSlot, models: readonly PlannedModel[], spectrum: ExactSpectrum): void {
+    if (!this.#plan.config.core) return;
+    const vectors = modelVectors(models, spectrum);
+    this.#vectors.set(slot.id, vectors);
+    // Where the modes share the reading, whoever resumes finds them again with the rest of the group.
+    if (this.#plan.sideGroups.length > 0) this.#record({ kind: 'vectors', slot: slot.id, vectors });
   }
 
   /** Models that are near-duplicates of an earlier one, by the inner products of all their weights. */
@@ -503,6 +519,7 @@ export class Execution {
         rank: config.rank,
         center: config.center,
         energies: config.energies,
+        core: config.core,
         onBadSource: config.onBadSource,
         tiles: this.#tiles,
         ...this.#exactSlots,
@@ -589,7 +606,7 @@ export class Execution {
       type: 'done',
       out: config.out ?? this.#out,
       models: models.length,
-      slots: this.#summaries,
+      slots: withCores(this.#summaries, this.#plan.slots, this.#tables),
       warnings: this.#warnings.groups,
       bytesRead: this.#bytesRead,
       fit_s: fitted,
@@ -703,6 +720,7 @@ export class Execution {
     return defer(() => {
       const start = performance.now();
       const { config } = this.#plan;
+      this.#vectors.delete(found.slot.id);
       for (const summary of this.#tables.appendModes(found, this.#skippedOf(found.slot.id))) this.#summarise(summary);
       if (config.basis !== false) {
         const alone = !config.mode.includes('models');

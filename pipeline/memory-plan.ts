@@ -1,6 +1,7 @@
 // Slot groups: as many slots as fit the memory with all that streaming them needs. Groups run one after another, each
 // streaming all models, so every byte is read once and memory does not depend on the number of models.
 import { ConfigInvalid } from '../configs/errors.ts';
+import { coreBytes } from '../operators/core-tensor.ts';
 import { rowStride } from '../operators/devices/blas-device.ts';
 import { modelsReadAtOnce } from '../operators/exact-modes.ts';
 import { followedBytes } from '../operators/followed-scatter.ts';
@@ -37,6 +38,8 @@ export interface MemoryNeeds {
   readonly sides: readonly SideMode[];
   /** The widest scatter matrix that is kept whole. */
   readonly largestSide: number;
+  /** Whether the core tensor is made in the modes rows and cols. */
+  readonly core: boolean;
 }
 
 /** What a group holds in memory at its fullest, in bytes. */
@@ -177,6 +180,12 @@ const sideState = (needs: SideNeeds, slots: readonly PlannedSlot[]): Pick<GroupM
   let widest = 0;
   for (const slot of slots) {
     const { features } = slot;
+    if (needs.core) {
+      const [models, rows, cols] = [needs.models.length, slot.cols, slot.rows].map((most) =>
+        Math.min(needs.rank, most),
+      );
+      state += coreBytes({ models: models!, rows: rows!, cols: cols! }) + needs.models.length * models! * 8;
+    }
     state += features * ((needs.center ? 8 : 0) + (needs.base === null ? 0 : 4));
     state += modelsAtOnce(features, needs.block) * slot.rows * sampleShape(slot).stride * 4;
     for (const mode of needs.modes) {

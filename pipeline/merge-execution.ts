@@ -7,12 +7,20 @@ import type { FoundDevice } from '../operators/devices/device-spec.ts';
 import type { ModesOfSlot } from '../operators/exact-modes.ts';
 import type { SavedGroup } from '../operators/incremental-engine.ts';
 import { inlineTiles } from '../operators/inline-tiles.ts';
+import type { DoubleProduct } from '../operators/linalg/dense-products.ts';
 import { type MergedScatter, mergeScatters } from '../operators/merge-scatter.ts';
+import { directionsIn } from '../operators/merge-sketches.ts';
 import { ModeScatter, type SavedScatter } from '../operators/mode-scatter.ts';
 import { readValues } from '../operators/spill-files.ts';
 import type { SavedSlot } from '../operators/state-table.ts';
 import type { Subspace } from '../operators/subspace.ts';
-import { emptySubspace, reportedRank, type SubspaceSpec } from '../operators/subspace-state.ts';
+import {
+  emptySubspace,
+  heldRows,
+  reportedRank,
+  type StreamingEngine,
+  type SubspaceSpec,
+} from '../operators/subspace-state.ts';
 import type { Tiles } from '../operators/tile-pool.ts';
 import type { SavedRows } from '../operators/tile-tasks.ts';
 import { savedRows } from '../operators/update-subspace.ts';
@@ -35,6 +43,7 @@ import {
 } from './checkpoints.ts';
 import { sideModesOf } from './choose-engine.ts';
 import type { ChosenSlot } from './choose-slots.ts';
+import { withCores } from './core-results.ts';
 import { Interrupted } from './errors.ts';
 import type { RunControl } from './execution.ts';
 import { slotFindings } from './find-warnings.ts';
@@ -173,7 +182,7 @@ export class MergeExecution {
           const { merged } = found;
           slots.push({ slotId: id, state: merged.state, map: null, norms2: null, rowsAt: size });
           for (const digest of merged.digests) whole.update(digest);
-          const each = savedRows(merged.state.eigenvalues.length) * 4;
+          const each = savedRows(heldRows(spec, merged.state)) * 4;
           pieces.push(...tilesOf(slot.features).map(({ width }): [number, number] => [1, each * width]));
           size += merged.size;
           await this.#finishSlot(slot, spec, found);
@@ -197,8 +206,14 @@ export class MergeExecution {
   }
 
   #specOf({ features }: ChosenSlot): SubspaceSpec {
-    const { config, base } = this.#options.merge.plan;
-    return { features, rank: config.rank, center: config.center, shiftIsOrigin: base !== null || !config.center };
+    const { config, base, engine } = this.#options.merge.plan;
+    return {
+      features,
+      rank: config.rank,
+      center: config.center,
+      shiftIsOrigin: base !== null || !config.center,
+      engine: engine as StreamingEngine,
+    };
   }
 
   /** Null where no run has a model in the slot. */
@@ -215,7 +230,7 @@ export class MergeExecution {
         fd: this.#open(open, saved.rows),
         at: rowsAt,
       };
-      this.#bytesRead += savedRows(state.eigenvalues.length) * slot.features * 4;
+      this.#bytesRead += savedRows(heldRows(spec, state)) * slot.features * 4;
       const members = membersOf(open.spool, slotId, state.eigenvalues.length, merge.idOf[i]!);
       return [{ stored: { state, map, rows }, members }];
     });
@@ -240,7 +255,7 @@ export class MergeExecution {
     const models = found.members.ids.map((id) => this.#modelOf(id));
     const block = Math.ceil(plan.models.length / plan.block) - 1;
     spool.append(block, spec.rank, { slot, models, update: updateOf(found, spec) });
-    const subspace = subspaceOf(slot, spec, found);
+    const subspace = subspaceOf(slot, spec, found, this.#options.device.multiplyDouble);
     const skipped = skippedOf(slot.id);
     for (const [model, reason] of skipped) journal.write({ kind: 'skip', slot: slot.id, model, reason });
     const { summary, models: known } = this.#tables.append(subspace, spooledHistory(spool, subspace), skipped);
@@ -280,7 +295,8 @@ export class MergeExecution {
     const spectra = await scatter.solve(0);
     const known = scatter.modelsOf(0);
     if (known.models.length === 0) return;
-    const found: ModesOfSlot = { kind: 'modes', ...known, slot, spectra, energies: null, mean: scatter.meanOf(0) };
+    const measured = { energies: null, core: null };
+    const found: ModesOfSlot = { kind: 'modes', ...known, slot, spectra, ...measured, mean: scatter.meanOf(0) };
     this.#summaries.push(...this.#tables.appendModes(found, merge.skippedOf(slot.id)));
     if (!basis) return;
     for (const [file, bytes] of writeModeBases(folder, found, false)) this.#tell({ type: 'write', file, bytes });
@@ -317,7 +333,7 @@ export class MergeExecution {
       type: 'done',
       out: plan.config.out!,
       models: plan.models.length,
-      slots: this.#summaries,
+      slots: withCores(this.#summaries, plan.slots, this.#tables),
       warnings: this.#warnings.groups,
       bytesRead: this.#bytesRead,
       fit_s: merged,
@@ -360,13 +376,26 @@ const statesIn = (part: MergedPart, saved: SavedSlots): ReadonlyMap<number, Save
 };
 
 /** A merged slot as the tables and the basis writer see it. */
-const subspaceOf = (slot: ChosenSlot, spec: SubspaceSpec, { merged }: MergedSlot): Subspace => {
+const subspaceOf = (slot: ChosenSlot, spec: SubspaceSpec, { merged }: MergedSlot, product: DoubleProduct): Subspace => {
   const { state, rows, peaks } = merged;
   const rank = reportedRank(spec, state);
   const signs = peaks.slice(0, rank).map((peak) => (peak < 0 ? -1 : 1));
   const tiles = tilesOf(slot.features);
-  const saved = savedRows(state.eigenvalues.length);
-  const readTiles = async (from: number, to: number, out: SharedArrayBuffer): Promise<void> => {
+  const saved = savedRows(heldRows(spec, state));
+  const readSketch = async (from: number, to: number, out: SharedArrayBuffer): Promise<void> => {
+    let at = 0;
+    for (const tile of tiles.slice(from, to)) {
+      const { start, width } = tile;
+      const shift = new Float32Array(width);
+      readValues(rows.path, rows.fd, rows.at + start * saved * 4, shift);
+      const made = directionsIn(spec, state, merged, tile, product);
+      for (let i = 0; i < width; i++) made[i] = made[i]! - shift[i]!;
+      for (let i = width; i < made.length; i++) made[i] = signs[Math.floor(i / width) - 1]! * made[i]!;
+      new Float32Array(out, at * 4, made.length).set(made);
+      at += made.length;
+    }
+  };
+  const readStates = async (from: number, to: number, out: SharedArrayBuffer): Promise<void> => {
     let at = 0;
     for (const { start, width } of tiles.slice(from, to)) {
       const values = new Float32Array((2 + rank) * width);
@@ -383,5 +412,7 @@ const subspaceOf = (slot: ChosenSlot, spec: SubspaceSpec, { merged }: MergedSlot
     }
   };
   const scratch = new SharedArrayBuffer(0);
-  return { kind: 'subspace', engine: 'incremental', slot, spec, state, rank, signs, tiles, readTiles, scratch };
+  const engine = spec.engine ?? 'incremental';
+  const readTiles = engine === 'randomized' ? readSketch : readStates;
+  return { kind: 'subspace', engine, slot, spec, state, rank, signs, tiles, readTiles, scratch };
 };

@@ -5,7 +5,7 @@ import type { RunConfig } from '../configs/run-config.ts';
 import type { FoundDevice } from '../operators/devices/device-spec.ts';
 import { packedLength } from '../operators/linalg/packed-blocks.ts';
 import { sideOf } from '../operators/mode-scatter.ts';
-import { maxStateRows } from '../operators/subspace-state.ts';
+import { maxStateRows, type StreamingEngine } from '../operators/subspace-state.ts';
 import { savedRows } from '../operators/update-subspace.ts';
 import type { StoredLog } from '../sinks/checkpoint-store.ts';
 import { type ReadRow, readTable } from '../sinks/read-table.ts';
@@ -113,9 +113,11 @@ export const makeMergePlan = async (
   });
   const config = { ...first.config, ...options, sources: parts.flatMap(({ begin }) => begin.config.sources) };
   const { rank, center, basis } = config;
+  // Whoever keeps no state was refused.
+  const engine = config.engine as StreamingEngine;
   const sides = sideModesOf(config);
   const bytes = (slot: ChosenSlot): number => {
-    const rows = maxStateRows({ features: slot.features, rank, center, shiftIsOrigin: true }, models.length);
+    const rows = maxStateRows({ features: slot.features, rank, center, shiftIsOrigin: true, engine }, models.length);
     const scatter = sides.reduce((sum, mode) => sum + packedLength(sideOf(mode, slot)) * 8, 0);
     return slot.features * (4 * savedRows(rows) + (sides.length > 0 ? 12 : 0)) + scatter;
   };
@@ -135,7 +137,7 @@ export const makeMergePlan = async (
       lineage: description.lineage,
     })),
     listed: begins.flatMap(({ listed }, i) => listed.map(({ id, location }) => ({ id: idOf[i]!(id), location }))),
-    engine: 'incremental',
+    engine,
     engineReason: null,
     basis: config.basis !== false,
     models,
@@ -158,7 +160,7 @@ export const makeMergePlan = async (
   const begin: Begin = {
     ...first,
     version,
-    config: { ...config, engine: 'incremental' },
+    config: { ...config, engine },
     device: device.info,
     listed: plan.listed,
     used: begins.flatMap((one, i) => one.used.map((model) => ({ ...model, id: idOf[i]!(model.id) }))),

@@ -5,6 +5,7 @@ import { closeSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device } from '../operators/devices/device.ts';
 import type { EigenSolver } from '../operators/linalg/symmetric-eigen.ts';
+import { mergeSketches } from '../operators/merge-sketches.ts';
 import { type MergedState, mergeStates, type StoredState } from '../operators/merge-states.ts';
 import type { SubspaceSpec } from '../operators/subspace-state.ts';
 import type { SavedRows } from '../operators/tile-tasks.ts';
@@ -81,14 +82,11 @@ export const mergeSlot = ({ slot, spec, parts, to, scratch, device, solve }: Slo
     return { path, fd, at: 0 };
   };
   const mergeSome = (some: readonly StateWithMembers[], rows: SavedRows): MergedSlot => {
-    const merged = mergeStates(
-      slot,
-      spec,
-      some.map(({ stored }) => stored),
-      rows,
-      device,
-      solve,
-    );
+    const states = some.map(({ stored }) => stored);
+    const merged =
+      spec.engine === 'randomized'
+        ? mergeSketches(slot, spec, states, rows, device.multiplyDouble, solve)
+        : mergeStates(slot, spec, states, rows, device, solve);
     const moved = some.map(({ members }, i) => move(members, merged.carries[i]!));
     return { merged, members: concatenate(moved) };
   };

@@ -35,8 +35,15 @@ export const fullRankOfMode = ({ spectrum: { side, samples }, models, center }: 
   Math.min(side, center ? (samples / models) * (models - 1) : samples);
 
 /** What the intervals rest on. */
-export const boundKindOfMode = ({ residuals, lowered }: ModeSpectrum): 'exact' | 'truncation' | 'a-posteriori' =>
-  residuals !== null ? 'a-posteriori' : lowered > 0 ? 'truncation' : 'exact';
+export const boundKindOfMode = ({
+  engine,
+  residuals,
+  lowered,
+}: ModeSpectrum): 'exact' | 'truncation' | 'frequent-directions' | 'a-posteriori' => {
+  if (residuals !== null) return 'a-posteriori';
+  if (!(lowered > 0)) return 'exact';
+  return engine === 'frequent-directions' ? engine : 'truncation';
+};
 
 /** All eigenvalues that are known. What a Krylov space gave can only lie below the truth, by its residual at most. */
 export const spectrumOfMode = (result: ModeResult): readonly SpectrumRow[] => {

@@ -240,6 +240,7 @@ const planWith = (
       sums: 1 + config.groupBy.length,
       sides: sideModesOf(config),
       largestSide: largestSideOf(config),
+      core: config.core,
     };
     const modes = sideModesOf(config);
     const sideNeeds = { ...common, modes };

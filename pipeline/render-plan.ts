@@ -5,7 +5,7 @@ import { displayName } from '../sources/display-name.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import { adapterFacts } from './adapter-facts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
-import { largestSideOf, sideModesOf } from './choose-engine.ts';
+import { followerOf, largestSideOf, sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import type { Plan } from './plan.ts';
 import { bytesToSpill, groupsInOrder, peakMemory, stateBytes } from './plan-figures.ts';
@@ -105,7 +105,7 @@ const describeFollowed = ({ config, slots }: Plan): string => {
   if (followed.length === 0) return '';
   const names = followed.slice(0, 3).map(({ name }) => displayName(name));
   const more = followed.length > 3 ? ', …' : '';
-  return ` (incremental where a side is beyond ${formatCount(LARGEST_EXACT_SIDE)}: ${names.join(', ')}${more}; --engine exact)`;
+  return ` (${followerOf(config)} where a side is beyond ${formatCount(LARGEST_EXACT_SIDE)}: ${names.join(', ')}${more}; --engine exact)`;
 };
 
 /** A line for mode models, one for the others. */
@@ -145,6 +145,7 @@ const readingOf = (plan: Plan): string => {
     ...(models && engine === 'randomized' && config.passes === 2 ? ['to sharpen it (--passes 2)'] : []),
     ...(apart ? [`for that of ${sides} (more --memory lets them share)`] : []),
     ...(sides !== '' && config.energies ? [`for the energies of ${sides} (--no-energies)`] : []),
+    ...(config.core ? ['for the core tensor (--core)'] : []),
   ];
   const why = reasons.length > 1 ? `, ${reasons.join(', ').replace(/, ([^,]*)$/, ' and $1')}` : '';
   const often = `each byte ${TIMES[passesOf(plan) - (config.verify ? 1 : 0)]}${why}`;

@@ -108,7 +108,7 @@ export const discardRunFolder = (out: string): void => {
 /** What decides a result, and so belongs into its hash; memory, threads and where things stand do not. */
 const resultConfig = (engine: EngineName, config: RunConfig) => {
   const { mode, rank, block, seed, passes, base, center, shuffle, include, exclude, rename } = config;
-  const { lora, family, onMismatch, groupBy, basis } = config;
+  const { lora, family, onMismatch, groupBy, basis, core } = config;
   return {
     engine,
     mode,
@@ -127,6 +127,7 @@ const resultConfig = (engine: EngineName, config: RunConfig) => {
     groupBy,
     // The way in which adapters are multiplied, and sides that are too wide to be kept whole.
     ...(basis === 'dense' ? { basis } : {}),
+    ...(core ? { core } : {}),
     ...(mode.some((name) => name !== 'models') ? { wholeSides: config.engine === 'exact' } : {}),
   };
 };

@@ -1,6 +1,7 @@
 // What a run has found out so far and keeps in memory or in files that are not finished: rows of tables, warnings, timings.
 // Each is also a line of a log, so that a resumed run has them again, in the same order and with the same bits. JSON, but for
 // what JSON cannot say: typed arrays are base64, and numbers that it would change carry their name.
+import type { ModelVectors } from '../operators/core-tensor.ts';
 import { AppendLog, type LogCut } from '../sinks/append-log.ts';
 import { DamagedFile } from '../sinks/errors.ts';
 import type { TableName } from '../sinks/tables.ts';
@@ -23,6 +24,8 @@ export type JournalEntry =
   | { readonly kind: 'warning'; readonly finding: Finding }
   | { readonly kind: 'timing'; readonly timing: BlockTiming }
   | { readonly kind: 'skip'; readonly slot: number; readonly model: number; readonly reason: string }
+  /** Directions of mode models, for the core tensor that a later group makes. */
+  | { readonly kind: 'vectors'; readonly slot: number; readonly vectors: ModelVectors }
   | { readonly kind: 'summary'; readonly summary: SlotSummary }
   | { readonly kind: 'alike'; readonly alike: Alike }
   | { readonly kind: 'copies'; readonly copies: readonly (readonly [model: number, original: number])[] };

@@ -1,6 +1,6 @@
 // The tables that a slot's results fill, slot after slot. They are written under temporary names and appear, durable,
 // when the run closes them.
-import type { ModeName } from '../configs/schema.ts';
+import { type ModeName, modeNames } from '../configs/schema.ts';
 import type { ModesOfSlot } from '../operators/exact-modes.ts';
 import { type SlotEnergies, sideOf } from '../operators/mode-scatter.ts';
 import type { SubspaceEstimate } from '../operators/subspace.ts';
@@ -10,8 +10,16 @@ import { openTable, type Table } from '../sinks/parquet-table.ts';
 import type { TableBatch, TableName } from '../sinks/tables.ts';
 import type { PlannedSlot } from '../sources/reading-plan.ts';
 import { passesOver, sideModesOf, sidePasses } from './choose-engine.ts';
+import { CoreResults, coreBatch } from './core-results.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
-import { boundKindOfMode, type ModeResult, modeResults, spectrumOfMode, summariseMode } from './mode-results.ts';
+import {
+  boundKindOfMode,
+  isFrozenMode,
+  type ModeResult,
+  modeResults,
+  spectrumOfMode,
+  summariseMode,
+} from './mode-results.ts';
 import { generationOfBlock, type Plan } from './plan.ts';
 import type { TableRows } from './run-journal.ts';
 import type { SlotHistory } from './slot-history.ts';
@@ -29,7 +37,7 @@ import {
   spectrumOf,
   summarise,
 } from './slot-results.ts';
-import type { SlotSummary } from './telemetry.ts';
+import type { CoreSummary, SlotSummary } from './telemetry.ts';
 import { SCORE_WIDTH, type SpooledUpdate } from './update-spool.ts';
 
 const MODE = 'models';
@@ -69,6 +77,9 @@ export class SlotTables {
   readonly #stream: StreamTables | null;
   /** Null where the modes rows and cols, or their energies, were not asked for. */
   readonly #energies: Appender<'energies'> | null;
+  /** Null where not all three modes were asked for. */
+  readonly #core: Appender<'core'> | null;
+  readonly #coreResults = new CoreResults();
   readonly #tables = new Map<TableName, AnyTable>();
   readonly #record: (rows: TableRows) => void;
   /** Rows of the modes rows and cols that stand behind those of mode models, whatever is found first. */
@@ -106,6 +117,7 @@ export class SlotTables {
     const sides = modes === 'all' && plan.config.energies ? sideModesOf(plan.config) : [];
     const longest = widest((slot) => Math.max(0, ...sides.map((name) => sideOf(name, slot))));
     this.#energies = sides.length === 0 ? null : open('energies', columns('e', longest));
+    this.#core = modes === 'all' && mode.length === modeNames.length ? open('core') : null;
   }
 
   /** Appends rows that a run before this one recorded. */
@@ -120,8 +132,9 @@ export class SlotTables {
     this.replay(placed);
   }
 
-  #append({ table, batch, extra }: TableRows): void {
-    this.#tables.get(table)!.append(batch, extra);
+  #append(rows: TableRows): void {
+    this.#coreResults.see(rows);
+    this.#tables.get(rows.table)!.append(rows.batch, rows.extra);
   }
 
   /** @param skipped models that are not in this slot, with the reason */
@@ -147,6 +160,7 @@ export class SlotTables {
     for (const result of results) this.#appendMode(result, effective);
     this.#isLater = false;
     if (found.energies !== null) this.#appendEnergies(found, found.energies);
+    this.#appendCore(found, results);
     if (this.#stream === null) {
       const modelIds = Int32Array.from(found.models, ({ id }) => id);
       this.#appendModelSlots(found.slot, { ...found, modelIds }, skipped);
@@ -181,6 +195,24 @@ export class SlotTables {
       seed: null,
     });
     this.#appendSpectrumRows(slot, mode, spectrumOfMode(result), boundKindOfMode(spectrum));
+  }
+
+  #appendCore({ slot, core }: ModesOfSlot, results: readonly ModeResult[]): void {
+    const models = this.#coreResults.modelsOf(slot.id);
+    const [rows, cols] = (['rows', 'cols'] as const).map((mode) => {
+      const result = results.find(({ spectrum }) => spectrum.mode === mode);
+      if (result === undefined) return undefined;
+      const { rank, total } = result.spectrum;
+      return { rank, total, bounds: spectrumOfMode(result) };
+    });
+    if (this.#core === null || models === undefined || rows === undefined || cols === undefined) return;
+    if (Math.min(models.rank, rows.rank, cols.rank) === 0) return;
+    this.#core.append(coreBatch(slot.id, { models, rows, cols }, core, results.some(isFrozenMode)));
+  }
+
+  /** What the summary says of a slot's core tensor; undefined where it has none. */
+  coreOf(slotId: number): CoreSummary | undefined {
+    return this.#coreResults.summaryOf(slotId);
   }
 
   #appendEnergies({ slot, models, spectra }: ModesOfSlot, { norm2, modes }: SlotEnergies): void {

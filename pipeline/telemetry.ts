@@ -41,6 +41,16 @@ export interface SlotSummary extends EvrAtCuts {
   /** The first eigenvalues over the total, at most 16, for the scree bar. */
   readonly scree: readonly number[];
   readonly exactness: 'exact' | 'bounded' | 'estimated';
+  /** Mode models, where all three modes were asked for. */
+  readonly core?: CoreSummary;
+}
+
+/** The smallest ranks listed in core.parquet that keep 90% of the scatter, by the number of entries in the core. */
+export interface CoreSummary {
+  /** Of the modes models, rows and cols; null where none of those listed do. */
+  readonly ranks: readonly [models: number, rows: number, cols: number] | null;
+  /** Whether the core tensor tells; else ranks for which the three spectra promise it. */
+  readonly isMeasured: boolean;
 }
 
 export interface Warning {

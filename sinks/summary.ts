@@ -1,6 +1,6 @@
 // What a finished run has to say: per slot how much a few directions explain beside what no structure would give,
 // then the warnings, the files, and what to do next. Pure; fits the width it is given by leaving columns out.
-import type { SlotSummary, TelemetryEvent, WarningGroup } from '../pipeline/telemetry.ts';
+import type { CoreSummary, SlotSummary, TelemetryEvent, WarningGroup } from '../pipeline/telemetry.ts';
 import { formatBytes, formatCount, formatDuration, formatPlural, formatRate, formatShare } from './human-format.ts';
 import { shortenNames } from './short-names.ts';
 import { displayWidth, escapeControls, padEnd, padStart, painter } from './terminal-text.ts';
@@ -81,6 +81,9 @@ function columnsFor(slots: readonly SlotSummary[]): Column[] {
       text: ({ components_90, rank, evr_k }) =>
         components_90 !== null ? formatCount(components_90) : evr_k === null ? '–' : `>${formatCount(rank)}`,
     },
+    ...(slots.some(({ core }) => core !== undefined)
+      ? [{ title: 'core 90%', expendable: 4, text: ({ core }: SlotSummary) => formatCore(core) }]
+      : []),
     ...(slots.some(({ mode }) => mode === 'models')
       ? [{ title: 'captured', expendable: 6, text: ({ captured }: SlotSummary) => formatShare(captured) }]
       : []),
@@ -89,6 +92,13 @@ function columnsFor(slots: readonly SlotSummary[]): Column[] {
       : []),
     ...(mixed ? [{ title: 'exactness', expendable: 8, left: true, text: (slot: SlotSummary) => slot.exactness }] : []),
   ];
+}
+
+/** Ranks that keep 90% together; `≤` where that is what the spectra promise, and fewer may do. */
+function formatCore(core: CoreSummary | undefined): string {
+  if (core === undefined) return '';
+  if (core.ranks === null) return '–';
+  return `${core.isMeasured ? '' : '≤'}${core.ranks.join('·')}`;
 }
 
 const BLOCKS = '▁▂▃▄▅▆▇█';
@@ -153,6 +163,9 @@ function renderLegend(slots: readonly SlotSummary[], paint: Paint): string[] {
     '',
     paint('dim', `EVR: the share of the variance that the first 1, 4, 16 and k directions explain (${rank})`),
     paint('dim', `flat: what k directions would explain without any structure, ${flatOf(slots)}`),
+    ...(slots.some(({ core }) => core !== undefined)
+      ? [paint('dim', 'core 90%: directions of models·rows·cols that keep 90% together, the smallest in core.parquet')]
+      : []),
     ...(same ? [paint('dim', `all spectra are ${first.exactness}`)] : []),
   ];
 }

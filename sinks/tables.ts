@@ -102,6 +102,19 @@ export const tables = {
     model_id: 'id',
     norm2: 'float64',
   },
+  /** All three modes: what multilinear ranks keep of the scatter. */
+  core: {
+    slot_id: 'id',
+    rank_models: 'int32',
+    rank_rows: 'int32',
+    rank_cols: 'int32',
+    energy: 'float64',
+    share: 'float64',
+    bound_low: 'float64',
+    bound_high: 'float64',
+    share_low: 'float64',
+    share_high: 'float64',
+  },
   scores: {
     slot_id: 'id',
     mode: 'utf8',

@@ -95,6 +95,10 @@ export const options = {
   noBasis: on('no-basis', 'Leave out the basis and mean files, the largest part of a run'),
   basis: text('basis', 'dense', 'Write the directions of adapters out also in engine exact, each as large as a weight'),
   noEnergies: off('energies', 'Leave out energies.parquet of modes rows and cols, and the second pass for it'),
+  core: on(
+    'core',
+    'Also core.parquet with the energy kept at multilinear ranks (HOSVD); asks for --engine exact --mode models,rows,cols',
+  ),
   config: text('config', 'FILE.yaml', 'Take options from a file; flags override it'),
   json: on('json', 'Newline-delimited JSON on standard output, and nothing else there'),
   quiet: on('quiet', 'Errors and one line at the end, no progress'),
@@ -134,6 +138,7 @@ export interface Flags {
   readonly noBasis: Given<boolean>;
   readonly basis: Given<string>;
   readonly noEnergies: Given<boolean>;
+  readonly core: Given<boolean>;
   readonly config: Given<string>;
   readonly json: Given<boolean>;
   readonly quiet: Given<boolean>;
@@ -186,6 +191,7 @@ export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unk
     scratch: plain(flags.scratch),
     basis: not(flags.noBasis) ?? basisOf(plain(flags.basis)),
     energies: not(flags.noEnergies),
+    core: plain(flags.core),
     json: plain(flags.json),
     quiet: plain(flags.quiet),
   };

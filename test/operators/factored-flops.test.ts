@@ -23,7 +23,12 @@ const work = (models: number, rank: number, rows: number, cols: number) => ({
   ranks: Array<number>(models).fill(rank),
 });
 
-const asked = (modes: readonly AdapterMode[], energies = 0): AdapterFlopsOptions => ({ modes, center: true, energies });
+const asked = (modes: readonly AdapterMode[], energies = 0): AdapterFlopsOptions => ({
+  modes,
+  center: true,
+  energies,
+  core: 0,
+});
 
 describe('the cheaper way', () => {
   // models: r² (rows + cols) against rows cols (1 + 2 r / N). rows: r (cols² + 2 rows cols) + rows cols² / N + 2 r² (rows + 2 cols)

@@ -172,6 +172,46 @@ describe('mergeSubspaces', () => {
     );
   });
 
+  it('of frequent directions stays below the scatter by no more than it says, in any direction', () => {
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 2, max: 12 }), { minLength: 2, maxLength: 5 }), fc.nat(), (some, seed) => {
+        const { streams, shifts } = streamsOf(some, seed, 0.3);
+        const spec = {
+          features: D,
+          rank: 2,
+          center: true,
+          shiftIsOrigin: false,
+          engine: 'frequent-directions',
+        } as const;
+        const all = streams.flat();
+        const truth = stateOf(all, shifts[0]!, true, 40);
+        const { merged, rows, mean } = merge(spec, streams, shifts, seed);
+        const { state } = merged;
+        expect(state.eigenvalues.length).toBeLessThanOrEqual(4);
+        rows.forEach((row, j) => {
+          expect(Math.abs(dot(row, row) - state.eigenvalues[j]!)).toBeLessThan(1e-9 * truth.state.eigenvalues[0]!);
+        });
+        // ‖AᵀA − SᵀS‖₂, and that nothing of S is too large.
+        const centred = all.map((x) => minus(minus(x, shifts[0]!), mean));
+        const difference = new Float64Array(D * D);
+        for (const [sign, some] of [
+          [1, centred],
+          [-1, rows],
+        ] as const)
+          for (const x of some)
+            for (let a = 0; a < D; a++)
+              for (let b = 0; b < D; b++) difference[a * D + b] = difference[a * D + b]! + sign * x[a]! * x[b]!;
+        const { values } = solve(difference, D);
+        const slack = 1e-9 * truth.state.eigenvalues[0]!;
+        expect(values[0]!).toBeLessThanOrEqual(state.truncation + slack);
+        expect(values[D - 1]!).toBeGreaterThanOrEqual(-slack);
+        const kept = state.eigenvalues.reduce((a, b) => a + b, 0);
+        expect(Math.abs(kept + state.lost - state.total)).toBeLessThan(1e-9 * state.total);
+      }),
+      { numRuns: 60, seed: 13 },
+    );
+  });
+
   it('bounds a direction that every stream has forgotten, though it is the largest of all', () => {
     const along = (axis: number, length: number): Vector =>
       Float64Array.from({ length: D }, (_, i) => (i === axis ? length : 0));

@@ -153,6 +153,48 @@ describe.each(devices)('modes rows and cols on $name', ({ name, open }) => {
     },
   );
 
+  it.each(BOTH)(
+    'followed by frequent directions in mode %s: no direction is further off than it says',
+    async (mode) => {
+      const shape = [60, 44] as const;
+      const weights = planted(9, shape, 11, 3e-2);
+      await withTiles(async (tiles) => {
+        const options = { block: 3, shape, modes: [mode], largestSide: 4, follower: 'frequent-directions' } as const;
+        const found = (await foldModes(tiles, weights, { ...options, rank: 3 }))!;
+        const [{ engine, eigenvalues, lowered, rounding, total, side, directions, rank }] = found.spectra as [
+          ModesOfSlot['spectra'][number],
+        ];
+        expect(engine).toBe('frequent-directions');
+        const { matrix } = scatterOf(weights, shape, mode);
+        const truth = jsEigenSolver(matrix, side).values;
+        const trace = truth.reduce((a, b) => a + b, 0);
+        expect(Math.abs(total / trace - 1)).toBeLessThan(tolerance);
+        expect(lowered).toBeGreaterThan(0);
+        // Σδ ≤ ‖A − A_j‖² / (ℓ + 1 − j), ℓ = 6 rows.
+        let rest = trace;
+        for (let j = 0; j <= 6; j++) {
+          expect(lowered).toBeLessThanOrEqual((1 + 1e-4) * (rest / (7 - j)));
+          rest -= truth[j]!;
+        }
+        eigenvalues.forEach((value, j) => {
+          expect(value).toBeLessThanOrEqual(truth[j]! + rounding);
+          expect(value + lowered + rounding).toBeGreaterThanOrEqual(truth[j]!);
+        });
+        // The scatter along what is reported is as much as is said, or more.
+        for (let j = 0; j < rank; j++) {
+          const v = directions.subarray(j * side, (j + 1) * side);
+          let along = 0;
+          for (let a = 0; a < side; a++) for (let b = 0; b < side; b++) along += v[a]! * matrix[a * side + b]! * v[b]!;
+          expect(along).toBeGreaterThanOrEqual(eigenvalues[j]! - rounding);
+          expect(along).toBeLessThanOrEqual(eigenvalues[j]! + lowered + rounding);
+        }
+        // Shrinking shows: the incremental engine is nearer.
+        const plain = (await foldModes(tiles, weights, { ...options, follower: 'incremental', rank: 3 }))!;
+        expect(eigenvalues[0]!).toBeLessThan(plain.spectra[0]!.eigenvalues[0]!);
+      });
+    },
+  );
+
   it('finds the largest eigenpairs alone where the side is large, with residuals that enclose the truth', async () => {
     const shape = [4, 700] as const;
     const weights = planted(6, shape, 5, 1e-2);

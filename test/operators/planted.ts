@@ -260,7 +260,10 @@ const incremental = (
 };
 
 export interface ModesOptions
-  extends Pick<ExactModesOptions<never>, 'modes' | 'energies' | 'onBadSource' | 'largestSide'> {
+  extends Pick<
+    ExactModesOptions<never>,
+    'modes' | 'energies' | 'onBadSource' | 'largestSide' | 'follower' | 'vectorsOf'
+  > {
   readonly rank: number;
   readonly block: number;
   readonly shape: readonly [rows: number, cols: number];
@@ -272,13 +275,25 @@ export interface ModesOptions
 export const foldModes = async (
   tiles: Tiles,
   weights: readonly Float32Array[],
-  { rank, block, shape, modes, center = true, energies = true, onBadSource = 'error', base, largestSide }: ModesOptions,
+  {
+    center = true,
+    energies = true,
+    onBadSource = 'error',
+    base,
+    largestSide,
+    follower,
+    vectorsOf,
+    ...options
+  }: ModesOptions,
 ): Promise<ModesOfSlot | undefined> => {
+  const { rank, block, shape, modes } = options;
   const { plan, blocksOf } = streamOf(weights, { block, shape, ...(base === undefined ? {} : { base }) });
   const blocks = (reading: ReadingPlan) => from(blocksOf(reading));
   const stream = exactModes(plan, {
     ...{ modes, rank, tiles, center, energies, onBadSource, blocks },
     ...(largestSide === undefined ? {} : { largestSide }),
+    ...(follower === undefined ? {} : { follower }),
+    ...(vectorsOf === undefined ? {} : { vectorsOf }),
   });
   const events = await lastValueFrom(stream.pipe(toArray()));
   return events.find((event): event is ModesOfSlot => event.kind === 'modes');

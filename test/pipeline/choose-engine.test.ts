@@ -41,6 +41,7 @@ const choose = (
     sums: 1,
     sides: [],
     largestSide: Infinity,
+    core: false,
   };
   return chooseEngine(config, [slot], needs);
 };

@@ -310,6 +310,7 @@ describe('groupSlots', () => {
     sums: 1,
     sides: [],
     largestSide: Infinity,
+    core: false,
   });
   const bytes = (slots: readonly PlannedSlot[]): number => {
     const { state, staging, rest } = groupMemory(needs(0), { index: 0, slots });

@@ -89,15 +89,24 @@ describe.each(devices)('on $name', ({ name: device }) => {
     expect(tableDigests(killed)).toEqual(tableDigests(out));
   }, 240_000);
 
-  it('says how far off it can be where something is', async () => {
-    const out = at(`${device}-low`);
-    const { code, stderr } = await runCli(['run', ...args('--rank', '4'), '--out', out, '--quiet']);
+  it.each([
+    ['incremental', 'truncation'],
+    ['frequent-directions', 'frequent-directions'],
+    ['randomized', 'truncation'],
+  ])('says how far off it can be where something is, beside mode models of engine %s', async (engine, kind) => {
+    const out = at(`${device}-${engine}-low`);
+    const { code, stderr } = await runCli(['run', ...args('--rank', '4'), '--engine', engine, '--out', out, '--quiet']);
     expect(code, stderr).toBe(0);
+    const subspaces = await readWithHyparquet(join(out, 'subspaces.parquet'));
+    expect(subspaces.find((row) => row.slot_id === 0 && row.mode === 'cols')!.engine).toBe(
+      kind === 'truncation' ? 'incremental' : kind,
+    );
     const values = truth();
     const rows = (await readWithHyparquet(join(out, 'spectrum.parquet'))).filter(
       ({ slot_id, mode }) => slot_id === 0 && mode === 'cols',
     );
-    expect(rows.map(({ bound_kind }) => bound_kind)).toEqual(Array(4).fill('truncation'));
+    expect(rows.map(({ bound_kind }) => bound_kind)).toEqual(Array(rows.length).fill(kind));
+    expect(rows.length).toBeGreaterThan(0);
     rows.forEach((row, j) => {
       expect(Number(row.bound_low)).toBeLessThanOrEqual(values[j]!);
       expect(Number(row.bound_high)).toBeGreaterThanOrEqual(values[j]!);

@@ -76,6 +76,24 @@ describe('findMergeProblems', () => {
     expect(findMergeProblems([opened(name), opened(name)], null)[0]).toMatch(text);
   });
 
+  it('merges other streaming engines, but not two passes, other seeds or several engines', () => {
+    const as = (name: string, config: Partial<RunToMerge['begin']['config']>): RunToMerge => {
+      const run = opened(name);
+      return { ...run, begin: { ...run.begin, config: { ...run.begin.config, ...config } } };
+    };
+    const both = (config: Partial<RunToMerge['begin']['config']>, other = config) =>
+      findMergeProblems([as('first', config), as('second', other)], null);
+    expect(both({ engine: 'frequent-directions' })).toEqual([]);
+    expect(both({ engine: 'randomized', seed: 7 })).toEqual([]);
+    expect(both({ engine: 'randomized', passes: 2 })[0]).toMatch(/^first: it had two passes .* run it again with one$/);
+    expect(both({ engine: 'randomized', seed: 7 }, { engine: 'randomized', seed: 8 })).toEqual([
+      'second: seed 8, expected 7 as in first',
+    ]);
+    expect(both({ engine: 'randomized' }, { engine: 'frequent-directions' })).toEqual([
+      'second: engine frequent-directions, expected randomized as in first',
+    ]);
+  });
+
   it('refuses scatter matrices that are not there, other shapes, other names and another device', () => {
     const [first, second] = [opened('first'), opened('second')];
     const bare = {

@@ -102,9 +102,10 @@ describe.each([
   const written = () => Object.keys(tables).filter((name) => existsSync(join(out, `${name}.parquet`)));
 
   it('has every table but those that would be empty', () => {
-    // Energies belong to the modes rows and cols, the comparison to `compare`.
+    // Energies belong to the modes rows and cols, the core to all three, the comparison to `compare`.
     expect(Object.keys(tables).filter((name) => !written().includes(name) && name !== 'warnings')).toEqual([
       'energies',
+      'core',
       'comparison',
     ]);
     expect(readdirSync(out).filter((name) => /tmp|partial|spill/.test(name))).toEqual([]);

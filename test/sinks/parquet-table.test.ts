@@ -23,6 +23,7 @@ const golden: Record<TableName, string> = {
   coefficients:
     'slot_id INT32! | model_id INT32! | norm2 DOUBLE | residual2 DOUBLE | c_0 FLOAT | c_1 FLOAT | c_2 FLOAT',
   energies: 'slot_id INT32! | mode UTF8 | model_id INT32! | norm2 DOUBLE | c_0 FLOAT | c_1 FLOAT | c_2 FLOAT',
+  core: 'slot_id INT32! | rank_models INT32 | rank_rows INT32 | rank_cols INT32 | energy DOUBLE | share DOUBLE | bound_low DOUBLE | bound_high DOUBLE | share_low DOUBLE | share_high DOUBLE',
   scores:
     'slot_id INT32! | mode UTF8 | model_id INT32! | phase UTF8 | block INT32 | centred2 DOUBLE | captured2 DOUBLE | mean_only DOUBLE',
   convergence:

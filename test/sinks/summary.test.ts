@@ -37,6 +37,21 @@ describe('renderSummary', () => {
     ]);
   });
 
+  it('names the ranks that keep 90% together, as measured, as promised, or as beyond what is listed', () => {
+    const cores = [
+      { ranks: [4, 8, 16], isMeasured: true },
+      { ranks: [8, 8, 8], isMeasured: false },
+      { ranks: null, isMeasured: true },
+    ] as const;
+    const slots = [...cores.map((core, i) => ({ ...summaryOf(`slot.${i}`), core })), summaryOf('*')];
+    const lines = renderSummary(done({ slots }), wide);
+    const at = table(lines)[0]!.indexOf('core 90%');
+    const cells = table(lines).map((line) => line.slice(at, at + 8).trim());
+    expect(cells).toEqual(['core 90%', '4·8·16', '≤8·8·8', '–', '']);
+    expect(lines.join('\n')).toContain('core 90%: directions of models·rows·cols that keep 90% together');
+    expect(renderSummary(done(), wide).join('\n')).not.toContain('core');
+  });
+
   it('leaves columns out where the line is short, the least telling first', () => {
     const header = (columns: number) => table(renderSummary(done(), { columns, color: false }))[0];
     expect(header(92)).toBe(
