@@ -121,6 +121,8 @@ export type TelemetryEvent =
       readonly bytesToRead: number;
       readonly seconds: number;
     }
+  /** Something beside the run that people should know of; not in the log, since no result and nobody later needs it. */
+  | { readonly type: 'notice'; readonly text: string }
   | { readonly type: 'write'; readonly file: string; readonly bytes: number }
   | {
       readonly type: 'done';
@@ -137,6 +139,9 @@ export type TelemetryEvent =
       readonly device: string;
     }
   | { readonly type: 'failed'; readonly error: string; readonly message: string };
+
+/** An event as it stands in events.ndjson: its number, and when. */
+export type LoggedEvent = TelemetryEvent & { readonly seq: number; readonly time: string };
 
 /** Takes events; must return at once. */
 export type Telemetry = (event: TelemetryEvent) => void;

@@ -69,6 +69,9 @@ export class Terminal {
       case 'skip':
         this.#showSkip(event.model, event.slot, event.reason);
         return;
+      case 'notice':
+        this.#print([`weightspan: ${escapeControls(event.text)}`]);
+        return;
       case 'resumed':
         this.#print(renderResumedLines(event));
         return;

@@ -25,6 +25,7 @@ function showJson(): Progress {
 
 function showResult(): Progress {
   const telemetry = (event: TelemetryEvent): void => {
+    if (event.type === 'notice') process.stderr.write(`weightspan: ${escapeControls(event.text)}\n`);
     if (event.type !== 'done') return;
     const { out, models, slots, bytesRead, tables_s } = event;
     writeOutput(

@@ -2,8 +2,8 @@
 import { EventEmitter } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { expect, it } from 'vitest';
+import type { LogLine } from '../../sinks/event-tail.ts';
 import { EventStream, eventId } from '../../watch/server/event-stream.ts';
-import type { LogLine } from '../../watch/server/event-tail.ts';
 
 class FakeResponse extends EventEmitter {
   readonly written: string[] = [];

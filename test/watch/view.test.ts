@@ -1,15 +1,9 @@
 // The small pure parts that server, page and report share.
 import { expect, it } from 'vitest';
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
 import { ticks } from '../../watch/report/svg-chart.ts';
 import { evrOfKept, metrics, RAMP_STEPS, rampStep } from '../../watch/view/metrics.ts';
-import {
-  applyEvent,
-  emptyRun,
-  type LoggedEvent,
-  type RunView,
-  statusOf,
-  unseenSlot,
-} from '../../watch/view/run-view.ts';
+import { applyEvent, emptyRun, type RunView, statusOf, unseenSlot } from '../../watch/view/run-view.ts';
 import { calmAfter, isSettled, restless } from '../../watch/view/settled.ts';
 import { layOut } from '../../watch/view/slot-grid.ts';
 import { blockOf, failed, plan, progressOf, stopped } from './watched-run.ts';

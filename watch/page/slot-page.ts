@@ -1,8 +1,9 @@
 // One slot: its spectrum beside the line without structure, how it came to be over the models, and the models in it. What has
 // been is asked of the server once; what happens from then on comes with the events.
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
 import type { RunAnswer, SlotDetail } from '../view/answers.ts';
 import { metrics } from '../view/metrics.ts';
-import { type LoggedEvent, type SlotView, statusOf } from '../view/run-view.ts';
+import { type SlotView, statusOf } from '../view/run-view.ts';
 import { SETTLED_DEGREES, SETTLED_TEXT } from '../view/settled.ts';
 import { Chart, type Series } from './chart.ts';
 import { element, setText, shown } from './dom.ts';

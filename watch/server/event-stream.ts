@@ -2,7 +2,7 @@
 // pace; so the queue of a client is a position. One that has fallen out of the ring is told to read the state anew
 // (`behind`), which is the newest there is; one whose socket takes nothing for a while is dropped.
 import type { ServerResponse } from 'node:http';
-import type { LogLine } from './event-tail.ts';
+import type { LogLine } from '../../sinks/event-tail.ts';
 
 interface Frame {
   /** Counts all frames of this server. */

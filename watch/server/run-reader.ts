@@ -4,10 +4,11 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeOwner, isAlive, newestLease } from '../../pipeline/lease-owner.ts';
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
+import { EventTail, type LogLine } from '../../sinks/event-tail.ts';
 import type { RunSettings, RunStatus, SlotDetail } from '../view/answers.ts';
-import { applyEvent, emptyRun, type LoggedEvent, type RunView, type SlotView, unseenSlot } from '../view/run-view.ts';
+import { applyEvent, emptyRun, type RunView, type SlotView, unseenSlot } from '../view/run-view.ts';
 import { calmAfter, restless } from '../view/settled.ts';
-import { EventTail, type LogLine } from './event-tail.ts';
 import { type Row, RunTables } from './run-tables.ts';
 import { SlotCurves } from './slot-curves.ts';
 import { detailFromEvents, detailFromTables } from './slot-detail.ts';

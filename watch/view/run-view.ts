@@ -1,6 +1,6 @@
 // What is known of a run: the state that its events change. The server and the page fold the same events by this one
 // function, so a page that has read the server's state goes on from it by itself. Pure, for Node and browsers.
-import type { SlotProgress, SlotSummary, TelemetryEvent, WarningGroup } from '../../pipeline/telemetry.ts';
+import type { LoggedEvent, SlotProgress, SlotSummary, TelemetryEvent, WarningGroup } from '../../pipeline/telemetry.ts';
 import { type Calm, calmAfter, isSettled, restless } from './settled.ts';
 
 export type RunState = 'waiting' | 'empty' | 'running' | 'finished' | 'failed' | 'interrupted';
@@ -45,9 +45,6 @@ export interface Note {
   readonly time: string;
   readonly text: string;
 }
-
-/** An event of events.ndjson. */
-export type LoggedEvent = TelemetryEvent & { readonly seq: number; readonly time: string };
 
 export interface RunView {
   /** Of the last event; -1 before any. */
