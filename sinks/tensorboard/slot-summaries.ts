@@ -82,6 +82,8 @@ const histogram = (shares: readonly number[]): Uint8Array => {
     .doubles(7, shares).written;
 };
 
+const secondsOf = ({ time }: LoggedEvent): number => Date.parse(time) / 1e3;
+
 const eventOf = (seconds: number): ProtoMessage => new ProtoMessage().double(1, seconds);
 
 /** The first record of every file. */
@@ -99,11 +101,20 @@ export class SlotSummaries {
 
   /** The messages that an event gives, each for a record of its own. */
   of(event: LoggedEvent): readonly Uint8Array[] {
-    if (event.type === 'block') return this.#records(event, event.modelsSeen, event.slots, () => 'models');
+    if (event.type === 'block') {
+      const { modelsSeen, slots } = event;
+      const isBefore = slots.some(({ slot }) => modelsSeen < this.#stepOf('models', slot));
+      // A run that was extended and kept no state reads all models anew.
+      const anew = isBefore ? [sessionStart(secondsOf(event))] : [];
+      if (isBefore) this.#steps.clear();
+      // A second pass over the weights ends where the first one did.
+      const isSecond = (slot: SlotProgress): boolean => modelsSeen === this.#stepOf('models', slot.slot);
+      return [...anew, ...this.#records(event, modelsSeen, slots, (slot) => (isSecond(slot) ? 'pass 2' : 'models'))];
+    }
     if (event.type !== 'done') return [];
     // What blocks have told stands already: the end pools over many of them.
     const untold = event.slots
-      .filter(({ slot, mode, models }) => (this.#steps.get(`${mode} ${slot}`) ?? -1) < models)
+      .filter(({ slot, mode, models }) => this.#stepOf(mode, slot) < models)
       .map((summary) => ({ ...summary, drift: null }));
     return [...new Set(untold.map(({ models }) => models))].flatMap((step) =>
       this.#records(
@@ -115,8 +126,12 @@ export class SlotSummaries {
     );
   }
 
+  #stepOf(mode: string, slot: string): number {
+    return this.#steps.get(`${mode} ${slot}`) ?? -1;
+  }
+
   #records<S extends Numbers & { readonly slot: string }>(
-    { time }: LoggedEvent,
+    event: LoggedEvent,
     step: number,
     slots: readonly S[],
     modeOf: (slot: S) => string,
@@ -126,11 +141,7 @@ export class SlotSummaries {
       const summary = new ProtoMessage();
       for (const slot of slots.slice(from, from + MOST_SLOTS)) this.#add(summary, slot, modeOf(slot), step);
       if (summary.written.length > 0)
-        records.push(
-          eventOf(Date.parse(time) / 1e3)
-            .integer(2, step)
-            .bytes(5, summary.written).written,
-        );
+        records.push(eventOf(secondsOf(event)).integer(2, step).bytes(5, summary.written).written);
     }
     return records;
   }
