@@ -104,6 +104,8 @@ const run = command(
   '12MiB',
   '--threads',
   '1',
+  '--snapshot-every',
+  '4',
   '--quiet',
 );
 while (blocksIn(live) < 46) await sleep(2);

@@ -132,7 +132,7 @@ export class RunHeader {
         ? null
         : status.memory === null
           ? `budget ${formatBytes(plan.memory)}`
-          : `${formatBytes(status.memory)} resident, budget ${formatBytes(plan.memory)}`,
+          : `${formatBytes(status.memory)}, budget ${formatBytes(plan.memory)}`,
     );
     this.#fact(
       'checkpoint',
@@ -140,7 +140,8 @@ export class RunHeader {
         ? null
         : `${formatDuration(Math.max(0, Date.parse(now) - Date.parse(checkpoint.time)) / 1e3)} ago`,
     );
-    this.#fact('device', plan === null ? null : shown(plan.device));
+    // The library is what people ask for; its file and kernel stand below, in the configuration.
+    this.#fact('device', plan === null ? null : shown(plan.device.replace(/,[^()]*\)$/, ')')));
     this.#fact(
       'warnings',
       view.warnings.length === 0 ? null : String(view.warnings.reduce((sum, { count }) => sum + count, 0)),

@@ -3,8 +3,8 @@
 import type { ModelPoint } from '../view/answers.ts';
 import { element, setText, shown } from './dom.ts';
 
-const HEIGHT = 340;
-const MARGIN = 44;
+const HEIGHT = 260;
+const MARGIN = 36;
 const REACH = 24;
 
 const color = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

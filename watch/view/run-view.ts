@@ -104,6 +104,12 @@ export type SlotStatus = 'not started' | 'moving' | 'settled';
 export const statusOf = (slot: SlotView): SlotStatus =>
   slot.models === 0 ? 'not started' : isSettled(slot.calm, slot.models) ? 'settled' : 'moving';
 
+/** For people: of a run that is over nothing moves any more. */
+export const statusWord = (slot: SlotView, isOver: boolean): string => {
+  const status = statusOf(slot);
+  return isOver && status === 'moving' ? 'not settled' : status;
+};
+
 const noted = (view: RunView, time: string, text: string): readonly Note[] => [
   ...view.notes.slice(1 - MOST_NOTES),
   { time, text },
