@@ -2,8 +2,8 @@
 // against the models seen. Field numbers are those of TensorFlow's event.proto and summary.proto. Cost: some 700 bytes a
 // slot and block.
 import type { LoggedEvent, SlotProgress, SlotSummary } from '../../pipeline/telemetry.ts';
+import { slotTag } from '../slot-tag.ts';
 import { ProtoMessage } from './proto-message.ts';
-import { slotTag } from './slot-tag.ts';
 
 type Numbers = Pick<
   SlotProgress & SlotSummary,
