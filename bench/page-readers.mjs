@@ -7,15 +7,16 @@ import net from 'node:net';
 async function follow(url) {
   const { id } = await (await fetch(new URL('/api/run', url))).json();
   return new Promise((resolve) => {
-    let events = 0;
+    let text = '';
+    const done = () => resolve([...text.matchAll(/^id: /gm)].length);
     http
       .get(new URL(`/api/events?after=${id}`, url), { agent: false }, (response) => {
-        response.setEncoding('utf8').on('data', (text) => {
-          events += text.split('\ndata: ').length - 1;
+        response.setEncoding('utf8').on('data', (part) => {
+          text += part;
         });
-        response.on('close', () => resolve(events));
+        response.on('close', done);
       })
-      .on('error', () => resolve(events));
+      .on('error', done);
   });
 }
 

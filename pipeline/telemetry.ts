@@ -10,6 +10,22 @@ export interface EvrAtCuts {
   readonly evr_k: number | null;
 }
 
+/** How far a run is, after a block. Groups and blocks count from 0. */
+export interface RunProgress {
+  readonly group: number;
+  readonly groups: number;
+  readonly block: number;
+  readonly blocks: number;
+  /** Models folded so far in this group, and in all. */
+  readonly modelsSeen: number;
+  readonly models: number;
+  /** Weight bytes streamed so far, over all groups. */
+  readonly bytesRead: number;
+  readonly bytesToRead: number;
+  /** Seconds since the first read. */
+  readonly seconds: number;
+}
+
 export interface SlotProgress extends EvrAtCuts {
   readonly slot: string;
   /** Directions found so far, at most k. */
@@ -76,22 +92,7 @@ export type TelemetryEvent =
       readonly memory: number;
     }
   | { readonly type: 'group'; readonly group: number; readonly groups: number; readonly slots: number }
-  | {
-      readonly type: 'block';
-      readonly group: number;
-      readonly groups: number;
-      readonly block: number;
-      readonly blocks: number;
-      /** Models folded so far in this group, and in all. */
-      readonly modelsSeen: number;
-      readonly models: number;
-      /** Weight bytes streamed so far, over all groups. */
-      readonly bytesRead: number;
-      readonly bytesToRead: number;
-      /** Seconds since the first read. */
-      readonly seconds: number;
-      readonly slots: readonly SlotProgress[];
-    }
+  | ({ readonly type: 'block'; readonly slots: readonly SlotProgress[] } & RunProgress)
   | { readonly type: 'skip'; readonly model: string; readonly slot: string | null; readonly reason: string }
   | { readonly type: 'warning'; readonly warning: Warning }
   /** The tables so far, in a folder of the run's. */

@@ -93,6 +93,16 @@ it('keeps no more than it was told to, but always the newest', () => {
   expect(open(stream, idOf(47)).written.at(-1)).toContain('event: behind');
 });
 
+it('sends a line of a stranger that would break into fields as one', () => {
+  const stream = new EventStream();
+  const reader = open(stream, eventId({ seq: -1, time: null }));
+  const { event } = line(0);
+  stream.push([{ event, text: JSON.stringify(event).replace(',', ',\r') }]);
+  const frame = reader.written.at(-1)!;
+  expect(frame).not.toContain('\r');
+  expect(JSON.parse(/^data: (.*)$/m.exec(frame)![1]!)).toEqual(event);
+});
+
 it('refuses more pages than it can serve', () => {
   const stream = new EventStream({ mostClients: 2 });
   expect([open(stream, ''), open(stream, ''), open(stream, '')].map(({ status }) => status)).toEqual([200, 200, 503]);

@@ -29,7 +29,7 @@ const of90 = metrics.find(({ name }) => name === 'components_90')!;
 /** Rejects where the tables cannot be read. */
 export async function renderReport(run: string): Promise<string> {
   const reader = new RunReader(run);
-  await reader.look();
+  while ((await reader.look()).hasMore);
   const { view, settings } = reader;
   const name = basename(resolve(run));
   const details: SlotDetail[] = [];

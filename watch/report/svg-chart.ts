@@ -27,6 +27,16 @@ export interface CurveChart {
 const WIDTH = 420;
 const HEIGHT = 230;
 const BOX = { left: 46, right: 410, top: 12, bottom: 190 };
+/** A chart is 364 units wide; of many curves the run of all is what is seen. */
+const MOST_POINTS = 180;
+const MOST_OF_MANY = 60;
+
+/** Evenly chosen, the first and the last among them. */
+const thinned = <A>(points: readonly A[], most: number): readonly A[] =>
+  points.length <= most
+    ? points
+    : Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]!);
+
 const short = (value: number): string => String(Number(value.toPrecision(3)));
 const at = (value: number): string => value.toFixed(1).replace(/\.0$/, '');
 
@@ -79,7 +89,10 @@ export function curveChart({ title, xLabel, yLabel, x, curves, yRange }: CurveCh
   for (const { values, tone, band, isOneOfMany, x: own } of curves) {
     const place = own ?? x;
     if (band !== undefined) parts.push(bandOf(place, band, tone, toX, toY));
-    const points = values.flatMap((value, i) => (value === null ? [] : [`${at(toX(place[i]!))},${at(toY(value))}`]));
+    const points = thinned(
+      values.flatMap((value, i) => (value === null ? [] : [`${at(toX(place[i]!))},${at(toY(value))}`])),
+      isOneOfMany === true ? MOST_OF_MANY : MOST_POINTS,
+    );
     if (points.length === 1) {
       const [cx, cy] = points[0]!.split(',');
       parts.push(`<circle class="dot t${tone}" cx="${cx}" cy="${cy}" r="3"/>`);

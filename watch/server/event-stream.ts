@@ -56,7 +56,8 @@ export class EventStream {
   push(lines: readonly LogLine[]): void {
     for (const { event, text } of lines) {
       const id = eventId(event);
-      const bytes = Buffer.from(`id: ${id}\ndata: ${text}\n\n`);
+      // JSON may have a carriage return between its parts, which would end the line for whoever reads the stream.
+      const bytes = Buffer.from(`id: ${id}\ndata: ${text.replaceAll('\r', ' ')}\n\n`);
       this.#frames.push({ at: this.#count++, id, bytes });
       this.#bytes += bytes.length;
       this.#newest = id;

@@ -3,12 +3,13 @@
 // second, and at nothing else unless it is asked.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { hostname } from 'node:os';
 import { basename, resolve } from 'node:path';
 import type { RunAnswer } from '../view/answers.ts';
 import { RateMeter } from '../view/rate-meter.ts';
 import { type Assets, loadAssets } from './assets.ts';
 import { EventStream, type EventStreamOptions, eventId } from './event-stream.ts';
-import { COOKIE, RequestGuard } from './request-guard.ts';
+import { RequestGuard } from './request-guard.ts';
 import { RunReader } from './run-reader.ts';
 
 export interface WatchOptions {
@@ -67,10 +68,13 @@ export async function startWatchServer(options: WatchOptions): Promise<WatchServ
 
   let told = '';
   const look = async (): Promise<void> => {
-    const { isAnew, lines } = await reader.look();
-    if (isAnew || lines.length > 0) meter.measure(reader.view.progress);
-    if (isAnew) stream.restart(lines);
-    else if (lines.length > 0) stream.push(lines);
+    for (let hasMore = true; hasMore; ) {
+      const piece = await reader.look();
+      hasMore = piece.hasMore;
+      if (piece.isAnew || piece.lines.length > 0) meter.measure(reader.view.progress);
+      if (piece.isAnew) stream.restart(piece.lines);
+      else if (piece.lines.length > 0) stream.push(piece.lines);
+    }
     const { memory, ...state } = reader.status();
     const text = JSON.stringify(state);
     if (text !== told) tellStatus();
@@ -95,7 +99,8 @@ export async function startWatchServer(options: WatchOptions): Promise<WatchServ
   }, BEAT_MS);
 
   const { port } = server.address() as AddressInfo;
-  const host = options.host ?? '127.0.0.1';
+  // All addresses are none that a browser could open.
+  const host = ['0.0.0.0', '::'].includes(options.host ?? '') ? hostname() : (options.host ?? '127.0.0.1');
   const shown = host.includes(':') ? `[${host}]` : host;
   const query = options.token === null ? '' : `?token=${encodeURIComponent(options.token)}`;
   return {
@@ -152,7 +157,10 @@ const answer = async (request: IncomingMessage, response: ServerResponse, by: An
   }
   // The token leaves the address at once: addresses are kept in histories.
   if (url.pathname === '/' && guard.isToken(url.searchParams.get('token'))) {
-    response.setHeader('Set-Cookie', `${COOKIE}=${encodeURIComponent(by.token!)}; HttpOnly; SameSite=Strict; Path=/`);
+    response.setHeader(
+      'Set-Cookie',
+      `${guard.cookie}=${encodeURIComponent(by.token!)}; HttpOnly; SameSite=Strict; Path=/`,
+    );
     response.writeHead(302, { Location: '/' }).end();
     return;
   }

@@ -1,5 +1,5 @@
 // How fast a run reads, over its last half minute: the mean over the whole run hides that it has become slow.
-import type { Progress } from './run-view.ts';
+import type { RunProgress } from '../../pipeline/telemetry.ts';
 
 const WINDOW_S = 30;
 
@@ -13,7 +13,7 @@ export class RateMeter {
   #marks: { readonly seconds: number; readonly bytes: number; readonly models: number }[] = [];
 
   /** Takes note of how far the run is; rates a second, or null before anything was read. */
-  measure(progress: Progress | null): Rates | null {
+  measure(progress: RunProgress | null): Rates | null {
     if (progress === null || progress.seconds <= 0) return null;
     const { seconds, bytesRead, modelsSeen } = progress;
     const last = this.#marks.at(-1);

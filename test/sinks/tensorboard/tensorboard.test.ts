@@ -124,7 +124,8 @@ describe.runIf(hasProtoc)('an event file', () => {
   });
 
   it('splits a block of many slots over records', async () => {
-    const many = Array.from({ length: 520 }, (_, i) => ({ ...slots[0]!, scree: [], slot: `layer.${i}` }));
+    const nothing = { evr_4: null, evr_16: null, evr_k: null, captured: null, mean_only: null, components_90: null };
+    const many = Array.from({ length: 520 }, (_, i) => ({ ...slots[0]!, ...nothing, scree: [], slot: `layer.${i}` }));
     const path = await written([logged(block({ slots: many }))]);
     expect(readEvents(path)).toHaveLength(2 + 2);
     expect([...shownOf(folder.path).keys()].filter((tag) => tag.startsWith('drift/'))).toHaveLength(520);
