@@ -205,6 +205,11 @@ describe.skipIf(!hasChromium)('the page', () => {
     );
     expect(await pointsOf(page, 'scree')).toBe(8);
     expect(await blocksShown(page)).toEqual([2, 4, 6, 8, 10, 12, 14]);
+    await page.locator('[data-chart="evr"] .u-over').hover();
+    const readout = page.locator('[data-chart="evr"] .readout');
+    expect(await readout.textContent()).toMatch(/^models seen: \d+EVR 1: 0\.\d+EVR 4: 0\.\d+/);
+    await page.locator('h2').hover();
+    expect(await readout.isHidden()).toBe(true);
     await page.locator('.scatter canvas').focus();
     await page.keyboard.press('ArrowRight');
     expect(await page.locator('.said').textContent()).toMatch(
@@ -237,6 +242,8 @@ describe.skipIf(!hasChromium)('the page', () => {
     expect(captured).toEqual(captured.toSorted((a, b) => b - a));
     await page.locator('#filter').fill('settled');
     expect(await page.locator('.notice').textContent()).toBe('No slot fits the filter.');
+    await page.locator('#filter').fill('not settled');
+    expect(await page.locator('tbody tr').count()).toBe(22);
   });
 
   it('shows names of strangers as text, on the page and in the report', async () => {

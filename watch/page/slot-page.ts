@@ -252,6 +252,7 @@ export class SlotPage {
       yRange: [0, 1],
     });
     const kind = detail?.boundKind;
+    const asOf = detail?.from === 'snapshot' ? `As of ${detail.asOf} models. ` : '';
     setText(
       this.#spectrumNote,
       this.#slot.models === 0
@@ -259,7 +260,7 @@ export class SlotPage {
         : hasBounds
           ? kind === 'exact'
             ? 'Exact: nothing but rounding noise was dropped, so the band has no width.'
-            : `The band encloses each true value (${kind ?? 'bounds'}).`
+            : `${asOf}The band encloses each true value (${kind ?? 'bounds'}).`
           : `The first ${points.length} directions so far; bounds come with the finished tables.`,
     );
   }

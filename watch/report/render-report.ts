@@ -192,7 +192,7 @@ const convergenceSection = (details: readonly SlotDetail[], all: number): string
 <figure>${curveChart({ title: 'Drift of every slot over models seen', xLabel: 'models seen', yLabel: 'degrees', x: [], curves: [...many('drift'), { label: 'median slot', tone: 1, ...middle.angles }, limit], yRange: [0, 90] })}<figcaption>Drift: the largest principal angle of the first 4 directions against the block before.</figcaption></figure>
 <figure>${curveChart({ title: 'Captured share of every slot over models seen', xLabel: 'models seen', yLabel: 'captured', x: [], curves: [...many('captured'), { label: 'median slot', tone: 1, ...middle.captured }], yRange: [0, 1] })}<figcaption>Captured: the share of new models that lay in the subspace before they were folded.</figcaption></figure></div>
 <p class="says"><strong>Shows</strong>, for ${which}, whether directions still turn as models are added, and whether the subspace already describes models it has not seen. <strong>Does not show</strong> what other models would do: the order and the choice of models are part of it, and on a flat spectrum directions never settle.</p>
-${htmlTable(['models seen', 'EVR 1, median slot', 'drift, median slot', 'captured, median slot'], rows.slice(-64), 'The same in numbers')}</section>`;
+${htmlTable(['models seen', 'EVR 1', 'drift', 'captured'], rows.slice(-64), 'The median slot in numbers')}</section>`;
 };
 
 const slotSection = (
@@ -242,7 +242,7 @@ const slotSection = (
   ]);
   const status = slot.models === 0 ? 'no models' : statusWord(slot, true);
   return `<details><summary><span class="name">${breakable(safeName(labelOf(slot)))}</span> <span class="gist">EVR ${share(evrOfKept(slot))}, flat ${share(slot.flat)}, captured ${share(slot.captured)}, ${status}</span></summary>
-${warnings.map((text) => `<p class="warning">${safe(text)}</p>`).join('')}<div class="pictures">${pictures.join('')}</div>
+${warnings.map((text) => `<p class="warning">${breakable(safe(text))}</p>`).join('')}<div class="pictures">${pictures.join('')}</div>
 <p class="says"><strong>Shows</strong> in how many directions the ${formatPlural(slot.models, 'model')} differ in this slot, and where each of them lies. ${safe(exact)} <strong>Does not show</strong> what a direction means: its sign is a convention, and neighbours with close eigenvalues may be any rotation of each other.</p>
 ${htmlTable(['component', 'eigenvalue', 'EVR', 'at least', 'at most', 'cumulative'], rows, 'Spectrum in numbers')}</details>`;
 };

@@ -165,6 +165,8 @@ describe.runIf(hasProtoc)('an event file', () => {
   it('has names from strangers as they are, but for what is hostile: no two share a tag', async () => {
     const hostile = [
       '\x1b[2J\x07',
+      'q\x1b',
+      'q\\x1b',
       '',
       '\u202eevil',
       '__proto__',
