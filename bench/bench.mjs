@@ -1,5 +1,5 @@
 // npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, lora, memory, scale, cold,
-// checkpoints or all. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
+// checkpoints, watch or all. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { benchCheckpoints } from './checkpoints.mjs';
@@ -11,6 +11,7 @@ import { benchLora } from './lora.mjs';
 import { benchMemory } from './memory.mjs';
 import { benchModes } from './modes.mjs';
 import { benchScale } from './scale.mjs';
+import { benchWatch } from './watch.mjs';
 
 const parts = {
   fit: benchFit,
@@ -21,6 +22,7 @@ const parts = {
   scale: benchScale,
   cold: benchCold,
   checkpoints: benchCheckpoints,
+  watch: benchWatch,
 };
 const words = process.argv.slice(2);
 const quick = words.includes('--quick');

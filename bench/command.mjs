@@ -21,8 +21,8 @@ function residentBytes(pid) {
   }
 }
 
-/** Runs weightspan with `args`; throws with its stderr when it fails. Times are seconds since the start. */
-export async function runCommand(args, { everyMs = 200 } = {}) {
+/** Runs weightspan with `args`; throws with its stderr when it fails. `cpuSeconds` are of all threads, others since the start. */
+export async function runCommand(args, { everyMs = 200, onStderr = () => {} } = {}) {
   const start = performance.now();
   const now = () => (performance.now() - start) / 1000;
   const child = spawn(process.execPath, ['--import', preload, cli, ...args.map(String)], {
@@ -41,6 +41,7 @@ export async function runCommand(args, { everyMs = 200 } = {}) {
     stream.setEncoding('utf8');
     stream.on('data', (chunk) => {
       text[name] += chunk;
+      if (name === 'stderr') onStderr(chunk);
       if (name !== 'stdout') return;
       for (let n = chunk.split('\n').length - 1; n > 0; n--) arrivals.push(now());
     });
@@ -48,7 +49,8 @@ export async function runCommand(args, { everyMs = 200 } = {}) {
   const [status] = await once(child, 'close');
   clearInterval(timer);
   if (status !== 0) throw new Error(`weightspan ${args[0]} ended with ${status}\n${text.stderr.trim()}`);
-  return { stdout: text.stdout, arrivals, samples, peakBytes: Number(text.peak), seconds: now() };
+  const [peakBytes, cpuSeconds] = text.peak.split(' ').map(Number);
+  return { stdout: text.stdout, arrivals, samples, peakBytes, cpuSeconds, seconds: now() };
 }
 
 /** Runs `weightspan run … --json`; its events carry `at`, when they came. */
@@ -61,6 +63,16 @@ export async function runWatched(args, options) {
   const done = events.find(({ type }) => type === 'done');
   if (!done) throw new Error(`weightspan printed no 'done' line`);
   return { ...rest, events, done };
+}
+
+/** Starts a command that prints an address and goes on until it is killed. */
+export async function startServer(args) {
+  const child = spawn(process.execPath, [cli, ...args], {
+    env: cleanEnvironment(),
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const text of child.stdout) return { url: String(text).trim(), kill: () => child.kill('SIGKILL') };
+  throw new Error(`weightspan ${args[0]} ended before it printed its address`);
 }
 
 /** What `weightspan plan … --json` says. */

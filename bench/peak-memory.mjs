@@ -1,4 +1,5 @@
-// Preloaded into a watched process: at its end, writes its peak resident memory in bytes to file descriptor 3. Not
+// Preloaded into a watched process: at its end, writes its peak resident memory in bytes, and the processor seconds of all of
+// its threads, to file descriptor 3. Not
 // resourceUsage().maxRSS where it can be helped: on Linux that starts at the peak of the process that started this one.
 import { readFileSync, writeSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
@@ -11,4 +12,9 @@ function peakBytes() {
   }
 }
 
-if (isMainThread) process.on('exit', () => writeSync(3, String(peakBytes())));
+function cpuSeconds() {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
+if (isMainThread) process.on('exit', () => writeSync(3, `${peakBytes()} ${cpuSeconds()}`));

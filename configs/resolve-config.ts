@@ -1,5 +1,6 @@
 // Flags over the config file over the defaults, and then the checks that no option can make alone. Everything wrong with
 // either is reported at once.
+import { resolve } from 'node:path';
 import { Effect, Option, Result } from 'effect';
 import { parseCheckpointEvery } from './checkpoint-every.ts';
 import { type Decoded, decodeOptions } from './decode-options.ts';
@@ -186,6 +187,8 @@ export const resolveConfig = (
       dropState: options['drop-state'] ?? defaults.dropState,
       snapshotEvery: options['snapshot-every'] ?? null,
       scratch: options.scratch ?? null,
+      // Whole, because a run may be resumed from elsewhere.
+      tensorboard: options.tensorboard === undefined ? null : resolve(options.tensorboard),
     };
     return { config, json: options.json ?? false, quiet: options.quiet ?? false };
   });

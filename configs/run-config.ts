@@ -53,4 +53,6 @@ export interface RunConfig {
   readonly snapshotEvery: number | null;
   /** Folder for the rows of slots too large for the memory; null: inside the run folder. */
   readonly scratch: string | null;
+  /** Folder for TensorBoard's event files; null writes none. Absent in runs of earlier versions. */
+  readonly tensorboard?: string | null;
 }

@@ -81,6 +81,7 @@ export const RunOptions = Schema.Struct({
   'drop-state': Schema.optionalKey(flag),
   'snapshot-every': Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),
   scratch: Schema.optionalKey(text('a path')),
+  tensorboard: Schema.optionalKey(text('a path')),
   basis: Schema.optionalKey(
     Schema.Union([Schema.Boolean, Schema.Literal('dense')]).annotate({ expected: 'true, false or dense' }),
   ),

@@ -3,10 +3,10 @@
 // they share; the finished slot and the report are of the demo's fine-tunes. Needs Chromium on the PATH.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { chromium } from 'playwright-core';
+import { chromiumPath, launchChromium } from '../bench/chromium.mjs';
 import { safetensorsHeader } from '../bench/model-files.mjs';
 import { generator } from '../bench/random.mjs';
 
@@ -19,10 +19,7 @@ const MODELS = 300;
 const SHAPE = [24, 48];
 const SIZE = SHAPE[0] * SHAPE[1];
 
-const executablePath = ['chromium', 'chromium-browser', 'google-chrome']
-  .flatMap((name) => (process.env.PATH ?? '').split(delimiter).map((part) => join(part, name)))
-  .find((path) => existsSync(path));
-if (executablePath === undefined) {
+if (chromiumPath === null) {
   console.error('screenshots: no chromium on the PATH (Debian, Ubuntu: apt-get install chromium)');
   process.exit(69);
 }
@@ -104,6 +101,8 @@ const run = command(
   '12MiB',
   '--threads',
   '1',
+  '--snapshot-every',
+  '4',
   '--quiet',
 );
 while (blocksIn(live) < 46) await sleep(2);
@@ -118,19 +117,7 @@ const pictures = [
   { name: 'table', url: zooUrl, ready: 'a.cell', click: 'Table' },
   { name: 'report', url: pathToFileURL(report).href, ready: 'details', opens: 'section details >> nth=4' },
 ];
-const browser = await chromium.launch({
-  executablePath,
-  args: [
-    '--headless',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-  ],
-});
+const browser = await launchChromium();
 for (const colorScheme of ['light', 'dark']) {
   for (const [device, viewport] of [
     ['desktop', { width: 1280, height: 900 }],

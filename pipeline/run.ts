@@ -4,9 +4,10 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Cause, Effect, Option } from 'effect';
+import { Cause, Effect, Exit, Option } from 'effect';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
+import { checkTensorboard } from '../configs/check-tensorboard.ts';
 import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
@@ -15,6 +16,7 @@ import { TilePool } from '../operators/tile-pool.ts';
 import { type Recovered, UnknownFormat } from '../sinks/checkpoint-store.ts';
 import { SinkFailed } from '../sinks/errors.ts';
 import { openEventLog } from '../sinks/events.ts';
+import { startTensorboardThread, tensorboardFolder } from '../sinks/tensorboard/tensorboard-thread.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
 import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
@@ -76,6 +78,7 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
   Effect.gen(function* () {
     const out = config.out;
     if (out === null) return yield* new ConfigInvalid({ issues: ['out: expected a folder, found none'] });
+    yield* checkTensorboard(config.tensorboard ?? null);
     yield* clearUnborn(out);
     // Before the plan, so that a wrong folder is told at once; and after it, when the models' own paths are known.
     yield* checkOutput(
@@ -129,6 +132,7 @@ export interface ResumeOptions {
   readonly memory: number | null;
   readonly threads: number | null;
   readonly scratch: string | null;
+  readonly tensorboard: string | null;
   readonly checkpointEvery: CheckpointEvery | null;
   /** Go on with another device, library or kernel. */
   readonly allowInexact: boolean;
@@ -143,6 +147,7 @@ export const resumeRun = (
   control: RunControl,
 ): Effect.Effect<boolean, RunError> =>
   Effect.gen(function* () {
+    yield* checkTensorboard(options.tensorboard);
     const seen = yield* recovered(out, 'manifest');
     if (seen.manifest === null) {
       if (existsSync(join(out, 'run.json'))) return false;
@@ -187,6 +192,7 @@ export const extendRun = (
 ): Effect.Effect<boolean, RunError> =>
   Effect.scoped(
     Effect.gen(function* () {
+      yield* checkTensorboard(options.tensorboard);
       const seen = yield* recovered(out, 'manifest');
       if (seen.manifest === null) return yield* nothingToResume(out, seen);
       const lease = yield* leaseOf(out, seen.manifest.fence);
@@ -247,11 +253,15 @@ export const runStatus = (out: string): Effect.Effect<RunStatus, RunError> =>
     return yield* attempt(() => statusOf(out, found));
   });
 
-const changed = (config: RunConfig, { memory, threads, scratch, checkpointEvery }: ResumeOptions): RunConfig => ({
+const changed = (
+  config: RunConfig,
+  { memory, threads, scratch, tensorboard, checkpointEvery }: ResumeOptions,
+): RunConfig => ({
   ...config,
   memory: memory ?? config.memory,
   threads: threads ?? config.threads,
   scratch: scratch ?? config.scratch,
+  tensorboard: tensorboard ?? config.tensorboard ?? null,
   checkpointEvery: checkpointEvery ?? config.checkpointEvery,
 });
 
@@ -356,6 +366,7 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
         attempt(() => openEventLog(join(out, 'events.ndjson'), from === null ? {} : { from })),
         (log) => released(() => log.close()),
       );
+      yield* tensorboardOf(out, config, telemetry);
       const scratch = yield* Effect.acquireRelease(
         attempt(() => createScratch(out, config)),
         (folder) => released(() => removeScratch(folder)),
@@ -375,6 +386,27 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
       yield* attempt(() => events.close());
     }),
   );
+
+/** Event files, where they are asked for; of a run that leaves nothing they go too. */
+const tensorboardOf = (out: string, { tensorboard }: RunConfig, telemetry: Telemetry) =>
+  tensorboard == null
+    ? Effect.void
+    : Effect.acquireRelease(
+        Effect.sync(() =>
+          startTensorboardThread(out, tensorboard, (detail) =>
+            telemetry({
+              type: 'notice',
+              text: `no more TensorBoard events are written to ${tensorboardFolder(tensorboard, out)}: ${detail}; the run goes on`,
+            }),
+          ),
+        ),
+        (thread, exit) =>
+          Effect.promise(() =>
+            thread.close(
+              Exit.isSuccess(exit) || isToStay(out, exit.cause as Cause.Cause<RunError>) ? 'keep' : 'remove',
+            ),
+          ),
+      );
 
 /** Blocks that a run reported behind a checkpoint. */
 const blocksBehind = (path: string, size: number): number => {

@@ -10,6 +10,22 @@ export interface EvrAtCuts {
   readonly evr_k: number | null;
 }
 
+/** How far a run is, after a block. Groups and blocks count from 0. */
+export interface RunProgress {
+  readonly group: number;
+  readonly groups: number;
+  readonly block: number;
+  readonly blocks: number;
+  /** Models folded so far in this group, and in all. */
+  readonly modelsSeen: number;
+  readonly models: number;
+  /** Weight bytes streamed so far, over all groups. */
+  readonly bytesRead: number;
+  readonly bytesToRead: number;
+  /** Seconds since the first read. */
+  readonly seconds: number;
+}
+
 export interface SlotProgress extends EvrAtCuts {
   readonly slot: string;
   /** Directions found so far, at most k. */
@@ -86,22 +102,7 @@ export type TelemetryEvent =
       readonly memory: number;
     }
   | { readonly type: 'group'; readonly group: number; readonly groups: number; readonly slots: number }
-  | {
-      readonly type: 'block';
-      readonly group: number;
-      readonly groups: number;
-      readonly block: number;
-      readonly blocks: number;
-      /** Models folded so far in this group, and in all. */
-      readonly modelsSeen: number;
-      readonly models: number;
-      /** Weight bytes streamed so far, over all groups. */
-      readonly bytesRead: number;
-      readonly bytesToRead: number;
-      /** Seconds since the first read. */
-      readonly seconds: number;
-      readonly slots: readonly SlotProgress[];
-    }
+  | ({ readonly type: 'block'; readonly slots: readonly SlotProgress[] } & RunProgress)
   | { readonly type: 'skip'; readonly model: string; readonly slot: string | null; readonly reason: string }
   | { readonly type: 'warning'; readonly warning: Warning }
   /** The tables so far, in a folder of the run's. */
@@ -131,6 +132,8 @@ export type TelemetryEvent =
       readonly bytesToRead: number;
       readonly seconds: number;
     }
+  /** Something beside the run that people should know of; not in the log, since no result and nobody later needs it. */
+  | { readonly type: 'notice'; readonly text: string }
   | { readonly type: 'write'; readonly file: string; readonly bytes: number }
   | {
       readonly type: 'done';
@@ -147,6 +150,9 @@ export type TelemetryEvent =
       readonly device: string;
     }
   | { readonly type: 'failed'; readonly error: string; readonly message: string };
+
+/** An event as it stands in events.ndjson: its number, and when. */
+export type LoggedEvent = TelemetryEvent & { readonly seq: number; readonly time: string };
 
 /** Takes events; must return at once. */
 export type Telemetry = (event: TelemetryEvent) => void;

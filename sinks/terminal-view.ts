@@ -85,6 +85,23 @@ function modelRate(rate: number): string {
   return rate >= 99.95 ? formatCount(rate) : rate.toPrecision(3);
 }
 
+/** All weights are read some time before all results are on disk. */
+function etaOf({ share, eta }: Progress): string {
+  return share >= 1 ? 'writing' : `ETA ${formatRemaining(eta)}`;
+}
+
+/** Parts in lines of at most `width` cells; none is broken that fits a line. */
+function fitParts(parts: readonly string[], between: string, width: number): string[] {
+  const lines: string[] = [];
+  for (const part of parts) {
+    const last = lines.at(-1);
+    const longer = `${last}${between}${part}`;
+    if (last !== undefined && displayWidth(longer) <= width) lines[lines.length - 1] = longer;
+    else lines.push(truncateEnd(part, width));
+  }
+  return lines;
+}
+
 /** Groups and blocks count from 0 in events and from 1 for people. */
 function position(block: Block): string[] {
   const groups = block.groups > 1 ? [`group ${block.group + 1}/${block.groups}`] : [];
@@ -139,7 +156,7 @@ export function renderView(state: ViewState, { columns, rows, color }: ViewSize)
   const width = Math.max(10, columns - 1);
 
   const share = `${Math.floor(progress.share * 100)}%`.padStart(4);
-  const eta = `ETA ${formatRemaining(progress.eta)}`;
+  const eta = etaOf(progress);
   const barWidth = Math.max(0, Math.min(40, width - share.length - eta.length - 5));
   const full = Math.round(progress.share * barWidth);
   const bar = `${paint('cyan', '█'.repeat(full))}${paint('dim', '░'.repeat(barWidth - full))}`;
@@ -147,7 +164,7 @@ export function renderView(state: ViewState, { columns, rows, color }: ViewSize)
     width > share.length + eta.length + 3
       ? `${bar} ${share}   ${paint('bold', eta)}`
       : truncateEnd(share.trim(), width),
-    truncateEnd(progressParts(block, progress).join('  '), width),
+    fitParts(progressParts(block, progress), '  ', width)[0]!,
   ];
   const notice = notices(state).join('  ');
   if (notice !== '') lines.push(paint('yellow', truncateEnd(notice, width)));
@@ -203,12 +220,12 @@ export function renderProgressLine(state: ViewState): string | null {
       ? []
       : [`largest drift ${moved.drift.toFixed(1)}° (${truncateMiddle(escapeControls(moved.slot), 40)})`];
   const parts = progressParts(state.block, progress);
-  return [share, ...parts, `ETA ${formatRemaining(progress.eta)}`, ...drift].join('  ');
+  return [share, ...parts, etaOf(progress), ...drift].join('  ');
 }
 
-/** What the plan comes to, in one line. */
-export function renderPlanLine(plan: Plan): string {
-  return [
+/** What the plan comes to, in lines of at most `width` cells. */
+export function renderPlanLines(plan: Plan, width: number): readonly string[] {
+  const parts = [
     formatPlural(plan.models, 'model'),
     `${formatPlural(plan.slots, 'slot')}${plan.groups > 1 ? ` in ${formatPlural(plan.groups, 'group')}` : ''}`,
     ...(plan.leftOut > 0 ? [`${formatPlural(plan.leftOut, 'slot')} left out`] : []),
@@ -217,7 +234,8 @@ export function renderPlanLine(plan: Plan): string {
     escapeControls(plan.device),
     formatPlural(plan.threads, 'thread'),
     `${formatBytes(plan.memory)} memory`,
-  ].join(' · ');
+  ];
+  return fitParts(parts, ' · ', width);
 }
 
 /** Where a run goes on, and what of it is done again. */

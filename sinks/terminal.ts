@@ -1,12 +1,13 @@
-// Shows a run on a terminal: redrawn in place, at most five times a second, where there is one; a line every few
-// seconds in logs and pipes. NO_COLOR turns colours off; CI and TERM=dumb the redrawing. Ends in the summary.
+// Shows a run on a terminal: redrawn in place, at most five times a second, where there is one. In logs (a pipe, a file, Slurm's)
+// a line every five seconds, and of a run that goes on ever fewer, so that a night's log can be read. NO_COLOR turns colours
+// off, CI the redrawing, TERM=dumb both. Ends in the summary.
 import type { Writable } from 'node:stream';
 import type { TelemetryEvent } from '../pipeline/telemetry.ts';
 import { renderSummary } from './summary.ts';
 import { displayWidth, escapeControls } from './terminal-text.ts';
 import {
   emptyView,
-  renderPlanLine,
+  renderPlanLines,
   renderProgressLine,
   renderResumedLines,
   renderView,
@@ -17,6 +18,9 @@ import { openTextStream, type TextStream } from './text-stream.ts';
 
 const REDRAW_MS = 200;
 const LINE_MS = 5_000;
+const MOST_LINE_MS = 300_000;
+/** Of the time so far, between two lines. */
+const LINE_SHARE = 0.05;
 const MOST_SKIP_LINES = 10;
 /** Where there is no terminal to ask, as in a file: wide enough for every column of the summary. */
 const PIPE_COLUMNS = 132;
@@ -42,6 +46,7 @@ export class Terminal {
   #state: ViewState = emptyView;
   #files: { file: string; bytes: number }[] = [];
   #skipLines = 0;
+  #started: number | null = null;
   #lastShown = Number.NEGATIVE_INFINITY;
   #unshown = false;
   #drawn: readonly string[] = [];
@@ -53,10 +58,9 @@ export class Terminal {
   ) {
     this.#stream = stream;
     this.#text = openTextStream(stream, onClosed);
-    const set = (name: string): boolean => (env[name] ?? '') !== '';
-    const terminal = stream.isTTY === true && env.TERM !== 'dumb';
-    this.#live = terminal && (!set('CI') || env.CI === 'false');
-    this.#color = terminal && !set('NO_COLOR');
+    const ci = env.CI ?? '';
+    this.#live = stream.isTTY === true && env.TERM !== 'dumb' && (ci === '' || ci === 'false');
+    this.#color = wantsColor(stream, env);
     this.#now = now;
   }
 
@@ -64,10 +68,16 @@ export class Terminal {
     this.#state = updateView(this.#state, event);
     switch (event.type) {
       case 'plan':
-        this.#print([renderPlanLine(event)]);
+        // A log has one line for one thing.
+        this.#print(
+          renderPlanLines(event, this.#stream.isTTY === true ? this.#columns() - 1 : Number.POSITIVE_INFINITY),
+        );
         return;
       case 'skip':
         this.#showSkip(event.model, event.slot, event.reason);
+        return;
+      case 'notice':
+        this.#print([`weightspan: ${escapeControls(event.text)}`]);
         return;
       case 'resumed':
         this.#print(renderResumedLines(event));
@@ -81,7 +91,7 @@ export class Terminal {
         return;
       case 'done':
         this.#finish(this.#live);
-        this.#print(renderSummary(event, { columns: this.#columns(), color: this.#color, files: this.#files }));
+        this.#draw(renderSummary(event, { columns: this.#columns(), color: this.#color, files: this.#files }), []);
         return;
       case 'stopped':
       case 'failed':
@@ -117,7 +127,10 @@ export class Terminal {
 
   #progress(): void {
     this.#unshown = true;
-    const wait = this.#lastShown + (this.#live ? REDRAW_MS : LINE_MS) - this.#now();
+    const now = this.#now();
+    this.#started ??= now;
+    const pace = this.#live ? REDRAW_MS : Math.min(MOST_LINE_MS, Math.max(LINE_MS, LINE_SHARE * (now - this.#started)));
+    const wait = this.#lastShown + pace - now;
     if (wait <= 0) {
       this.#showProgress();
     } else if (this.#live && this.#timer === null) {
@@ -140,32 +153,38 @@ export class Terminal {
 
   /** Shows the last block, however soon it came. The view stays, or makes room for the summary. */
   #finish(replaced = false): void {
-    if (replaced) this.#text.write(this.#erase());
-    else if (this.#unshown) this.#showProgress();
+    if (!replaced && this.#unshown) this.#showProgress();
     this.#unshown = false;
     this.#stopTimer();
-    this.#drawn = [];
+    if (!replaced) this.#drawn = [];
   }
 
   /** Prints lines that stay, above the live view. */
   #print(lines: readonly string[]): void {
-    const above = lines.map((line) => `${line}\n`).join('');
-    this.#text.write(`${this.#erase()}${above}${this.#drawn.map((line) => `${line}\n`).join('')}`);
+    this.#draw(lines, this.#drawn);
   }
 
   #redraw(): void {
     const size = { columns: this.#columns(), rows: this.#stream.rows ?? 24, color: this.#color };
-    const erase = this.#erase();
-    this.#drawn = renderView(this.#state, size);
-    this.#text.write(erase + this.#drawn.map((line) => `${line}\n`).join(''));
+    this.#draw([], renderView(this.#state, size));
   }
 
-  /** To the first line of the view and clear from there, counting lines that wrap since the window shrank. */
-  #erase(): string {
-    if (this.#drawn.length === 0) return '';
+  /**
+   * Puts lines that stay, and below them a view, over the view that stood there. Line by line: a screen that is cleared as a
+   * whole flickers, and some terminals keep all of it in their history each time.
+   */
+  #draw(above: readonly string[], view: readonly string[]): void {
+    const lines = [...above, ...view];
+    const up = this.#height();
+    this.#drawn = view;
+    if (up === 0) this.#text.write(lines.map((line) => `${line}\n`).join(''));
+    else this.#text.write(`\x1b[${up}A\r${lines.map((line) => `${line}\x1b[K\n`).join('')}\x1b[J`);
+  }
+
+  /** Rows of the view on the screen, counting lines that wrap since the window shrank. */
+  #height(): number {
     const columns = this.#columns();
-    const up = this.#drawn.reduce((sum, line) => sum + Math.max(1, Math.ceil(plainWidth(line) / columns)), 0);
-    return `\x1b[${up}A\r\x1b[J`;
+    return this.#drawn.reduce((sum, line) => sum + Math.max(1, Math.ceil(plainWidth(line) / columns)), 0);
   }
 
   #stopTimer(): void {
@@ -173,6 +192,10 @@ export class Terminal {
     this.#timer = null;
   }
 }
+
+/** Whether colours are of use there, and wanted. */
+export const wantsColor = (stream: TerminalStream, env: TerminalOptions['env'] = process.env): boolean =>
+  stream.isTTY === true && env.TERM !== 'dumb' && (env.NO_COLOR ?? '') === '';
 
 function plainWidth(line: string): number {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: the colours we added ourselves

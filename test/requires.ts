@@ -1,4 +1,4 @@
-// Parts of a machine that not every machine has: root, a loop device, a system BLAS. A test that needs one is skipped where it is
+// Parts of a machine that not every machine has: root, a loop device, a system BLAS, protoc. A test that needs one is skipped where it is
 // missing, loudly; where WEIGHTSPAN_REQUIRE lists it (comma-separated, as CI does), its absence is a failure.
 
 /**

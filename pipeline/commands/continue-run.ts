@@ -1,4 +1,5 @@
 // What `resume` and `extend` have in common: the options that may change while a run goes on, and how it is shown.
+import { resolve } from 'node:path';
 import { Effect, Option } from 'effect';
 import { Argument, type Flag } from 'effect/cli';
 import { parseCheckpointEvery } from '../../configs/checkpoint-every.ts';
@@ -29,6 +30,7 @@ export const continueOptions = {
   memory: options.memory,
   threads: options.threads,
   scratch: options.scratch,
+  tensorboard: options.tensorboard,
   checkpointEvery: options.checkpointEvery,
   json: options.json,
   quiet: options.quiet,
@@ -55,12 +57,13 @@ export const continueRun = (run: string, flags: ContinueFlags, otherwise: string
       return yield* new Interrupted({ signal, canResume: true, detail: 'stopped before anything was read' });
 
     const progress = showProgress({ json: yes(flags.json), quiet: yes(flags.quiet) });
-    const { memory, threads, scratch, 'checkpoint-every': every } = given;
+    const { memory, threads, scratch, tensorboard, 'checkpoint-every': every } = given;
     const hasWorked = yield* go(
       {
         memory: memory === undefined ? null : parseMemorySize(memory),
         threads: threads ?? null,
         scratch: scratch ?? null,
+        tensorboard: tensorboard === undefined ? null : resolve(tensorboard),
         checkpointEvery: every === undefined ? null : parseCheckpointEvery(every),
         allowInexact: yes(flags.allowInexact),
         roots,

@@ -92,6 +92,11 @@ export const options = {
     'Write the tables so far after every N blocks, into snapshots/ (default: never)',
   ),
   scratch: text('scratch', 'DIR', 'Folder for slots too large for the memory (default: in the run folder)'),
+  tensorboard: text(
+    'tensorboard',
+    'DIR',
+    "Write TensorBoard event files while the run goes on, into DIR/ and the run's name",
+  ),
   noBasis: on('no-basis', 'Leave out the basis and mean files, the largest part of a run'),
   basis: text('basis', 'dense', 'Write the directions of adapters out also in engine exact, each as large as a weight'),
   noEnergies: off('energies', 'Leave out energies.parquet of modes rows and cols, and the second pass for it'),
@@ -135,6 +140,7 @@ export interface Flags {
   readonly dropState: Given<boolean>;
   readonly snapshotEvery: Given<string>;
   readonly scratch: Given<string>;
+  readonly tensorboard: Given<string>;
   readonly noBasis: Given<boolean>;
   readonly basis: Given<string>;
   readonly noEnergies: Given<boolean>;
@@ -189,6 +195,7 @@ export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unk
     'drop-state': plain(flags.dropState),
     'snapshot-every': number(flags.snapshotEvery),
     scratch: plain(flags.scratch),
+    tensorboard: plain(flags.tensorboard),
     basis: not(flags.noBasis) ?? basisOf(plain(flags.basis)),
     energies: not(flags.noEnergies),
     core: plain(flags.core),

@@ -27,8 +27,8 @@ const execute = (flags: Flags & WatchFlags & { readonly watch: Option.Option<boo
       return yield* new Interrupted({ signal, canResume: false, detail: 'stopped before anything was read' });
 
     const isWatched = Option.getOrElse(flags.watch, () => false);
-    const endPage = yield* watchBeside(config.out, isWatched, flags);
     const progress = showProgress({ json, quiet });
+    const endPage = yield* watchBeside(config.out, isWatched, flags, progress.telemetry);
     yield* runPipeline(
       config,
       (event) => {

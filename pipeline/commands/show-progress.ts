@@ -4,7 +4,7 @@
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../../sinks/human-format.ts';
 import { openNdjson } from '../../sinks/ndjson.ts';
 import { renderSummary } from '../../sinks/summary.ts';
-import { Terminal } from '../../sinks/terminal.ts';
+import { Terminal, wantsColor } from '../../sinks/terminal.ts';
 import { escapeControls } from '../../sinks/terminal-text.ts';
 import type { Telemetry, TelemetryEvent } from '../telemetry.ts';
 import { writeOutput } from './standard-output.ts';
@@ -28,6 +28,7 @@ function showResult(): Progress {
   const skipped = new Set<string>();
   const telemetry = (event: TelemetryEvent): void => {
     if (event.type === 'skip') skipped.add(event.model);
+    if (event.type === 'notice') process.stderr.write(`weightspan: ${escapeControls(event.text)}\n`);
     if (event.type !== 'done') return;
     const { out, models, slots, bytesRead, tables_s, warnings } = event;
     const without = skipped.size > 0 ? ` (${formatCount(skipped.size)} skipped)` : '';
@@ -49,7 +50,7 @@ function showView(): Progress {
     return { telemetry: (event) => terminal.show(event), close: () => terminal.close() };
   }
   const terminal = new Terminal(process.stderr);
-  const color = process.stdout.isTTY === true && (process.env.NO_COLOR ?? '') === '';
+  const color = wantsColor(process.stdout);
   const columns = process.stdout.columns ?? fileColumns;
   const files: { file: string; bytes: number }[] = [];
   let closed: Promise<void> | null = null;

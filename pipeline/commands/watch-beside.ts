@@ -2,6 +2,7 @@
 import { Effect, Option } from 'effect';
 import { ConfigInvalid } from '../../configs/errors.ts';
 import { startWatchThread } from '../../watch/server/watch-thread.ts';
+import type { Telemetry } from '../telemetry.ts';
 import { cannotListen } from './watch.ts';
 import { type WatchFlags, watchOptions } from './watch-options.ts';
 
@@ -10,6 +11,7 @@ export const watchBeside = Effect.fn('watchBeside')(function* (
   out: string | null,
   isWanted: boolean,
   flags: WatchFlags,
+  telemetry: Telemetry,
 ) {
   if (!isWanted) {
     const useless = (['port', 'host', 'token'] as const).filter((name) => Option.isSome(flags[name]));
@@ -18,11 +20,12 @@ export const watchBeside = Effect.fn('watchBeside')(function* (
   }
   const options = yield* watchOptions(out ?? '', flags);
   const page = yield* Effect.tryPromise({
-    try: () => startWatchThread(options, ({ message }) => say(`the page is gone: ${message}; the run goes on`)),
+    try: () =>
+      startWatchThread(options, ({ message }) =>
+        telemetry({ type: 'notice', text: `the page is gone: ${message}; the run goes on` }),
+      ),
     catch: (cause) => cannotListen(options.port, cause),
   });
-  say(`the run can be watched at ${page.url}`);
+  process.stderr.write(`weightspan: the run can be watched at ${page.url}\n`);
   return Effect.promise(() => page.close());
 });
-
-const say = (text: string): void => void process.stderr.write(`weightspan: ${text}\n`);

@@ -3,7 +3,7 @@ import type { TelemetryEvent } from '../../pipeline/telemetry.ts';
 import { displayWidth } from '../../sinks/terminal-text.ts';
 import {
   emptyView,
-  renderPlanLine,
+  renderPlanLines,
   renderProgressLine,
   renderResumedLines,
   renderView,
@@ -131,8 +131,29 @@ describe('lines for logs', () => {
   });
 
   it('tells the plan in one', () => {
-    expect(renderPlanLine({ ...plan, device: 'blas\x1b[0m' })).toBe(
+    expect(renderPlanLines({ ...plan, device: 'blas\x1b[0m' }, 130)).toEqual([
       '1,024 models · 3 slots in 2 groups · 1 slot left out · 8.00 GB to read · blas\\x1b[0m · 2 threads · 4.00 GB memory',
-    );
+    ]);
+  });
+
+  it('tells the plan in several where one is too short, broken between its parts', () => {
+    expect(renderPlanLines({ ...plan, device: 'blas (a library)' }, 44)).toEqual([
+      '1,024 models · 3 slots in 2 groups',
+      '1 slot left out · 8.00 GB to read',
+      'blas (a library) · 2 threads',
+      '4.00 GB memory',
+    ]);
+  });
+
+  it('says that it writes when all is read', () => {
+    const all = viewAfter(block({ bytesRead: 8e9, bytesToRead: 8e9 }));
+    expect(renderView(all, { columns: 100, rows: 24, color: false })[0]).toMatch(/100% {3}writing$/);
+    expect(renderProgressLine(all)).toMatch(/ {2}writing {2}largest drift/);
+  });
+
+  it('leaves out what a narrow line has no room for, and cuts nothing in its middle', () => {
+    const line = (columns: number) => renderView(viewAfter(block()), { columns, rows: 24, color: false })[1];
+    expect(line(60)).toBe('2.00 GB of 8.00 GB  500 MB/s  512/1,024 models  128/s');
+    expect(line(40)).toBe('2.00 GB of 8.00 GB  500 MB/s');
   });
 });

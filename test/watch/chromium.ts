@@ -1,34 +1,18 @@
 // The Chromium of the PATH, as a person's browser would be: every page is watched for errors, and for requests to anywhere
 // but its own server.
-import { existsSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
-import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
+import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { afterAll, expect, onTestFinished } from 'vitest';
+import { chromiumPath, launchChromium } from '../../bench/chromium.mjs';
 import { requirePart } from '../requires.ts';
 
-const ARGUMENTS = [
-  '--headless',
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
-
-const found = ['chromium', 'chromium-browser', 'google-chrome']
-  .flatMap((name) => (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder, name)))
-  .find((path) => existsSync(path));
-
-export const hasChromium = requirePart('chromium', found !== undefined);
+export const hasChromium = requirePart('chromium', chromiumPath !== null);
 
 let browser: Promise<Browser> | null = null;
 afterAll(async () => (await browser)?.close());
 
 /** A page whose errors, and requests to elsewhere, fail the test. */
 export async function openPage(url: string, options: BrowserContextOptions = {}): Promise<Page> {
-  browser ??= chromium.launch({ executablePath: found!, args: ARGUMENTS });
+  browser ??= launchChromium();
   const context = await (await browser).newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   const wrong: string[] = [];

@@ -2,8 +2,8 @@
 import { EventEmitter } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { expect, it } from 'vitest';
+import type { LogLine } from '../../sinks/event-tail.ts';
 import { EventStream, eventId } from '../../watch/server/event-stream.ts';
-import type { LogLine } from '../../watch/server/event-tail.ts';
 
 class FakeResponse extends EventEmitter {
   readonly written: string[] = [];
@@ -91,6 +91,16 @@ it('keeps no more than it was told to, but always the newest', () => {
   stream.push(lines(0, 50));
   expect(open(stream, idOf(48)).ids).toEqual(['49']);
   expect(open(stream, idOf(47)).written.at(-1)).toContain('event: behind');
+});
+
+it('sends a line of a stranger that would break into fields as one', () => {
+  const stream = new EventStream();
+  const reader = open(stream, eventId({ seq: -1, time: null }));
+  const { event } = line(0);
+  stream.push([{ event, text: JSON.stringify(event).replace(',', ',\r') }]);
+  const frame = reader.written.at(-1)!;
+  expect(frame).not.toContain('\r');
+  expect(JSON.parse(/^data: (.*)$/m.exec(frame)![1]!)).toEqual(event);
 });
 
 it('refuses more pages than it can serve', () => {

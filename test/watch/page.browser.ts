@@ -197,7 +197,7 @@ describe.skipIf(!hasChromium)('the page', () => {
     for (const { slot_id, name } of slots.slice(0, 6)) {
       const evr = spectrum.filter((row) => row.slot_id === slot_id).reduce((sum, row) => sum + Number(row.evr), 0);
       const label = await page.locator(`a.cell[data-slot="${slot_id}"]`).getAttribute('aria-label');
-      expect(label).toBe(`${name}: EVR at k ${evr.toFixed(2).replace(/^0/, '')}, moving`);
+      expect(label).toBe(`${name}: EVR at k ${evr.toFixed(2).replace(/^0/, '')}, not settled`);
     }
     await page.goto(`${page.url().split('#')[0]}#/slot/4`);
     await page.waitForFunction(
@@ -205,6 +205,11 @@ describe.skipIf(!hasChromium)('the page', () => {
     );
     expect(await pointsOf(page, 'scree')).toBe(8);
     expect(await blocksShown(page)).toEqual([2, 4, 6, 8, 10, 12, 14]);
+    await page.locator('[data-chart="evr"] .u-over').hover();
+    const readout = page.locator('[data-chart="evr"] .readout');
+    expect(await readout.textContent()).toMatch(/^models seen: \d+EVR 1: 0\.\d+EVR 4: 0\.\d+/);
+    await page.locator('h2').hover();
+    expect(await readout.isHidden()).toBe(true);
     await page.locator('.scatter canvas').focus();
     await page.keyboard.press('ArrowRight');
     expect(await page.locator('.said').textContent()).toMatch(
@@ -237,6 +242,8 @@ describe.skipIf(!hasChromium)('the page', () => {
     expect(captured).toEqual(captured.toSorted((a, b) => b - a));
     await page.locator('#filter').fill('settled');
     expect(await page.locator('.notice').textContent()).toBe('No slot fits the filter.');
+    await page.locator('#filter').fill('not settled');
+    expect(await page.locator('tbody tr').count()).toBe(22);
   });
 
   it('shows names of strangers as text, on the page and in the report', async () => {
@@ -320,9 +327,9 @@ describe.skipIf(!hasChromium)('the page', () => {
     for (let block = 1; block < 5; block++)
       run.tell(blockOf(block, [progressOf('h.0.w', 0.5, 2), progressOf('h.1.w', 0.25, 60)]));
     await page.waitForFunction(() => document.querySelector('a.cell.settled') !== null);
-    expect(await page.locator('a.cell').allTextContents()).toEqual(['.50✓', '.25']);
+    expect(await page.locator('a.cell').allTextContents()).toEqual(['.50', '.25']);
     expect(await page.locator('.counts').textContent()).toBe('1 settled · 1 moving · 0 not started');
-    expect(await page.locator('[data-fact="memory"]').textContent()).toMatch(/^\d.* resident, budget 268 MB$/);
+    expect(await page.locator('[data-fact="memory"]').textContent()).toMatch(/^\d.*B, budget 268 MB$/);
   });
 
   it.each([

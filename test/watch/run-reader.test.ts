@@ -1,5 +1,5 @@
 // What a run folder is taken for: the five states and how each comes about, and what stands in the tables.
-import { rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { thisProcess } from '../../pipeline/lease-owner.ts';
@@ -63,6 +63,30 @@ it('tells when a run has taken its folder away', async () => {
   rmSync(run.folder, { recursive: true });
   await reader.look();
   expect(reader.status()).toMatchObject({ state: 'failed', text: expect.stringContaining('is gone') });
+});
+
+it('reads a log larger than a piece piece by piece, and knows the same in the end', async () => {
+  const run = new WatchedRun();
+  run.lease().tell(plan);
+  const time = new Date(0).toISOString();
+  const wide = 'x'.repeat(2_000);
+  const count = 5_000;
+  const lines = Array.from({ length: count }, (_, i) =>
+    JSON.stringify({ seq: i + 1, time, ...blockOf(i, [progressOf(wide, 0.5, 2)]) }),
+  );
+  appendFileSync(join(run.folder, 'events.ndjson'), `${lines.join('\n')}\n`);
+  const reader = new RunReader(run.folder);
+  const pieces: number[] = [];
+  for (let hasMore = true; hasMore; ) {
+    const look = await reader.look();
+    hasMore = look.hasMore;
+    pieces.push(look.lines.reduce((sum, { text }) => sum + text.length, 0));
+  }
+  expect(pieces.length).toBeGreaterThan(2);
+  // 4 MiB are read at a time, and a line that was begun before.
+  expect(Math.max(...pieces)).toBeLessThan(2 ** 22 + 1e5);
+  expect(reader.view).toMatchObject({ seq: count, progress: { block: count - 1 } });
+  expect(reader.view.slots).toHaveLength(1);
 });
 
 it('opens a folder full of nonsense without falling over', async () => {

@@ -1,15 +1,9 @@
 // The small pure parts that server, page and report share.
 import { expect, it } from 'vitest';
-import { ticks } from '../../watch/report/svg-chart.ts';
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
+import { curveChart, ticks } from '../../watch/report/svg-chart.ts';
 import { evrOfKept, metrics, RAMP_STEPS, rampStep } from '../../watch/view/metrics.ts';
-import {
-  applyEvent,
-  emptyRun,
-  type LoggedEvent,
-  type RunView,
-  statusOf,
-  unseenSlot,
-} from '../../watch/view/run-view.ts';
+import { applyEvent, emptyRun, type RunView, statusOf, unseenSlot } from '../../watch/view/run-view.ts';
 import { calmAfter, isSettled, restless } from '../../watch/view/settled.ts';
 import { layOut } from '../../watch/view/slot-grid.ts';
 import { blockOf, failed, plan, progressOf, stopped } from './watched-run.ts';
@@ -208,4 +202,16 @@ it.each([
   [0, 1e-7, 2, [0, 5e-8, 1e-7]],
 ])('ticks from %d to %d', (low, high, count, expected) => {
   expect(ticks(low, high, count)).toEqual(expected);
+});
+
+it.each([
+  [false, 180],
+  [true, 60],
+])('draws a curve of any length with as many points as can be seen, its ends among them', (isOneOfMany, most) => {
+  const x = Array.from({ length: 20_000 }, (_, i) => i + 1);
+  const curve = { label: 'c', tone: 0, values: x.map((value) => value / 20_000), isOneOfMany };
+  const chart = curveChart({ title: 't', xLabel: 'x', yLabel: 'y', x, curves: [curve], yRange: [0, 1] });
+  const points = /points="([^"]*)"/.exec(chart)![1]!.split(' ');
+  expect(points).toHaveLength(most);
+  expect([points[0], points.at(-1)]).toEqual(['46,190', '410,12']);
 });

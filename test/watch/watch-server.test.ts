@@ -3,9 +3,11 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { startWatchServer, type WatchOptions, type WatchServer } from '../../watch/server/watch-server.ts';
+import { runCli } from '../pipeline/cli-process.ts';
 import { blockOf, failed, plan, progressOf, WatchedRun } from './watched-run.ts';
 
 const start = async (run: string, options: Partial<WatchOptions> = {}): Promise<WatchServer> => {
@@ -149,7 +151,39 @@ it('says nothing without the token, and takes it out of the address', async () =
   expect(cookie).toMatch(/; HttpOnly; SameSite=Strict; Path=\/$/);
   expect((await ask(server, '/', { cookie: cookie!.split(';')[0]! })).status).toBe(200);
   expect((await ask(server, '/api/run', { authorization: `Bearer ${token}` })).status).toBe(200);
-  expect((await ask(server, '/api/run', { cookie: 'weightspan=wrong' })).status).toBe(401);
+  expect((await ask(server, '/api/run', { cookie: `${cookie!.split('=')[0]}=wrong` })).status).toBe(401);
+});
+
+it('keeps the cookies of pages with different secrets apart', async () => {
+  const cookies = await Promise.all(
+    ['a-secret-of-20-signs', 'b-secret-of-20-signs'].map(async (token) => {
+      const server = await start(new WatchedRun().folder, { token });
+      return (await ask(server, `/?token=${token}`)).headers['set-cookie']![0]!.split('=')[0];
+    }),
+  );
+  expect(new Set(cookies).size).toBe(2);
+});
+
+it.each([
+  ['0.0.0.0', 'evil.example', 403],
+  ['0.0.0.0', '10.1.2.3:80', 200],
+  ['0.0.0.0', hostname(), 200],
+  ['0.0.0.0', `${hostname()}.evil.example`, 403],
+])('bound to %s answers to the Host %s with %i', async (bound, host, status) => {
+  const token = 'a-secret-of-20-signs';
+  const server = await start(new WatchedRun().folder, { host: bound, token });
+  expect(new URL(server.url).hostname).toBe(hostname().toLowerCase());
+  expect((await ask(server, '/api/run', { host, authorization: `Bearer ${token}` })).status).toBe(status);
+});
+
+it.each([
+  [['--host', '0.0.0.0'], '0.0.0.0 can be reached from elsewhere; give a --token too'],
+  [['--host', '10.0.0.1', '--token', 'short'], 'token: expected at least 16 printable characters'],
+  [['--host', 'a b', '--token', 'a-secret-of-20-signs'], 'host: expected an address or a name'],
+])('watch %j is refused', async (options, text) => {
+  const { code, stderr } = await runCli(['watch', new WatchedRun().folder, ...options]);
+  expect(code).toBe(64);
+  expect(stderr).toContain(text);
 });
 
 const digestOf = (folder: string): string => {

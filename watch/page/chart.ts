@@ -1,7 +1,7 @@
 // A curve chart by uPlot that follows its box, the colour scheme and new data. Series differ by colour and by dash, so that
-// they can be told apart without colours; what is under the cursor is read from the legend.
+// they can be told apart without colours; what is under the cursor stands in a box beside it.
 import uPlot from 'uplot';
-import { element } from './dom.ts';
+import { type Attributes, element } from './dom.ts';
 
 export interface Series {
   readonly label: string;
@@ -90,6 +90,7 @@ export class Chart {
   #make(): void {
     if (this.#data === null || this.box.clientWidth === 0) return;
     this.#plot?.destroy();
+    this.box.replaceChildren();
     const { series, xLabel, yLabel, yRange, isLog } = this.#data;
     const axis = {
       stroke: color('--muted'),
@@ -108,25 +109,20 @@ export class Chart {
         stroke,
         width: 2,
         dash: [...DASHES[tone]!],
-        value: (_: uPlot, value: number | null) => digits(value),
         points: { show: isPlain !== true && this.#data!.x.length < 40, size: 5, fill: stroke },
         spanGaps: true,
       });
       if (band === undefined) continue;
-      const edge = {
-        stroke: 'transparent',
-        width: 0,
-        points: { show: false },
-        value: (_: uPlot, v: number | null) => digits(v),
-      };
+      const edge = { stroke: 'transparent', width: 0, points: { show: false } };
       lines.push({ ...edge, label: `${label}, at most` }, { ...edge, label: `${label}, at least` });
       bands.push({ series: [lines.length - 1, lines.length], fill: color(`--band-${tone}`) });
     }
+    const readout = element('div', { class: 'readout', hidden: '' });
     this.#plot = new uPlot(
       {
         width: this.#width(),
         height: HEIGHT,
-        series: [{ label: xLabel, value: (_: uPlot, value: number | null) => digits(value) }, ...lines],
+        series: [{ label: xLabel }, ...lines],
         bands,
         scales: {
           x: { time: false },
@@ -146,10 +142,43 @@ export class Chart {
           { ...axis, label: yLabel, size: 56 },
         ],
         cursor: { drag: { x: false, y: false } },
-        legend: { live: true },
+        legend: { show: false },
+        hooks: { init: [(plot) => void plot.over.append(readout)], setCursor: [(plot) => showReadout(plot, readout)] },
       },
       this.#rows(),
       this.box,
     );
+    this.box.append(element('p', { class: 'keys' }, ...series.map(({ label, tone }) => keyOf(label, tone))));
   }
 }
+
+/** A piece of the line as it is drawn, with its dashes, and what it is. */
+const keyOf = (label: string, tone: Series['tone']): HTMLElement => {
+  const svg = (name: string, attributes: Attributes): SVGElement => {
+    const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
+    return made;
+  };
+  const picture = svg('svg', { class: `key t${tone}`, viewBox: '0 0 28 8', 'aria-hidden': 'true' });
+  picture.append(svg('line', { x1: 0, x2: 28, y1: 4, y2: 4, 'stroke-dasharray': DASHES[tone]!.join(' ') }));
+  return element('span', {}, picture, label);
+};
+
+/** What stands at the cursor's place along x, on the side of the cursor where there is room. */
+const showReadout = ({ cursor, series, data, over }: uPlot, readout: HTMLElement): void => {
+  const { idx, left } = cursor;
+  const isShown = idx != null && left !== undefined && left >= 0;
+  readout.hidden = !isShown;
+  if (!isShown) return;
+  readout.replaceChildren(
+    ...series.flatMap(({ label, show }, i) => {
+      const value = data[i]?.[idx] ?? null;
+      return show === false || (value === null && i > 0)
+        ? []
+        : [element('div', {}, `${String(label)}: `, element('strong', {}, digits(value)))];
+    }),
+  );
+  const isRight = left > over.clientWidth / 2;
+  readout.style.left = isRight ? 'auto' : `${left + 12}px`;
+  readout.style.right = isRight ? `${over.clientWidth - left + 12}px` : 'auto';
+};

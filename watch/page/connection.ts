@@ -1,7 +1,8 @@
 // What the page knows, kept up to date: reads the state once, follows the stream of events from there, and reads the state
 // anew when the server says that it is behind. A connection that is lost comes back by itself, from the last event seen.
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
 import type { RunAnswer } from '../view/answers.ts';
-import { applyEvent, type LoggedEvent } from '../view/run-view.ts';
+import { applyEvent } from '../view/run-view.ts';
 
 export type Link = 'connecting' | 'open' | 'lost';
 

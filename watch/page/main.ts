@@ -25,7 +25,7 @@ const draw = (): void => {
     notes.show(answer);
   } else {
     const slot = answer.view.slots[page.index];
-    if (slot !== undefined) page.update(slot);
+    if (slot !== undefined) page.update(slot, answer.status.state === 'finished');
   }
 };
 

@@ -3,16 +3,14 @@
 // hundreds of slots can change many times a second.
 import type { RunAnswer } from '../view/answers.ts';
 import { evrOfKept, type Metric, metrics, rampStep } from '../view/metrics.ts';
-import { type SlotStatus, type SlotView, statusOf } from '../view/run-view.ts';
+import { type SlotStatus, type SlotView, statusOf, statusWord } from '../view/run-view.ts';
 import { SETTLED_TEXT } from '../view/settled.ts';
 import { layOut, type SlotGrid } from '../view/slot-grid.ts';
-import { element, setText, shown } from './dom.ts';
-
-const MARKS: Readonly<Record<SlotStatus, string>> = { 'not started': '', moving: '', settled: '✓' };
+import { breakable, element, setText, shown } from './dom.ts';
 
 interface Column {
   readonly title: string;
-  readonly textOf: (slot: SlotView) => string;
+  readonly textOf: (slot: SlotView, isOver: boolean) => string;
   readonly keyOf: (slot: SlotView) => number | string | null;
 }
 
@@ -47,7 +45,7 @@ const columns: readonly Column[] = [
     textOf: ({ drift }) => (drift === null ? '–' : `${drift.toFixed(1)}°`),
     keyOf: ({ drift }) => drift,
   },
-  { title: 'status', textOf: statusOf, keyOf: statusOf },
+  { title: 'status', textOf: statusWord, keyOf: statusOf },
 ];
 
 const compare = (a: number | string | null, b: number | string | null): number =>
@@ -108,6 +106,10 @@ export class Overview {
     return this.#mode.value === '' ? 'models' : this.#mode.value;
   }
 
+  get #isOver(): boolean {
+    return this.#answer?.status.state === 'finished';
+  }
+
   focusFilter(): void {
     this.#filter.focus();
   }
@@ -119,8 +121,8 @@ export class Overview {
       this.#mode.replaceChildren(...modes.map((mode) => element('option', { value: mode }, mode)));
     this.#modeLabel.parentElement!.hidden = modes.length < 2;
     // Statuses belong to the structure only where they are filtered or sorted by.
-    const isByValue = this.#isTable || statusWord(this.#filter.value) !== null;
-    const structure = `${answer.view.slots.length} ${modes.join()} ${isByValue ? answer.view.seq : ''}`;
+    const isByValue = this.#isTable || statusNamed(this.#filter.value) !== null;
+    const structure = `${answer.view.slots.length} ${modes.join()} ${isByValue ? answer.view.seq : ''} ${this.#isOver}`;
     if (structure !== this.#structure) {
       this.#structure = structure;
       this.#rebuild();
@@ -140,7 +142,7 @@ export class Overview {
   #wanted(): readonly number[] {
     if (this.#answer === null) return [];
     const text = this.#filter.value.trim().toLowerCase();
-    const status = statusWord(text);
+    const status = statusNamed(text);
     return this.#answer.view.slots.flatMap((slot, i) => {
       if (slot.mode !== this.mode) return [];
       const fits = status === null ? text === '' || slot.name.toLowerCase().includes(text) : statusOf(slot) === status;
@@ -186,7 +188,7 @@ export class Overview {
     });
     return element(
       'div',
-      { class: 'grid', tabindex: -1 },
+      { class: 'grid', tabindex: -1, 'data-layers': layers.length > 24 ? 'many' : layers.length > 8 ? 'some' : 'few' },
       element(
         'table',
         {},
@@ -207,13 +209,13 @@ export class Overview {
         'ul',
         {},
         ...wanted.map((i) =>
-          element('li', {}, this.#cell(i, null), element('span', { class: 'name' }, shown(slots[i]!.name))),
+          element('li', {}, this.#cell(i, null), element('span', { class: 'name' }, breakable(slots[i]!.name))),
         ),
       ),
     );
   }
 
-  #cell(i: number, text: string | null): HTMLElement {
+  #cell(i: number, text: string | Node | null): HTMLElement {
     const cell = element(
       'a',
       { href: `#/slot/${i}`, class: text === null ? 'cell' : 'slot-link', 'data-slot': i },
@@ -249,8 +251,10 @@ export class Overview {
         'tr',
         { class: statusOf(slots[i]!).replace(' ', '-') },
         ...columns.map(({ textOf }, j) => {
-          const text = textOf(slots[i]!);
-          return j === 0 ? element('th', { scope: 'row' }, this.#cell(i, text)) : element('td', {}, text);
+          const text = textOf(slots[i]!, this.#isOver);
+          return j === 0
+            ? element('th', { scope: 'row' }, this.#cell(i, breakable(slots[i]!.name)))
+            : element('td', {}, text);
         }),
       ),
     );
@@ -276,8 +280,8 @@ export class Overview {
       this.#drawn.set(i, drawn);
       for (const cell of cells) {
         cell.className = `cell ${step} ${status.replace(' ', '-')}`;
-        setText(cell, `${text}${MARKS[status]}`);
-        const label = `${shown(slot.name)}: ${status === 'not started' ? status : `${metric.title} ${text}, ${status}`}`;
+        setText(cell, text);
+        const label = `${shown(slot.name)}: ${status === 'not started' ? status : `${metric.title} ${text}, ${statusWord(slot, this.#isOver)}`}`;
         cell.setAttribute('aria-label', label);
         cell.title = label;
       }
@@ -288,7 +292,11 @@ export class Overview {
       this.#counts,
       counted.length === 0
         ? 'No slots are known yet.'
-        : `${count('settled')} settled · ${count('moving')} moving · ${count('not started')} not started`,
+        : [
+            `${count('settled')} settled`,
+            `${count('moving')} ${this.#isOver ? 'not settled' : 'moving'}`,
+            ...(this.#isOver ? [] : [`${count('not started')} not started`]),
+          ].join(' · '),
     );
     this.#counts.title = SETTLED_TEXT;
     this.#showLegend(metric);
@@ -310,8 +318,9 @@ export class Overview {
 }
 
 /** The filter says a status instead of a name. */
-const statusWord = (text: string): SlotStatus | null => {
+const statusNamed = (text: string): SlotStatus | null => {
   const word = text.trim().toLowerCase();
+  if (word === 'not settled') return 'moving';
   return word === 'settled' || word === 'moving' || word === 'not started' ? word : null;
 };
 

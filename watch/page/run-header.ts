@@ -1,6 +1,7 @@
 // The top of the page: which run, in which state, how far, how fast, until when.
 import { formatBytes, formatCount, formatDuration, formatRate, formatRemaining } from '../../sinks/human-format.ts';
 import type { RunAnswer } from '../view/answers.ts';
+import { RateMeter } from '../view/rate-meter.ts';
 import { type RunState, type SlotView, statusOf } from '../view/run-view.ts';
 import type { Link } from './connection.ts';
 import { element, setText, shown } from './dom.ts';
@@ -13,9 +14,6 @@ const STATES: Readonly<Record<RunState, readonly [mark: string, word: string]>> 
   failed: ['✕', 'failed'],
   interrupted: ['❚❚', 'interrupted'],
 };
-
-/** Of the last seconds: the mean over the whole run hides that it has become slow. */
-const RATE_WINDOW_S = 30;
 
 export class RunHeader {
   readonly #title = element('a', { href: '#/', class: 'run-name' });
@@ -32,7 +30,7 @@ export class RunHeader {
   readonly #full = element('div', { class: 'full' });
   readonly #facts = element('dl', { class: 'facts' });
   readonly #values = new Map<string, HTMLElement>();
-  #marks: { readonly seconds: number; readonly bytes: number; readonly models: number }[] = [];
+  readonly #meter = new RateMeter();
 
   constructor(box: HTMLElement) {
     this.#bar.append(this.#full);
@@ -88,7 +86,7 @@ export class RunHeader {
     this.#bar.hidden = status.state === 'waiting';
     this.#full.style.width = `${share * 100}%`;
 
-    const rates = this.#measure(view.progress);
+    const rates = this.#meter.measure(view.progress);
     const isRunning = status.state === 'running';
     const slots = view.slots.filter((slot) => slot.mode === mode);
     this.#fact(
@@ -132,7 +130,7 @@ export class RunHeader {
         ? null
         : status.memory === null
           ? `budget ${formatBytes(plan.memory)}`
-          : `${formatBytes(status.memory)} resident, budget ${formatBytes(plan.memory)}`,
+          : `${formatBytes(status.memory)}, budget ${formatBytes(plan.memory)}`,
     );
     this.#fact(
       'checkpoint',
@@ -140,7 +138,8 @@ export class RunHeader {
         ? null
         : `${formatDuration(Math.max(0, Date.parse(now) - Date.parse(checkpoint.time)) / 1e3)} ago`,
     );
-    this.#fact('device', plan === null ? null : shown(plan.device));
+    // The library is what people ask for; its file and kernel stand below, in the configuration.
+    this.#fact('device', plan === null ? null : shown(plan.device.replace(/,[^()]*\)$/, ')')));
     this.#fact(
       'warnings',
       view.warnings.length === 0 ? null : String(view.warnings.reduce((sum, { count }) => sum + count, 0)),
@@ -157,24 +156,6 @@ export class RunHeader {
     }
     shownValue.parentElement!.hidden = value === null;
     if (value !== null) setText(shownValue, value);
-  }
-
-  #measure(progress: RunAnswer['view']['progress']): { readonly bytes: number; readonly models: number } | null {
-    if (progress === null || progress.seconds <= 0) return null;
-    const { seconds, bytesRead, modelsSeen } = progress;
-    const last = this.#marks.at(-1);
-    // A resumed run, or the next group, counts its models anew.
-    if (last !== undefined && (last.seconds > seconds || last.models > modelsSeen)) this.#marks = [];
-    if (last === undefined || last.seconds < seconds || this.#marks.length === 0)
-      this.#marks.push({ seconds, bytes: bytesRead, models: modelsSeen });
-    while (this.#marks.length > 2 && this.#marks[1]!.seconds < seconds - RATE_WINDOW_S) this.#marks.shift();
-    const first = this.#marks[0]!;
-    if (seconds - first.seconds < 1)
-      return { bytes: bytesRead / seconds, models: progress.group === 0 ? modelsSeen / seconds : Number.NaN };
-    return {
-      bytes: (bytesRead - first.bytes) / (seconds - first.seconds),
-      models: (modelsSeen - first.models) / (seconds - first.seconds),
-    };
   }
 }
 

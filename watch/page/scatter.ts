@@ -3,8 +3,8 @@
 import type { ModelPoint } from '../view/answers.ts';
 import { element, setText, shown } from './dom.ts';
 
-const HEIGHT = 340;
-const MARGIN = 44;
+const HEIGHT = 260;
+const MARGIN = 36;
 const REACH = 24;
 
 const color = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -120,13 +120,6 @@ export class Scatter {
     context.moveTo(middle.x, MARGIN / 2);
     context.lineTo(middle.x, HEIGHT - MARGIN / 2);
     context.stroke();
-    context.font = '12px system-ui, sans-serif';
-    context.fillStyle = color('--muted');
-    context.textAlign = 'right';
-    context.fillText(`component ${a + 1} →`, width - 8, middle.y - 6);
-    context.textAlign = 'left';
-    context.fillText(`component ${b + 1} ↑`, middle.x + 6, 14);
-
     context.fillStyle = color('--series-0');
     context.globalAlpha = this.#models.length > 2000 ? 0.35 : 0.75;
     const radius = this.#models.length > 2000 ? 2 : 4.5;
@@ -136,6 +129,18 @@ export class Scatter {
       context.fill();
     }
     context.globalAlpha = 1;
+    // Above the points, with a rim that keeps them off.
+    context.font = '12px system-ui, sans-serif';
+    context.lineWidth = 4;
+    context.strokeStyle = color('--card');
+    context.fillStyle = color('--muted');
+    const label = (text: string, side: 'left' | 'right', x: number, y: number): void => {
+      context.textAlign = side;
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    };
+    label(`component ${a + 1} →`, 'right', width - 8, middle.y - 6);
+    label(`component ${b + 1} ↑`, 'left', middle.x + 6, 14);
     this.#paintChosen(context, width, a, b);
   }
 

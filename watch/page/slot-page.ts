@@ -1,11 +1,12 @@
 // One slot: its spectrum beside the line without structure, how it came to be over the models, and the models in it. What has
 // been is asked of the server once; what happens from then on comes with the events.
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
 import type { RunAnswer, SlotDetail } from '../view/answers.ts';
 import { metrics } from '../view/metrics.ts';
-import { type LoggedEvent, type SlotView, statusOf } from '../view/run-view.ts';
+import { type SlotView, statusWord } from '../view/run-view.ts';
 import { SETTLED_DEGREES, SETTLED_TEXT } from '../view/settled.ts';
 import { Chart, type Series } from './chart.ts';
-import { element, setText, shown } from './dom.ts';
+import { breakable, element, setText, shown } from './dom.ts';
 import { Scatter } from './scatter.ts';
 
 type Numbers = (number | null)[];
@@ -67,7 +68,7 @@ export class SlotPage {
         step(peers[at - 1], '‹ previous'),
         step(peers[at + 1], 'next ›'),
       ),
-      element('h2', { class: 'slot-name' }, shown(this.#slot.name)),
+      element('h2', { class: 'slot-name' }, breakable(this.#slot.name)),
       this.#facts,
       this.#warnings,
       element(
@@ -125,7 +126,7 @@ export class SlotPage {
     for (const event of this.#early) this.#append(event);
     this.#scatter.show(detail.models);
     this.#showNumbers();
-    this.update(detail.slot);
+    this.update(detail.slot, detail.from === 'tables');
   }
 
   /** A block that was folded. */
@@ -136,16 +137,16 @@ export class SlotPage {
     if (this.#detail !== null) this.#append(event);
   }
 
-  update(slot: SlotView): void {
+  /** @param isOver the run is finished */
+  update(slot: SlotView, isOver: boolean): void {
     const isFromEvents = this.#detail === null || this.#detail.from === 'events';
     this.#slot = slot;
-    const status = statusOf(slot);
     const of90 = metrics.find(({ name }) => name === 'components_90')!.format(slot);
     const facts = [
       slot.rows === null ? null : `${slot.rows}×${slot.cols}`,
       slot.mode === 'models' ? null : `mode ${slot.mode}`,
       slot.models === 0 ? 'not started' : `${slot.models} models`,
-      slot.models === 0 ? null : status,
+      slot.models === 0 ? null : statusWord(slot, isOver),
       slot.evr_1 === null ? null : `EVR at 1: ${share(slot.evr_1)}`,
       slot.evr_k === null ? null : `at k: ${share(slot.evr_k)}`,
       slot.flat === null ? null : `flat at ${slot.rank}: ${share(slot.flat)}`,
@@ -154,7 +155,10 @@ export class SlotPage {
       slot.drift === null ? null : `drift ${slot.drift.toFixed(1)}°`,
       slot.exactness === null ? null : `spectrum ${slot.exactness}`,
     ];
-    setText(this.#facts, facts.filter((fact) => fact !== null).join(' · '));
+    setText(
+      this.#facts,
+      facts.flatMap((fact) => (fact === null ? [] : [fact.replaceAll(' ', '\u00a0')])).join('\u00a0· '),
+    );
     this.#facts.title = SETTLED_TEXT;
     this.#showSpectrum(isFromEvents);
     this.#showCurves();
@@ -248,6 +252,7 @@ export class SlotPage {
       yRange: [0, 1],
     });
     const kind = detail?.boundKind;
+    const asOf = detail?.from === 'snapshot' ? `As of ${detail.asOf} models. ` : '';
     setText(
       this.#spectrumNote,
       this.#slot.models === 0
@@ -255,7 +260,7 @@ export class SlotPage {
         : hasBounds
           ? kind === 'exact'
             ? 'Exact: nothing but rounding noise was dropped, so the band has no width.'
-            : `The band encloses each true value (${kind ?? 'bounds'}).`
+            : `${asOf}The band encloses each true value (${kind ?? 'bounds'}).`
           : `The first ${points.length} directions so far; bounds come with the finished tables.`,
     );
   }
@@ -319,7 +324,7 @@ export class SlotPage {
 
   #showNumbers(): void {
     const detail = this.#detail!;
-    this.#warnings.replaceChildren(...detail.warnings.map((text) => element('li', {}, shown(text))));
+    this.#warnings.replaceChildren(...detail.warnings.map((text) => element('li', {}, breakable(text))));
     const { models, modelsLeftOut, from, asOf } = detail;
     this.#scatter.box.hidden = models.length === 0;
     setText(

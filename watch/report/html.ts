@@ -22,12 +22,13 @@ export const breakable = (html: string): string => html.replace(/\.(?=\D)/g, '.<
 const LONG = 24;
 
 /** Rows of text; the first cell of a row is its head. */
-export const htmlTable = (head: readonly string[], rows: readonly (readonly string[])[], caption: string): string =>
-  `<div class="table" tabindex="0" role="region" aria-label="${safe(caption)}"><table><caption>${safe(caption)}</caption><thead><tr>${head
-    .map((text) => `<th scope="col">${safe(text)}</th>`)
-    .join('')}</tr></thead><tbody>${rows
-    .map(
-      ([first, ...rest]) =>
-        `<tr><th scope="row">${breakable(safeName(first ?? ''))}</th>${rest.map((text) => `<td${text.length > LONG ? ' class="text"' : ''}>${safe(text)}</td>`).join('')}</tr>`,
-    )
-    .join('')}</tbody></table></div>`;
+export const htmlTable = (head: readonly string[], rows: readonly (readonly string[])[], caption: string): string => {
+  const kinds = head.map((_, j) => (j > 0 && rows.some((row) => (row[j] ?? '').length > LONG) ? ' class="text"' : ''));
+  const heads = head.map((text, j) => `<th scope="col"${kinds[j]}>${safe(text)}</th>`).join('');
+  const cells = (texts: readonly string[]): string =>
+    texts.map((text, j) => `<td${kinds[j + 1]}>${breakable(safe(text))}</td>`).join('');
+  const body = rows.map(
+    ([first, ...rest]) => `<tr><th scope="row">${breakable(safeName(first ?? ''))}</th>${cells(rest)}</tr>`,
+  );
+  return `<div class="table" tabindex="0" role="region" aria-label="${safe(caption)}"><table><caption>${safe(caption)}</caption><thead><tr>${heads}</tr></thead><tbody>${body.join('')}</tbody></table></div>`;
+};

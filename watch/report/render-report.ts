@@ -8,10 +8,11 @@ import { RunReader } from '../server/run-reader.ts';
 import { RunTables } from '../server/run-tables.ts';
 import type { Curves, SlotDetail } from '../view/answers.ts';
 import { evrOfKept, metrics } from '../view/metrics.ts';
-import { type SlotView, statusOf } from '../view/run-view.ts';
+import { type SlotView, statusOf, statusWord } from '../view/run-view.ts';
 import { SETTLED_DEGREES, SETTLED_TEXT } from '../view/settled.ts';
 import { breakable, htmlTable, safe, safeName } from './html.ts';
-import { type Curve, curveChart, scatterChart, slotBars } from './svg-chart.ts';
+import { slotBars } from './slot-bars.ts';
+import { type Curve, curveChart, scatterChart } from './svg-chart.ts';
 
 /** Of slots in full; what is above it is in the summary table alone. */
 const MOST_BYTES = 1_500_000;
@@ -28,7 +29,7 @@ const of90 = metrics.find(({ name }) => name === 'components_90')!;
 /** Rejects where the tables cannot be read. */
 export async function renderReport(run: string): Promise<string> {
   const reader = new RunReader(run);
-  await reader.look();
+  while ((await reader.look()).hasMore);
   const { view, settings } = reader;
   const name = basename(resolve(run));
   const details: SlotDetail[] = [];
@@ -55,7 +56,9 @@ export async function renderReport(run: string): Promise<string> {
     await aboutSection(run, reader),
   ];
   const root = dirname(createRequire(import.meta.url).resolve('weightspan/package.json'));
-  const css = readFileSync(join(root, 'watch/report/report.css'), 'utf8');
+  const css = ['watch/view/colors.css', 'watch/report/report.css']
+    .map((file) => readFileSync(join(root, file), 'utf8'))
+    .join('');
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
@@ -103,7 +106,7 @@ const summarySection = (slots: readonly SlotView[]): string => {
     share(slot.captured),
     share(slot.mean_only),
     degrees(slot.drift),
-    statusOf(slot),
+    statusWord(slot, true),
   ]);
   const headings = [
     'slot',
@@ -122,7 +125,7 @@ const summarySection = (slots: readonly SlotView[]): string => {
   ];
   return `<section><h2>All slots</h2>${slotBars('EVR, flat line and captured share of every slot', bars)}
 ${more > 0 ? `<p class="note">The first ${bars.length} slots are drawn; ${more} more are in the table.</p>` : ''}
-<p class="says"><strong>Shows</strong> how much of the variance between the models lies in the directions that were kept, how much would without any structure (flat), and how much of later models lay in the subspace that earlier models had given (captured). <strong>Does not show</strong> why: a bar well above its tick is structure of any origin, and a ring far left of its bar says that new models need new directions.</p>
+<p class="says"><strong>Shows</strong> how much of the variance between the models lies in the directions that were kept, how much would without any structure (flat), and how much of later models lay in the subspace that earlier models had given (captured). <strong>Does not show</strong> why: a bar that ends well to the right of its tick is structure of any origin, and a ring far left of its bar says that new models need new directions.</p>
 ${htmlTable(headings, rows, 'Every slot in numbers')}
 <p class="note">EVR: share of the exact total variance in the first 1, 4, 16 and all kept directions. 90% at: directions that reach 90%; &gt; means more than were kept. Mean only: share of the sum of squares that the mean alone accounts for. Drift: largest principal angle of the first 4 directions at the last block. ${safe(SETTLED_TEXT)}.</p></section>`;
 };
@@ -189,7 +192,7 @@ const convergenceSection = (details: readonly SlotDetail[], all: number): string
 <figure>${curveChart({ title: 'Drift of every slot over models seen', xLabel: 'models seen', yLabel: 'degrees', x: [], curves: [...many('drift'), { label: 'median slot', tone: 1, ...middle.angles }, limit], yRange: [0, 90] })}<figcaption>Drift: the largest principal angle of the first 4 directions against the block before.</figcaption></figure>
 <figure>${curveChart({ title: 'Captured share of every slot over models seen', xLabel: 'models seen', yLabel: 'captured', x: [], curves: [...many('captured'), { label: 'median slot', tone: 1, ...middle.captured }], yRange: [0, 1] })}<figcaption>Captured: the share of new models that lay in the subspace before they were folded.</figcaption></figure></div>
 <p class="says"><strong>Shows</strong>, for ${which}, whether directions still turn as models are added, and whether the subspace already describes models it has not seen. <strong>Does not show</strong> what other models would do: the order and the choice of models are part of it, and on a flat spectrum directions never settle.</p>
-${htmlTable(['models seen', 'EVR 1, median slot', 'drift, median slot', 'captured, median slot'], rows.slice(-64), 'The same in numbers')}</section>`;
+${htmlTable(['models seen', 'EVR 1', 'drift', 'captured'], rows.slice(-64), 'The median slot in numbers')}</section>`;
 };
 
 const slotSection = (
@@ -237,9 +240,9 @@ const slotSection = (
     eigenvalue.toPrecision(6),
     ...[part, low, high, cumulative].map((value) => (value === null ? '–' : value.toPrecision(4))),
   ]);
-  const status = slot.models === 0 ? 'no models' : statusOf(slot);
+  const status = slot.models === 0 ? 'no models' : statusWord(slot, true);
   return `<details><summary><span class="name">${breakable(safeName(labelOf(slot)))}</span> <span class="gist">EVR ${share(evrOfKept(slot))}, flat ${share(slot.flat)}, captured ${share(slot.captured)}, ${status}</span></summary>
-${warnings.map((text) => `<p class="warning">${safe(text)}</p>`).join('')}<div class="pictures">${pictures.join('')}</div>
+${warnings.map((text) => `<p class="warning">${breakable(safe(text))}</p>`).join('')}<div class="pictures">${pictures.join('')}</div>
 <p class="says"><strong>Shows</strong> in how many directions the ${formatPlural(slot.models, 'model')} differ in this slot, and where each of them lies. ${safe(exact)} <strong>Does not show</strong> what a direction means: its sign is a convention, and neighbours with close eigenvalues may be any rotation of each other.</p>
 ${htmlTable(['component', 'eigenvalue', 'EVR', 'at least', 'at most', 'cumulative'], rows, 'Spectrum in numbers')}</details>`;
 };

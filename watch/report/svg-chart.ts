@@ -1,6 +1,5 @@
 // Pictures as inline SVG, for a file that is opened without a network. Colours are the style sheet's, by class, so that they
 // follow light and dark; curves differ by dash as well.
-import { shortenNames } from '../../sinks/short-names.ts';
 import { safe, safeName } from './html.ts';
 
 type Values = readonly (number | null)[];
@@ -28,6 +27,16 @@ export interface CurveChart {
 const WIDTH = 420;
 const HEIGHT = 230;
 const BOX = { left: 46, right: 410, top: 12, bottom: 190 };
+/** A chart is 364 units wide; of many curves the run of all is what is seen. */
+const MOST_POINTS = 180;
+const MOST_OF_MANY = 60;
+
+/** Evenly chosen, the first and the last among them. */
+const thinned = <A>(points: readonly A[], most: number): readonly A[] =>
+  points.length <= most
+    ? points
+    : Array.from({ length: most }, (_, i) => points[Math.round((i * (points.length - 1)) / (most - 1))]!);
+
 const short = (value: number): string => String(Number(value.toPrecision(3)));
 const at = (value: number): string => value.toFixed(1).replace(/\.0$/, '');
 
@@ -80,7 +89,10 @@ export function curveChart({ title, xLabel, yLabel, x, curves, yRange }: CurveCh
   for (const { values, tone, band, isOneOfMany, x: own } of curves) {
     const place = own ?? x;
     if (band !== undefined) parts.push(bandOf(place, band, tone, toX, toY));
-    const points = values.flatMap((value, i) => (value === null ? [] : [`${at(toX(place[i]!))},${at(toY(value))}`]));
+    const points = thinned(
+      values.flatMap((value, i) => (value === null ? [] : [`${at(toX(place[i]!))},${at(toY(value))}`])),
+      isOneOfMany === true ? MOST_OF_MANY : MOST_POINTS,
+    );
     if (points.length === 1) {
       const [cx, cy] = points[0]!.split(',');
       parts.push(`<circle class="dot t${tone}" cx="${cx}" cy="${cy}" r="3"/>`);
@@ -135,45 +147,4 @@ export function scatterChart(title: string, xLabel: string, yLabel: string, poin
       `<circle class="dot t0" cx="${at(cx + x * scale)}" cy="${at(cy - y * scale)}" r="4"><title>${safeName(name)}</title></circle>`,
   );
   return `<svg class="chart" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${safe(title)}"><line class="grid" x1="10" x2="410" y1="${cy}" y2="${cy}"/><line class="grid" x1="${cx}" x2="${cx}" y1="8" y2="222"/><text x="410" y="${cy - 6}" text-anchor="end">${safe(xLabel)} →</text><text x="${cx + 6}" y="16">${safe(yLabel)} ↑</text>${circles.join('')}</svg>`;
-}
-
-export interface SlotBar {
-  readonly name: string;
-  readonly evr: number | null;
-  readonly flat: number | null;
-  readonly captured: number | null;
-}
-
-const ROW = 20;
-const NAMES = 300;
-/** Characters of a name beside its bar. */
-const LABEL = 46;
-
-/** A line a slot: EVR as a bar, the flat line as a tick, captured as a ring. */
-export function slotBars(title: string, bars: readonly SlotBar[]): string {
-  const [width, left, right] = [860, NAMES + 10, 840];
-  const toX = (value: number): number => left + Math.min(1, Math.max(0, value)) * (right - left);
-  const height = bars.length * ROW + 30;
-  const labels = shortenNames(
-    bars.map(({ name }) => name),
-    LABEL,
-  );
-  const rows = bars.map(({ name, evr, flat, captured }, i) => {
-    const y = i * ROW + 8;
-    return [
-      `<text x="${NAMES}" y="${y + 9}" text-anchor="end">${safeName(labels[i]!)}<title>${safeName(name)}</title></text>`,
-      evr === null ? '' : `<rect class="bar" x="${left}" y="${y}" width="${at(toX(evr) - left)}" height="11"/>`,
-      flat === null
-        ? ''
-        : `<line class="flat" x1="${at(toX(flat))}" x2="${at(toX(flat))}" y1="${y - 3}" y2="${y + 14}"/>`,
-      captured === null ? '' : `<circle class="captured" cx="${at(toX(captured))}" cy="${y + 5.5}" r="4.5"/>`,
-    ].join('');
-  });
-  const scale = [0, 0.25, 0.5, 0.75, 1].map(
-    (tick) =>
-      `<line class="grid" x1="${at(toX(tick))}" x2="${at(toX(tick))}" y1="0" y2="${height - 22}"/><text x="${at(toX(tick))}" y="${height - 6}" text-anchor="middle">${tick}</text>`,
-  );
-  const legend =
-    '<p class="legend"><span><svg class="key" viewBox="0 0 26 12" aria-hidden="true"><rect class="bar" width="26" height="11"/></svg>EVR of the kept directions</span> <span><svg class="key" viewBox="0 0 26 12" aria-hidden="true"><line class="flat" x1="13" x2="13" y1="0" y2="12"/></svg>flat: without structure</span> <span><svg class="key" viewBox="0 0 26 12" aria-hidden="true"><circle class="captured" cx="13" cy="6" r="4.5"/></svg>captured</span></p>';
-  return `<div class="wide" tabindex="0" role="region" aria-label="bars"><svg class="bars" viewBox="0 0 ${width} ${height}" role="img" aria-label="${safe(title)}">${scale.join('')}${rows.join('')}</svg></div>${legend}`;
 }

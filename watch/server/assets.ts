@@ -32,6 +32,7 @@ export function loadAssets(): Assets {
     byPath.set(path, { type, bytes: readFileSync(file) });
   };
   add('/', 'text/html; charset=utf-8', join(source, 'index.html'));
+  add('/assets/colors.css', STYLE, join(root, 'watch/view/colors.css'));
   add('/assets/style.css', STYLE, join(source, 'style.css'));
   add('/assets/uplot.css', STYLE, join(uplot, 'uPlot.min.css'));
   add('/assets/uplot.js', SCRIPT, join(uplot, 'uPlot.esm.js'));

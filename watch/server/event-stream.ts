@@ -2,7 +2,7 @@
 // pace; so the queue of a client is a position. One that has fallen out of the ring is told to read the state anew
 // (`behind`), which is the newest there is; one whose socket takes nothing for a while is dropped.
 import type { ServerResponse } from 'node:http';
-import type { LogLine } from './event-tail.ts';
+import type { LogLine } from '../../sinks/event-tail.ts';
 
 interface Frame {
   /** Counts all frames of this server. */
@@ -56,7 +56,8 @@ export class EventStream {
   push(lines: readonly LogLine[]): void {
     for (const { event, text } of lines) {
       const id = eventId(event);
-      const bytes = Buffer.from(`id: ${id}\ndata: ${text}\n\n`);
+      // JSON may have a carriage return between its parts, which would end the line for whoever reads the stream.
+      const bytes = Buffer.from(`id: ${id}\ndata: ${text.replaceAll('\r', ' ')}\n\n`);
       this.#frames.push({ at: this.#count++, id, bytes });
       this.#bytes += bytes.length;
       this.#newest = id;

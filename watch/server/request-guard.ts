@@ -16,8 +16,6 @@ export interface GuardOptions {
   readonly host: string | null;
 }
 
-export const COOKIE = 'weightspan';
-
 const LOOPBACK = ['localhost', '127.0.0.1', '[::1]'];
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
@@ -27,12 +25,17 @@ const isSame = (given: string, token: string): boolean => timingSafeEqual(digest
 const nameOf = (host: string): string | null => /^(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?$/i.exec(host)?.[1] ?? null;
 
 export class RequestGuard {
+  /** A browser has one set of cookies for all ports of a machine: pages of different secrets must not share a name. */
+  readonly cookie: string;
   readonly #token: string | null;
   readonly #names: ReadonlySet<string>;
   readonly #allowsAddresses: boolean;
 
   constructor({ token, host }: GuardOptions) {
     this.#token = token;
+    this.cookie = `weightspan-${digest(token ?? '')
+      .toString('hex')
+      .slice(0, 8)}`;
     this.#names = new Set(
       [...LOOPBACK, ...(host === null ? [] : [host, hostname()])].map((name) => name.toLowerCase()),
     );
@@ -76,8 +79,8 @@ export class RequestGuard {
     const cookies = (headers.cookie ?? '')
       .split(';')
       .map((cookie) => cookie.trim())
-      .filter((cookie) => cookie.startsWith(`${COOKIE}=`))
-      .map((cookie) => decoded(cookie.slice(COOKIE.length + 1)));
+      .filter((cookie) => cookie.startsWith(`${this.cookie}=`))
+      .map((cookie) => decoded(cookie.slice(this.cookie.length + 1)));
     return bearer === undefined ? cookies : [bearer, ...cookies];
   }
 }

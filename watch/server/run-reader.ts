@@ -4,10 +4,11 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeOwner, isAlive, newestLease } from '../../pipeline/lease-owner.ts';
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
+import { EventTail, type LogLine } from '../../sinks/event-tail.ts';
 import type { RunSettings, RunStatus, SlotDetail } from '../view/answers.ts';
-import { applyEvent, emptyRun, type LoggedEvent, type RunView, type SlotView, unseenSlot } from '../view/run-view.ts';
+import { applyEvent, emptyRun, type RunView, type SlotView, unseenSlot } from '../view/run-view.ts';
 import { calmAfter, restless } from '../view/settled.ts';
-import { EventTail, type LogLine } from './event-tail.ts';
 import { type Row, RunTables } from './run-tables.ts';
 import { SlotCurves } from './slot-curves.ts';
 import { detailFromEvents, detailFromTables } from './slot-detail.ts';
@@ -29,6 +30,8 @@ export class RunReader {
   #isPlanned = false;
   #hasBegun = false;
   #logExists = false;
+  /** The log says that the run is done, and its tables were not looked at yet. */
+  #isDone = false;
   #lease: { readonly path: string; readonly stamp: number; readonly since: number } | null = null;
 
   constructor(run: string, now: () => number = () => performance.now()) {
@@ -37,8 +40,11 @@ export class RunReader {
     this.#tail = new EventTail(join(run, 'events.ndjson'));
   }
 
-  /** Reads on. `isAnew`: who followed the events has to begin again. */
-  async look(): Promise<{ readonly isAnew: boolean; readonly lines: readonly LogLine[] }> {
+  /**
+   * Reads on, a piece of the log at most: a log may be larger than the memory. `isAnew`: who followed the events has to begin
+   * again. `hasMore`: another look has more to say already.
+   */
+  async look(): Promise<{ readonly isAnew: boolean; readonly lines: readonly LogLine[]; readonly hasMore: boolean }> {
     const look = await this.#tail.look();
     this.#logExists = look.exists;
     if (look.isAnew) {
@@ -49,26 +55,24 @@ export class RunReader {
     }
     if (look.exists || existsSync(join(this.run, 'run.json'))) this.#hasBegun = true;
     if (!this.#isPlanned && this.#hasBegun) this.#readPlan();
-    let isDone = false;
     const lines = look.lines.filter(({ event }) => this.#take(event));
     for (const { event } of lines) {
-      if (event.type === 'done') isDone = true;
+      if (event.type === 'done') this.#isDone = true;
       else if (event.type === 'plan' || event.type === 'resumed') {
         this.#tables = null;
-        isDone = false;
+        this.#isDone = false;
       }
     }
-    if (look.hasMore) {
-      const rest = await this.look();
-      return { isAnew: look.isAnew || rest.isAnew, lines: [...lines, ...rest.lines] };
-    }
+    if (look.hasMore) return { isAnew: look.isAnew, lines, hasMore: true };
+    const isDone = this.#isDone;
+    this.#isDone = false;
     const isFinished = this.view.end?.type === 'done' || (!look.exists && existsSync(join(this.run, 'run.json')));
     if (isFinished && this.#tables === null) {
       this.#tables = new RunTables(this.run);
       await this.#addTables(this.#tables);
-      return { isAnew: look.isAnew || isDone, lines };
+      return { isAnew: look.isAnew || isDone, lines, hasMore: false };
     }
-    return { isAnew: look.isAnew, lines };
+    return { isAnew: look.isAnew, lines, hasMore: false };
   }
 
   /** False for an event that is not what its type says: the folder may be a stranger's. */

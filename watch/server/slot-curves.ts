@@ -1,7 +1,7 @@
 // What each slot showed after each block, for the curves of a run that is going on; a finished one has its tables. Memory is
 // bounded: where a slot has more points than its share, every other one of them goes, the newest excepted.
+import type { LoggedEvent } from '../../pipeline/telemetry.ts';
 import type { Curves } from '../view/answers.ts';
-import type { LoggedEvent } from '../view/run-view.ts';
 
 export const CURVES = ['models_seen', 'evr_1', 'evr_4', 'evr_16', 'evr_k', 'drift', 'captured', 'mean_only'] as const;
 

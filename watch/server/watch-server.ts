@@ -1,13 +1,15 @@
 // The page's server: node:http on 127.0.0.1, for one run. GET / is the page, /api/run the state, /api/slot?at=N one slot,
-// /api/events the stream of what happens. Nothing it answers changes anything. It looks at the run's events five times a
+// /api/events the stream of what happens, /metrics the state for Prometheus. Nothing it answers changes anything. It looks at the run's events five times a
 // second, and at nothing else unless it is asked.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { hostname } from 'node:os';
 import { basename, resolve } from 'node:path';
 import type { RunAnswer } from '../view/answers.ts';
+import { RateMeter } from '../view/rate-meter.ts';
 import { type Assets, loadAssets } from './assets.ts';
 import { EventStream, type EventStreamOptions, eventId } from './event-stream.ts';
-import { COOKIE, RequestGuard } from './request-guard.ts';
+import { RequestGuard } from './request-guard.ts';
 import { RunReader } from './run-reader.ts';
 
 export interface WatchOptions {
@@ -52,20 +54,27 @@ export async function startWatchServer(options: WatchOptions): Promise<WatchServ
   const stream = new EventStream(options.stream);
   const guard = new RequestGuard(options);
   const assets = loadAssets();
+  const meter = new RateMeter();
   const server = createServer({ maxHeaderSize: 16_384, requestTimeout: 30_000 }, (request, response) => {
-    void answer(request, response, { reader, stream, guard, assets, token: options.token }).catch((cause: unknown) => {
-      if (response.headersSent) response.destroy();
-      else sendText(response, 500, `cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`);
-    });
+    void answer(request, response, { reader, stream, guard, assets, meter, token: options.token }).catch(
+      (cause: unknown) => {
+        if (response.headersSent) response.destroy();
+        else sendText(response, 500, `cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`);
+      },
+    );
   });
   server.maxConnections = 256;
   await listen(server, options);
 
   let told = '';
   const look = async (): Promise<void> => {
-    const { isAnew, lines } = await reader.look();
-    if (isAnew) stream.restart(lines);
-    else if (lines.length > 0) stream.push(lines);
+    for (let hasMore = true; hasMore; ) {
+      const piece = await reader.look();
+      hasMore = piece.hasMore;
+      if (piece.isAnew || piece.lines.length > 0) meter.measure(reader.view.progress);
+      if (piece.isAnew) stream.restart(piece.lines);
+      else if (piece.lines.length > 0) stream.push(piece.lines);
+    }
     const { memory, ...state } = reader.status();
     const text = JSON.stringify(state);
     if (text !== told) tellStatus();
@@ -90,7 +99,8 @@ export async function startWatchServer(options: WatchOptions): Promise<WatchServ
   }, BEAT_MS);
 
   const { port } = server.address() as AddressInfo;
-  const host = options.host ?? '127.0.0.1';
+  // All addresses are none that a browser could open.
+  const host = ['0.0.0.0', '::'].includes(options.host ?? '') ? hostname() : (options.host ?? '127.0.0.1');
   const shown = host.includes(':') ? `[${host}]` : host;
   const query = options.token === null ? '' : `?token=${encodeURIComponent(options.token)}`;
   return {
@@ -127,6 +137,7 @@ interface Answering {
   readonly stream: EventStream;
   readonly guard: RequestGuard;
   readonly assets: Assets;
+  readonly meter: RateMeter;
   readonly token: string | null;
 }
 
@@ -146,7 +157,10 @@ const answer = async (request: IncomingMessage, response: ServerResponse, by: An
   }
   // The token leaves the address at once: addresses are kept in histories.
   if (url.pathname === '/' && guard.isToken(url.searchParams.get('token'))) {
-    response.setHeader('Set-Cookie', `${COOKIE}=${encodeURIComponent(by.token!)}; HttpOnly; SameSite=Strict; Path=/`);
+    response.setHeader(
+      'Set-Cookie',
+      `${guard.cookie}=${encodeURIComponent(by.token!)}; HttpOnly; SameSite=Strict; Path=/`,
+    );
     response.writeHead(302, { Location: '/' }).end();
     return;
   }
@@ -162,6 +176,13 @@ const answer = async (request: IncomingMessage, response: ServerResponse, by: An
   switch (url.pathname) {
     case '/api/run':
       return sendJson(response, runAnswer(reader));
+    case '/metrics': {
+      // Effect takes a third of a second to load: not before somebody asks.
+      const { METRICS_TYPE, renderMetrics } = await import('./run-metrics.ts');
+      const text = renderMetrics(runAnswer(reader), by.meter.measure(reader.view.progress));
+      response.writeHead(200, { 'Content-Type': METRICS_TYPE }).end(text);
+      return;
+    }
     case '/api/slot': {
       const at = url.searchParams.get('at') ?? '';
       const detail = /^\d{1,9}$/.test(at) ? await reader.detail(Number(at)) : null;

@@ -1,12 +1,20 @@
 // What is known of a run: the state that its events change. The server and the page fold the same events by this one
 // function, so a page that has read the server's state goes on from it by itself. Pure, for Node and browsers.
-import type { SlotProgress, SlotSummary, TelemetryEvent, WarningGroup } from '../../pipeline/telemetry.ts';
+import type {
+  EvrAtCuts,
+  LoggedEvent,
+  RunProgress,
+  SlotProgress,
+  SlotSummary,
+  TelemetryEvent,
+  WarningGroup,
+} from '../../pipeline/telemetry.ts';
 import { type Calm, calmAfter, isSettled, restless } from './settled.ts';
 
 export type RunState = 'waiting' | 'empty' | 'running' | 'finished' | 'failed' | 'interrupted';
 
 /** One slot in one mode. What is not known, or not yet, is null. */
-export interface SlotView {
+export interface SlotView extends EvrAtCuts {
   readonly name: string;
   readonly mode: string;
   readonly rows: number | null;
@@ -14,10 +22,6 @@ export interface SlotView {
   readonly models: number;
   /** Directions reported, at most k; 0 before any. */
   readonly rank: number;
-  readonly evr_1: number | null;
-  readonly evr_4: number | null;
-  readonly evr_16: number | null;
-  readonly evr_k: number | null;
   /** k over the most directions there can be. */
   readonly flat: number | null;
   readonly drift: number | null;
@@ -29,32 +33,17 @@ export interface SlotView {
   readonly calm: Calm;
 }
 
-export interface Progress {
-  readonly group: number;
-  readonly groups: number;
-  readonly block: number;
-  readonly blocks: number;
-  readonly modelsSeen: number;
-  readonly models: number;
-  readonly bytesRead: number;
-  readonly bytesToRead: number;
-  readonly seconds: number;
-}
-
 export interface Note {
   readonly time: string;
   readonly text: string;
 }
-
-/** An event of events.ndjson. */
-export type LoggedEvent = TelemetryEvent & { readonly seq: number; readonly time: string };
 
 export interface RunView {
   /** Of the last event; -1 before any. */
   readonly seq: number;
   readonly time: string | null;
   readonly plan: Extract<TelemetryEvent, { type: 'plan' }> | null;
-  readonly progress: Progress | null;
+  readonly progress: RunProgress | null;
   readonly checkpoint: { readonly number: number; readonly time: string } | null;
   /** How the log ends, where it does. */
   readonly end: { readonly type: 'done' | 'stopped' | 'failed'; readonly text: string } | null;
@@ -106,6 +95,12 @@ export type SlotStatus = 'not started' | 'moving' | 'settled';
 
 export const statusOf = (slot: SlotView): SlotStatus =>
   slot.models === 0 ? 'not started' : isSettled(slot.calm, slot.models) ? 'settled' : 'moving';
+
+/** For people: of a run that is over nothing moves any more. */
+export const statusWord = (slot: SlotView, isOver: boolean): string => {
+  const status = statusOf(slot);
+  return isOver && status === 'moving' ? 'not settled' : status;
+};
 
 const noted = (view: RunView, time: string, text: string): readonly Note[] => [
   ...view.notes.slice(1 - MOST_NOTES),

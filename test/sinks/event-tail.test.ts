@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, it, onTestFinished } from 'vitest';
-import { EventTail } from '../../watch/server/event-tail.ts';
+import { EventTail } from '../../sinks/event-tail.ts';
 
 const logFile = (): string => {
   const folder = mkdtempSync(join(tmpdir(), 'weightspan-tail-'));

@@ -2,7 +2,7 @@
 // A resumed run cuts the log back and goes on, so the bytes before the place reached are compared at every look; where they
 // differ, or the file is shorter or gone, everything is read again. Memory: one chunk.
 import { type FileHandle, open } from 'node:fs/promises';
-import type { LoggedEvent } from '../view/run-view.ts';
+import type { LoggedEvent } from '../pipeline/telemetry.ts';
 
 export interface LogLine {
   readonly event: LoggedEvent;
