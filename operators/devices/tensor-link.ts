@@ -1,0 +1,93 @@
+// Both ends of the way to a tensor thread: the thread itself, and a connection to it whose owner waits for answers without an
+// event loop, so that kernels stay synchronous calls for engines. Waiting is Atomics.wait: no processor time is spent.
+import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
+import { DeviceFailed } from '../errors.ts';
+import type { BackendSpec, TensorAnswer, TensorCommand, TensorConnection } from './tensor-messages.ts';
+
+/** A thread that owns a tfjs backend. */
+export class TensorThread {
+  readonly #worker: Worker;
+  readonly #ended: Promise<void>;
+
+  constructor(spec: BackendSpec) {
+    this.#worker = new Worker(new URL('./tensor-thread.js', import.meta.url), { workerData: spec });
+    // A failure of the thread reaches those who wait through their connections.
+    this.#worker.on('error', () => {});
+    this.#ended = new Promise((resolve) => void this.#worker.on('exit', () => resolve()));
+    this.#worker.unref();
+  }
+
+  /** A new connection, to be handed to the thread that uses it. */
+  connect(): TensorConnection {
+    const { port1, port2 } = new MessageChannel();
+    const signal = new SharedArrayBuffer(8);
+    this.#worker.postMessage({ connect: { port: port1, signal } satisfies TensorConnection }, [port1]);
+    return { port: port2, signal };
+  }
+
+  /** Lets the work end, then the device: a process that exits before may crash in its driver. */
+  async close(): Promise<void> {
+    this.#worker.ref();
+    this.#worker.postMessage('close');
+    await this.#ended;
+  }
+}
+
+type Ticketed = Extract<TensorCommand, { readonly ticket: number }>;
+type Untold<T> = T extends Ticketed ? Omit<T, 'ticket'> : never;
+
+/** What one thread says to a tensor thread. */
+export class TensorLink {
+  readonly #device: string;
+  readonly #connection: TensorConnection;
+  readonly #signal: Int32Array;
+  readonly #arrived = new Map<number, TensorAnswer>();
+  #next = 0;
+
+  constructor(device: string, connection: TensorConnection) {
+    this.#device = device;
+    this.#connection = connection;
+    this.#signal = new Int32Array(connection.signal);
+  }
+
+  /** Sends what nobody waits for. */
+  send(command: Exclude<TensorCommand, Ticketed>, transfer: readonly ArrayBuffer[] = []): void {
+    this.#connection.port.postMessage(command, transfer);
+  }
+
+  /** Sends a question; `wait` brings the answer. */
+  ask(command: Untold<Ticketed>, transfer: readonly ArrayBuffer[] = []): number {
+    const ticket = this.#next++;
+    this.#connection.port.postMessage({ ...command, ticket }, transfer);
+    return ticket;
+  }
+
+  /**
+   * Blocks until a question is answered.
+   * @throws DeviceFailed when the device does not work any more
+   */
+  wait(ticket: number): TensorAnswer {
+    for (;;) {
+      const seen = Atomics.load(this.#signal, 0);
+      const hasEnded = Atomics.load(this.#signal, 1) === 1;
+      for (let got = receiveMessageOnPort(this.#connection.port); got !== undefined; ) {
+        const message = got.message as TensorAnswer;
+        this.#arrived.set(message.ticket, message);
+        got = receiveMessageOnPort(this.#connection.port);
+      }
+      const answer = this.#arrived.get(ticket);
+      if (answer !== undefined) {
+        this.#arrived.delete(ticket);
+        if (answer.failure !== undefined) throw new DeviceFailed({ device: this.#device, ...answer.failure });
+        return answer;
+      }
+      if (hasEnded)
+        throw new DeviceFailed({ device: this.#device, reason: 'lost', detail: 'the thread that held it has ended' });
+      Atomics.wait(this.#signal, 0, seen);
+    }
+  }
+
+  close(): void {
+    this.#connection.port.close();
+  }
+}
