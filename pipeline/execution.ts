@@ -12,6 +12,7 @@ import {
   type Observable,
   tap,
 } from 'rxjs';
+import type { DeviceFailed } from '../operators/errors.ts';
 import { exactAdapters } from '../operators/exact-adapters.ts';
 import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { type ExactPcaOptions, exactPca } from '../operators/exact-pca.ts';
@@ -77,6 +78,8 @@ export interface Going {
   readonly inexact: RunContent['inexact'];
   /** With more models, from a finished run. */
   readonly extends: boolean;
+  /** Of the GPU that it ran on before; null where it goes on for another reason. */
+  readonly failure: DeviceFailed | null;
 }
 
 export interface ExecutionOptions {
@@ -260,7 +263,14 @@ export class Execution {
       for (const text of device.warnings) this.#warnings.add({ ...nothing, code: 'device', text });
       for (const text of adapterWarnings(this.#plan)) this.#warnings.add({ ...nothing, code: 'lora-factors', text });
       for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
-    } else this.#tellResumed(lost);
+    } else {
+      this.#tellResumed(lost);
+      const failure = this.#going?.failure ?? null;
+      if (failure !== null) {
+        const text = `${failure.message}; what came after the last checkpoint is folded again on ${describeDevice(this.#plan)}`;
+        this.#warnings.add({ ...nothing, code: 'device', text });
+      }
+    }
     this.#checkpoints.mark(this.#position());
     if (isNew) this.#checkpoints.commitMark();
     await this.#tiles.ready();

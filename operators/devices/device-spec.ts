@@ -7,14 +7,10 @@ import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { blasDevice } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
 import type { Device, DeviceInfo } from './device.ts';
+import { type DeviceChoice, deviceChoices, type GpuChoice } from './device-choice.ts';
 import { findBlas, pinnedKernelWarning } from './find-blas.ts';
 import { floatArena } from './float-arena.ts';
 import type { BackendSpec, TensorConnection } from './tensor-messages.ts';
-
-/** `tfjs` and `tfjs:wasm` are the embedded backend. */
-export const deviceChoices = ['auto', 'blas', 'tfjs', 'tfjs:wasm', 'tfjs:webgpu', 'tfjs:node-gpu'] as const;
-
-export type DeviceChoice = (typeof deviceChoices)[number];
 
 export type DeviceSpec =
   | { readonly name: 'blas'; readonly path: string }
@@ -73,7 +69,7 @@ export const findDevice = async (
 export const choiceOf = ({ name, library }: DeviceInfo): DeviceChoice =>
   deviceChoices.find((choice) => choice.replace(':', '-') === library) ?? name;
 
-const findTensors = async (choice: 'tfjs:webgpu' | 'tfjs:node-gpu'): Promise<FoundDevice> => {
+const findTensors = async (choice: GpuChoice): Promise<FoundDevice> => {
   const { backendOf, openTensorDevice } = await import('./find-gpu.ts');
   const backend = backendOf(choice);
   const device = openTensorDevice(backend);
@@ -85,7 +81,9 @@ const findTensors = async (choice: 'tfjs:webgpu' | 'tfjs:node-gpu'): Promise<Fou
     solve: device.solve,
     multiplyDouble: device.multiplyDouble,
     warnings: isSoftware
-      ? [`${choice} runs on an adapter in software (${kernel}): far slower than --device blas or tfjs, and good for tests alone`]
+      ? [
+          `${choice} runs on an adapter in software (${kernel}): far slower than --device blas or tfjs, and good for tests alone`,
+        ]
       : [],
   };
 };
@@ -95,7 +93,7 @@ const fasterGpu = async (threads: number): Promise<FoundDevice | null> => {
   if (!isAnyInstalled()) return null;
   const processor = await findProcessor('auto');
   const backend = await findGpu(await openDevice(processor.spec), threads);
-  return backend === null ? null : findTensors(backend.device as 'tfjs:webgpu');
+  return backend === null ? null : findTensors(backend.device);
 };
 
 const sameGpu = async (begun: DeviceInfo): Promise<FoundDevice | null> => {
@@ -107,7 +105,8 @@ const sameGpu = async (begun: DeviceInfo): Promise<FoundDevice | null> => {
   });
 };
 
-const findProcessor = async (choice: Exclude<DeviceChoice, 'tfjs:webgpu' | 'tfjs:node-gpu'>): Promise<FoundDevice> => {
+/** Finds a device that needs no GPU, as `findDevice` does. */
+export const findProcessor = async (choice: Exclude<DeviceChoice, GpuChoice>): Promise<FoundDevice> => {
   const blas = choice === 'tfjs' || choice === 'tfjs:wasm' ? null : findBlas();
   if (blas !== null) {
     const pinned = pinnedKernelWarning();

@@ -5,14 +5,13 @@ import { pathToFileURL } from 'node:url';
 import koffi from 'koffi';
 import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
 import type { Device } from './device.ts';
+import type { GpuChoice } from './device-choice.ts';
 import { probeDevice } from './probe-device.ts';
 import { TensorDevice } from './tensor-device.ts';
 import { TensorLink, TensorThread } from './tensor-link.ts';
 import type { BackendFacts, BackendSpec, TensorConnection } from './tensor-messages.ts';
 
 const require = createRequire(import.meta.url);
-
-export type GpuChoice = 'tfjs:webgpu' | 'tfjs:node-gpu';
 
 /** The packages of each, and under which name tfjs knows the backend of the one that registers itself. */
 const needs: Readonly<Record<GpuChoice, { readonly packages: readonly string[]; readonly registered: string }>> = {

@@ -112,9 +112,10 @@ export class TensorDevice implements Device<TensorMatrix> {
         all.set(batch.row(row).subarray(from * size, (from + width) * size), (at[i]! - first) * words * 4);
       });
     }
-    this.#link.send({ op: 'widen', id, width, start: first, rows: count, dtype, words: new Int32Array(all.buffer), shift }, [
-      all.buffer,
-    ]);
+    this.#link.send(
+      { op: 'widen', id, width, start: first, rows: count, dtype, words: new Int32Array(all.buffer), shift },
+      [all.buffer],
+    );
   }
 
   widenRow(rows: WeightRows, row: number, from: number, out: Float32Array): void {
@@ -292,6 +293,7 @@ const addProduct = (
 ): void => {
   for (let i = Math.max(0, -a); i < Math.min(m, aRows - a); i++) {
     const line = (a + i) * bRows + b;
-    for (let j = Math.max(0, -b); j < Math.min(n, bRows - b); j++) out[line + j] = out[line + j]! + values[at + i * n + j]!;
+    for (let j = Math.max(0, -b); j < Math.min(n, bRows - b); j++)
+      out[line + j] = out[line + j]! + values[at + i * n + j]!;
   }
 };

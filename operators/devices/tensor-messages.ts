@@ -1,11 +1,13 @@
 // The words between a thread that computes and the thread that owns the tensors: plain data. Commands are done in the order
 // they are sent; those with a ticket are answered, maybe out of order, and nobody waits for the others.
+
 import type { Dtype } from '../../sources/model.ts';
+import type { GpuChoice } from './device-choice.ts';
 
 /** Which tfjs backend a tensor thread opens, as plain data. */
 export interface BackendSpec {
   /** As `--device` names it, e.g. `tfjs:webgpu`. */
-  readonly device: string;
+  readonly device: GpuChoice;
   /** As runs record it, e.g. `tfjs-webgpu`. */
   readonly library: string;
   /** Under which name tfjs knows it. */

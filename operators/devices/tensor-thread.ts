@@ -110,9 +110,7 @@ const perform = (
 };
 
 const bringAll = async (pending: readonly PendingProduct[]): Promise<Omit<TensorAnswer, 'ticket'>> => ({
-  products: await Promise.all(
-    pending.map(async ({ tensor, ...place }) => ({ ...place, values: await bring(tensor) })),
-  ),
+  products: await Promise.all(pending.map(async ({ tensor, ...place }) => ({ ...place, values: await bring(tensor) }))),
 });
 
 const memoryOf = (backend: TensorBackend): TensorMemory => {

@@ -8,7 +8,12 @@ import { chunkCount, chunkWidth } from './tensor-chunks.ts';
 
 /** What this needs of tfjs's WebGPU backend. */
 export interface ProgramRunner {
-  runWebGPUProgram(program: object, inputs: readonly tf.TensorInfo[], dtype: 'float32', uniforms: object[]): tf.TensorInfo;
+  runWebGPUProgram(
+    program: object,
+    inputs: readonly tf.TensorInfo[],
+    dtype: 'float32',
+    uniforms: object[],
+  ): tf.TensorInfo;
 }
 
 /** Of tfjs's `webgpu_util`. */
