@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { eigenvalueSlack, roundingTerm } from '../../operators/subspace-state.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
-import { devices } from './devices.ts';
+import { everyDevice } from './devices.ts';
 import { exactSpectrum, type Folded, type FoldOptions, fold as foldWith, normals } from './planted.ts';
 
 /** Fine-tunes: a base with large entries, a few shared directions of falling strength, a little noise. */
@@ -45,7 +45,7 @@ const expectBounds = (folded: Folded, rows: readonly Float32Array[]): void => {
 };
 
 const suites = (['incremental', 'frequent-directions', 'randomized', 'exact'] as const).flatMap((engine) =>
-  devices.map((device) => ({ ...device, engine })),
+  everyDevice.map((device) => ({ ...device, engine })),
 );
 
 describe.each(suites)('$engine, mode models, on $name', ({ open, engine }) => {
