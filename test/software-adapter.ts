@@ -17,7 +17,10 @@ const loads = (path: string): unknown => {
 };
 
 /** Whether there is one, for this process and those that it starts. */
-export const hasSoftwareAdapter = requirePart('webgpu', existsSync(DRIVER) && (loads(LOADER) ?? loads('libvulkan.so.1')) !== null);
+export const hasSoftwareAdapter = requirePart(
+  'webgpu',
+  existsSync(DRIVER) && (loads(LOADER) ?? loads('libvulkan.so.1')) !== null,
+);
 
 /** What a process needs to find it. */
 export const softwareAdapter = {

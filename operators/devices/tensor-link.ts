@@ -2,18 +2,37 @@
 // event loop, so that kernels stay synchronous calls for engines. Waiting is Atomics.wait: no processor time is spent.
 import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import { DeviceFailed } from '../errors.ts';
-import type { BackendSpec, TensorAnswer, TensorCommand, TensorConnection } from './tensor-messages.ts';
+import type {
+  BackendSpec,
+  TensorAnswer,
+  TensorCommand,
+  TensorConnection,
+  TensorThreadData,
+} from './tensor-messages.ts';
+
+/** Longest wait of a process that exits without having closed its device. */
+const EXIT_MS = 20_000;
 
 /** A thread that owns a tfjs backend. */
 export class TensorThread {
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
+  /** Int32: 1 when the thread has ended. */
+  readonly #idle = new Int32Array(new SharedArrayBuffer(4));
+  /** A process that exits while Dawn is at work is aborted by it, and loses its exit code: it waits for that, not for long. */
+  readonly #beforeExit = (): void => {
+    this.#worker.postMessage('close');
+    Atomics.wait(this.#idle, 0, 0, EXIT_MS);
+  };
 
   constructor(spec: BackendSpec) {
-    this.#worker = new Worker(new URL('./tensor-thread.js', import.meta.url), { workerData: spec });
+    const workerData: TensorThreadData = { spec, idle: this.#idle.buffer as SharedArrayBuffer };
+    this.#worker = new Worker(new URL('./tensor-thread.js', import.meta.url), { workerData });
+    process.on('exit', this.#beforeExit);
     // A failure of the thread reaches those who wait through their connections.
     this.#worker.on('error', () => {});
     this.#ended = new Promise((resolve) => void this.#worker.on('exit', () => resolve()));
+    void this.#ended.then(() => process.off('exit', this.#beforeExit));
     this.#worker.unref();
   }
 
@@ -25,7 +44,7 @@ export class TensorThread {
     return { port: port2, signal };
   }
 
-  /** Lets the work end, then the device: a process that exits before may crash in its driver. */
+  /** Ends the device, then the thread: a process that exits before is aborted by Dawn. */
   async close(): Promise<void> {
     this.#worker.ref();
     this.#worker.postMessage('close');

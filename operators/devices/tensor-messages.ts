@@ -135,6 +135,13 @@ export type TensorAnswer = {
   readonly memory?: TensorMemory;
 };
 
+/** What a tensor thread is told at birth. */
+export interface TensorThreadData {
+  readonly spec: BackendSpec;
+  /** Int32, set to 1 when the thread ends. */
+  readonly idle: SharedArrayBuffer;
+}
+
 /** How a thread is told of a connection. */
 export interface TensorConnection {
   readonly port: import('node:worker_threads').MessagePort;

@@ -6,12 +6,12 @@ import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import * as tf from '@tensorflow/tfjs-core';
 import { openTensorBackend, type TensorBackend } from './tensor-backend.ts';
 import type {
-  BackendSpec,
   TensorAnswer,
   TensorCommand,
   TensorConnection,
   TensorFailure,
   TensorMemory,
+  TensorThreadData,
 } from './tensor-messages.ts';
 import { type PendingProduct, TensorStore } from './tensor-store.ts';
 
@@ -26,7 +26,8 @@ const connections = new Set<Connected>();
 const leaving = new Set<tf.Tensor>();
 let failed: TensorFailure | null = null;
 
-const opened: Promise<TensorBackend | null> = openTensorBackend(workerData as BackendSpec).catch((error: Error) => {
+const { spec, idle } = workerData as TensorThreadData;
+const opened: Promise<TensorBackend | null> = openTensorBackend(spec).catch((error: Error) => {
   failed = { reason: 'other', detail: `it did not start: ${error.message}` };
   return null;
 });
@@ -154,15 +155,19 @@ const connect = ({ port, signal }: TensorConnection): void => {
   });
 };
 
+/** Then nothing keeps this thread, and it ends by itself: to end it in the middle of Dawn's work aborts the process. */
 const close = async (): Promise<void> => {
   const backend = await opened;
-  await Promise.allSettled([...leaving].map((tensor) => tensor.data()));
+  failed ??= { reason: 'other', detail: 'it has been closed' };
   await backend?.close();
   for (const { port } of connections) port.close();
   parentPort!.close();
 };
 
 process.on('exit', () => {
+  const ended = new Int32Array(idle);
+  Atomics.store(ended, 0, 1);
+  Atomics.notify(ended, 0);
   for (const { signal } of connections) {
     Atomics.store(signal, 1, 1);
     Atomics.add(signal, 0, 1);
