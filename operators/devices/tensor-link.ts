@@ -10,6 +10,9 @@ import type {
   TensorThreadData,
 } from './tensor-messages.ts';
 
+/** Longest wait for a thread that does not say that it lives. */
+const START_MS = 60_000;
+
 /** Longest wait of a process that exits without having closed its device. */
 const EXIT_MS = 20_000;
 
@@ -27,7 +30,7 @@ export class TensorThread {
 
   constructor(spec: BackendSpec) {
     const workerData: TensorThreadData = { spec, idle: this.#idle.buffer as SharedArrayBuffer };
-    this.#worker = new Worker(new URL('./tensor-thread.js', import.meta.url), { workerData });
+    this.#worker = new Worker(new URL('./tensor-thread.js', import.meta.url), { workerData, execArgv: [] });
     process.on('exit', this.#beforeExit);
     // A failure of the thread reaches those who wait through their connections.
     this.#worker.on('error', () => {});
@@ -39,7 +42,7 @@ export class TensorThread {
   /** A new connection, to be handed to the thread that uses it. */
   connect(): TensorConnection {
     const { port1, port2 } = new MessageChannel();
-    const signal = new SharedArrayBuffer(8);
+    const signal = new SharedArrayBuffer(12);
     this.#worker.postMessage({ connect: { port: port1, signal } satisfies TensorConnection }, [port1]);
     return { port: port2, signal };
   }
@@ -86,6 +89,7 @@ export class TensorLink {
    * @throws DeviceFailed when the device does not work any more
    */
   wait(ticket: number): TensorAnswer {
+    const start = performance.now();
     for (;;) {
       const seen = Atomics.load(this.#signal, 0);
       const hasEnded = Atomics.load(this.#signal, 1) === 1;
@@ -100,13 +104,18 @@ export class TensorLink {
         if (answer.failure !== undefined) throw new DeviceFailed({ device: this.#device, ...answer.failure });
         return answer;
       }
-      if (hasEnded)
-        throw new DeviceFailed({ device: this.#device, reason: 'lost', detail: 'the thread that held it has ended' });
-      Atomics.wait(this.#signal, 0, seen);
+      if (hasEnded) throw this.#failure('the thread that held it has ended');
+      const isThere = Atomics.load(this.#signal, 2) === 1;
+      if (!isThere && performance.now() - start > START_MS) throw this.#failure('its thread did not start');
+      Atomics.wait(this.#signal, 0, seen, isThere ? Number.POSITIVE_INFINITY : 100);
     }
   }
 
   close(): void {
     this.#connection.port.close();
+  }
+
+  #failure(detail: string): DeviceFailed {
+    return new DeviceFailed({ device: this.#device, reason: 'lost', detail });
   }
 }

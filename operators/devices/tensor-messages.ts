@@ -145,6 +145,6 @@ export interface TensorThreadData {
 /** How a thread is told of a connection. */
 export interface TensorConnection {
   readonly port: import('node:worker_threads').MessagePort;
-  /** Int32: [answers sent, 1 when the thread has ended]. */
+  /** Int32: [answers sent, 1 when the thread has ended, 1 when it knows of the connection]. */
   readonly signal: SharedArrayBuffer;
 }

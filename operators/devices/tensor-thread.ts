@@ -143,6 +143,7 @@ const serve = async (connected: Connected, command: TensorCommand): Promise<void
 };
 
 const connect = ({ port, signal }: TensorConnection): void => {
+  Atomics.store(new Int32Array(signal), 2, 1);
   void opened.then((backend) => {
     const store = new TensorStore(backend?.program ?? null, backend?.facts.largestTensor ?? 0);
     const connected = { port, signal: new Int32Array(signal), store };

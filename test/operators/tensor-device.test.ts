@@ -1,8 +1,8 @@
 // The GPU's kernels against float64, and what tfjs and Dawn get wrong when nobody looks: products with a split-K that ignores
 // the transpose and adds in any order, zeros instead of an allocation over the limit, small work done by the processor, one
 // float32 accumulator over a long product, a process that ends before its GPU.
-// Tolerances: a chunk of 1,024 float32 products is good to 3e-7 of the largest entry of a Gram matrix, relative to its
-// diagonal; what only moves bits is exact.
+// Tolerances: a product of 4,096 float32 pairs in chunks of 1,024 is good to 6e-7 of the Gram matrix's diagonal (split-K with
+// the transpose ignored is off by 1); what only moves bits is exact.
 import { execFile } from 'node:child_process';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -111,7 +111,7 @@ describe.runIf(hasSoftwareAdapter)('kernels', { timeout: 180_000 }, () => {
     });
     grams[0]!.forEach((value, at) => {
       const truth = dot(x, Math.floor(at / 8), 12 + (at % 8), width);
-      expect(Math.abs(value - truth) / width).toBeLessThan(3e-7);
+      expect(Math.abs(value - truth) / width).toBeLessThan(6e-7);
     });
     expect(grams[1]).toEqual(grams[0]);
     expect(grams[2]).toEqual(grams[0]);
@@ -169,10 +169,15 @@ describe.runIf(hasSoftwareAdapter)('kernels', { timeout: 180_000 }, () => {
       device.gram(a, 0, 22, 20, 2, new Float64Array(44));
       device.combine(p, 5, a, 0, 20, b, 0);
     };
+    // What tfjs has dropped is given up when it submits.
+    const settledMemory = () => {
+      device.read(b, 0, 1);
+      return device.memory();
+    };
     visit();
-    const settled = device.memory();
+    const settled = settledMemory();
     for (let i = 0; i < 3; i++) visit();
-    expect({ ...device.memory(), gpuBytesKept: 0 }).toEqual({ ...settled, gpuBytesKept: 0 });
+    expect({ ...settledMemory(), gpuBytesKept: 0 }).toEqual({ ...settled, gpuBytesKept: 0 });
     device.free(a);
     device.free(b);
     // Mixing weights of the freed matrices are gone too.
