@@ -65,13 +65,13 @@ describe.each(suites)('$engine, mode models, on $name', { timeout: 300_000 }, ({
   };
 
   it.each([
-    ['tall: more features than one tile', isGpu ? 7 : 20, isGpu ? 18_000 : 40_000, 32, isGpu ? 4 : 8],
+    ['tall: more features than one tile', isGpu ? 7 : 20, isGpu ? 17_000 : 40_000, isGpu ? 8 : 32, isGpu ? 4 : 8],
     ['wide: more models than features', 60, 12, 32, 16],
     ['a short last block', 19, 500, 32, 8],
     ['one model a block', 9, 300, 32, 1],
     ['rank above everything', 7, 64, 1000, 3],
     ['one block holds all', 10, 200, 32, 64],
-    ['an odd number of features', isGpu ? 5 : 11, isGpu ? 2049 : 16_385, 32, 4],
+    ['an odd number of features', isGpu ? 5 : 11, isGpu ? 2049 : 16_385, isGpu ? 8 : 32, 4],
   ])('is exact when nothing is truncated: %s', async (_name, models, features, rank, block) => {
     const rows = planted(models, features, 5, 7, 1e-2);
     await withTiles(async (tiles) => {
@@ -92,13 +92,13 @@ describe.each(suites)('$engine, mode models, on $name', { timeout: 300_000 }, ({
   });
 
   const interruptions: readonly (readonly [string, number, number])[] = [
-    ['where rows are added onto those held', 4, isGpu ? 1100 : 16_500],
-    ['right after all rows were made the state’s own', 15, isGpu ? 1100 : 5_000],
+    ['where rows are added onto those held', 4, isGpu ? 300 : 16_500],
+    ['right after all rows were made the state’s own', 15, 5_000],
     ['before anything is truncated', 0, 16_500],
     ['after the last block', 18, 5_000],
     ['where rows are few and always mixed', 5, 40],
   ];
-  it.runIf(engine !== 'exact').each(isGpu ? interruptions.slice(0, 2) : interruptions)(
+  it.runIf(engine !== 'exact').each(isGpu ? interruptions.slice(0, 1) : interruptions)(
     'goes on from a checkpoint to the same bits: %s',
     async (_name, interruptAfter, features) => {
       const rows = planted(75, features, 6, 21, 1e-2);
