@@ -1,4 +1,5 @@
 // The resolved configuration of a run: what flags, a config file and the defaults add up to.
+import type { DeviceChoice } from '../operators/devices/device-choice.ts';
 import type { CheckpointEvery } from './checkpoint-every.ts';
 import type { ModeName } from './schema.ts';
 
@@ -35,7 +36,7 @@ export interface RunConfig {
   /** Bytes. */
   readonly memory: number;
   readonly threads: number;
-  readonly device: 'auto' | 'blas' | 'tfjs';
+  readonly device: DeviceChoice;
   /**
    * Write the directions. Of adapters in engine exact and mode models they are sums over the adapters, which coefficients
    * tell, and are written out only where that is asked for: `dense`.

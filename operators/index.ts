@@ -1,7 +1,7 @@
 // weightspan/operators: the engines as RxJS streams, the devices it runs on, and the algebra behind it.
 export { type CoreEnergy, type ModelVectors, modelVectors } from './core-tensor.ts';
 export type { DeviceInfo } from './devices/device.ts';
-export type { DeviceChoice } from './devices/device-spec.ts';
+export type { DeviceChoice } from './devices/device-choice.ts';
 export { DeviceUnavailable, NumericalFailure } from './errors.ts';
 export { type ExactModesOptions, exactModes, type ModesOfSlot } from './exact-modes.ts';
 export { type ExactPcaOptions, type ExactSlot, exactPca } from './exact-pca.ts';

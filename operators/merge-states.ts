@@ -46,7 +46,7 @@ export const mergeStates = (
   solve: EigenSolver,
 ): MergedState => {
   const rows = parts.reduce((sum, part, i) => sum + rowsOfPart(part, i), 1);
-  const widest = Math.min(slot.features, device.info.panel);
+  const widest = Math.min(slot.features, device.panelFor(rows));
   const matrix = device.allocate(rows, widest);
   const gram = new Float64Array(rows * rows);
   const tiles = tilesOf(slot.features);
@@ -67,6 +67,7 @@ export const mergeStates = (
   };
   try {
     for (const tile of tiles) eachPanel(tile, () => device.gramOfAll(panel, rows, gram));
+    device.settle();
     for (let i = 0; i < rows; i++) for (let j = 0; j < i; j++) gram[i * rows + j] = gram[j * rows + i]!;
     if (!allFinite(gram)) {
       const { library, version } = device.info;

@@ -5,7 +5,11 @@ import { Worker } from 'node:worker_threads';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { tilesOf } from '../sources/tile.ts';
 import type { DeviceInfo } from './devices/device.ts';
-import { type DeviceChoice, type FoundDevice, findDevice } from './devices/device-spec.ts';
+import type { DeviceChoice } from './devices/device-choice.ts';
+import { type FoundDevice, findDevice } from './devices/device-spec.ts';
+import { TensorThread } from './devices/tensor-link.ts';
+import type { TensorConnection } from './devices/tensor-messages.ts';
+import { DeviceFailed } from './errors.ts';
 import type { DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
@@ -23,7 +27,7 @@ import type {
   VisitResult,
   VisitTask,
 } from './tile-tasks.ts';
-import type { TileRequest } from './tile-worker.ts';
+import type { TileRequest, TileWorkerData } from './tile-worker.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
 
 /**
@@ -68,17 +72,19 @@ class TileWorker {
   #next = 0;
   #dead: Error | null = null;
 
-  constructor(found: FoundDevice) {
+  constructor({ spec }: FoundDevice, connection: TensorConnection | null) {
     this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), {
-      workerData: { device: found.spec },
+      workerData: { device: spec, connection } satisfies TileWorkerData,
+      transferList: connection === null ? [] : [connection.port],
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MEBIBYTES },
     });
-    this.#worker.on('message', ({ id, result, error, stack, spill }) => {
+    this.#worker.on('message', ({ id, result, error, stack, spill, device }) => {
       const pending = this.#pending.get(id)!;
       this.#pending.delete(id);
       if (error === undefined) pending.resolve(result as never);
       else if (spill !== undefined)
         pending.reject(sinkFailure(spill.path, 'spilling tiles', { ...spill, message: error }));
+      else if (device !== undefined) pending.reject(new DeviceFailed(device));
       else pending.reject(Object.assign(new Error(error), { stack }));
     });
     this.#worker.on('error', (error) => this.#fail(error as Error));
@@ -114,6 +120,8 @@ export class TilePool implements Tiles {
   readonly #waiting: ((worker: TileWorker) => void)[] = [];
   readonly #idle: TileWorker[];
   readonly #workers: readonly TileWorker[];
+  /** The thread that holds the GPU, for all of them. */
+  readonly #tensors: TensorThread | null;
   /** Which workers hold tiles of a slot. */
   #holders: TileWorker[][] = [];
 
@@ -122,7 +130,8 @@ export class TilePool implements Tiles {
     this.solve = found.solve;
     this.multiplyDouble = found.multiplyDouble;
     this.threads = threads;
-    this.#workers = Array.from({ length: threads }, () => new TileWorker(found));
+    this.#tensors = found.spec.name === 'tensors' ? new TensorThread(found.spec.backend) : null;
+    this.#workers = Array.from({ length: threads }, () => new TileWorker(found, this.#tensors?.connect() ?? null));
     this.#idle = [...this.#workers];
   }
 
@@ -191,6 +200,7 @@ export class TilePool implements Tiles {
 
   async close(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.close()));
+    await this.#tensors?.close();
   }
 
   #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
@@ -240,4 +250,4 @@ export const firstOfEachModel = (values: readonly BadValue[]): readonly BadValue
  * @throws DeviceUnavailable
  */
 export const openTiles = async (options: { readonly device: DeviceChoice; readonly threads: number }): Promise<Tiles> =>
-  new TilePool(await findDevice(options.device), options.threads);
+  new TilePool(await findDevice(options.device, { threads: options.threads }), options.threads);

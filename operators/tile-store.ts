@@ -95,8 +95,8 @@ export class TileStore {
     this.#slots = slots.map((layout, slot) => {
       const tiles = tilesOf(layout.features).filter((tile) => owns(slot, tile.index));
       if (tiles.length === 0) return null;
-      const widest = Math.min(layout.features, this.#device.info.panel);
       const { maxRows, passingRows, spill } = layout;
+      const widest = Math.min(layout.features, this.#device.panelFor(Math.max(maxRows, passingRows ?? 0)));
       const allocate = (rows: number, width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(rows, widest), width);
       const shared = passingRows === null && spill === null ? null : allocate(passingRows ?? maxRows, widest);
@@ -137,7 +137,7 @@ export class TileStore {
     const all = before + task.block;
     const columns = task.full ? all : task.block;
     const average = averageOf(task);
-    return tilesIn(slot, task.tiles).map((tile) => {
+    const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
       const gram = new Float64Array(all * columns);
       const staged = placeRows(slot.layout.slot, tile, task.staged, before);
       const origin =
@@ -160,9 +160,13 @@ export class TileStore {
         this.#gramMs += performance.now() - widened;
         this.#leave(slot, tile, panel, task.spill, all);
       }
-      if (task.full) mirror(gram, all);
       return { tile: tile.index, gram, shiftSum: tile.shiftSum };
     });
+    const start = performance.now();
+    this.#device.settle();
+    this.#gramMs += performance.now() - start;
+    if (task.full) for (const { gram } of visits) mirror(gram, all);
+    return visits;
   }
 
   /** Makes directions out of the weights alone, and tells each direction's largest entry. */

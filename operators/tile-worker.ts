@@ -2,6 +2,8 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
+import type { TensorConnection } from './devices/tensor-messages.ts';
+import { DeviceFailed } from './errors.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
@@ -21,6 +23,8 @@ import type {
 /** What every worker is told at birth. */
 export interface TileWorkerData {
   readonly device: DeviceSpec;
+  /** To the thread that holds the GPU, where the device is one. */
+  readonly connection: TensorConnection | null;
 }
 
 export type TileRequest =
@@ -36,8 +40,8 @@ export type TileRequest =
   | { readonly kind: 'timings' };
 
 const port = parentPort!;
-const { device: spec } = workerData as TileWorkerData;
-const opened = openDevice(spec).then((device) => ({ device, tiles: new TileStore(device) }));
+const { device: spec, connection } = workerData as TileWorkerData;
+const opened = openDevice(spec, connection).then((device) => ({ device, tiles: new TileStore(device) }));
 
 /** Under which name a task's time is told. */
 const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
@@ -92,6 +96,7 @@ port.on('message', async ({ id, request }: { id: number; request: TileRequest })
   } catch (error) {
     const { message, stack } = error as Error;
     const spill = error instanceof SpillFailed ? { path: error.path, code: error.code } : undefined;
-    port.postMessage({ id, error: message, stack, spill });
+    const { device, reason, detail } = error instanceof DeviceFailed ? error : {};
+    port.postMessage({ id, error: message, stack, spill, device: device && { device, reason, detail } });
   }
 });

@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type ModeName, modeNames } from '../configs/schema.ts';
-import { findDevice } from '../operators/devices/device-spec.ts';
+import { findProcessor } from '../operators/devices/device-spec.ts';
 import {
   type BasisProducts,
   basisSkew,
@@ -53,7 +53,7 @@ export const compareRuns = async (a: string, b: string, mode: ModeName | null): 
   const runs = [await readFinishedRun(a), await readFinishedRun(b)] as const;
   const chosen = commonMode(runs, mode);
   const [inA, inB] = runs.map(usedSlots) as [Slots, Slots];
-  const { solve, multiplyDouble } = await findDevice('auto');
+  const { solve, multiplyDouble } = await findProcessor('auto');
   const slots: ComparedSlot[] = [];
   const unmatched: UnmatchedSlot[] = [];
   for (const [slot, rowA] of inA) {

@@ -100,6 +100,7 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const touchRate = probeMemory();
   const visitRate = ofModels ? probeVisits(plan, device) : null;
   const foldRate = ofSides ? probeFold(plan, device) : null;
+  await device.close();
   const algebra = probeAlgebra(plan);
   const probeSeconds = (performance.now() - start) / 1e3;
 
@@ -289,7 +290,11 @@ const probeVisits = (plan: Plan, device: Device): number => {
   const adds = mayAdd(slot.features, 1 + r);
   const decoding = block * (slot.tensorIn(plan.models[0]!).lora?.rank ?? 0);
   const perFeature = 2 * ((before + block) * block + (1 + r) * (adds ? block : 1 + r + block) + decoding);
-  const width = Math.min(slot.features, device.info.panel, Math.max(64, Math.floor(VISIT_FLOPS / perFeature)));
+  const width = Math.min(
+    slot.features,
+    device.panelFor(before + block),
+    Math.max(64, Math.floor(VISIT_FLOPS / perFeature)),
+  );
   const batch = probeRows(slot, plan.models[0]!, block, width);
   const rows = Array.from({ length: block }, (_, i) => i);
   const at = rows.map((i) => before + i);
@@ -321,10 +326,12 @@ const probeVisits = (plan: Plan, device: Device): number => {
     device.gram(panels[i % PANELS]!, 0, before + block, before, block, gram);
   };
   for (let i = 0; i < 2; i++) visit(i);
+  device.settle();
   let visits = 0;
   const start = performance.now();
   do visit(visits++);
   while (visits < 64 && performance.now() - start < VISIT_BUDGET * 1e3);
+  device.settle();
   const seconds = Math.max(1e-6, (performance.now() - start) / 1e3);
   for (const panel of [...panels, spare]) device.free(panel);
   return (visits * perFeature * width) / seconds;

@@ -13,6 +13,7 @@ import {
   tap,
 } from 'rxjs';
 import { type ModelVectors, modelVectors } from '../operators/core-tensor.ts';
+import type { DeviceFailed } from '../operators/errors.ts';
 import { exactAdapters } from '../operators/exact-adapters.ts';
 import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from '../operators/exact-modes.ts';
 import { type ExactPcaOptions, exactPca } from '../operators/exact-pca.ts';
@@ -80,6 +81,8 @@ export interface Going {
   readonly inexact: RunContent['inexact'];
   /** With more models, from a finished run. */
   readonly extends: boolean;
+  /** Of the GPU that it ran on before; null where it goes on for another reason. */
+  readonly failure: DeviceFailed | null;
 }
 
 export interface ExecutionOptions {
@@ -268,7 +271,14 @@ export class Execution {
       if (few !== null) this.#warnings.add({ ...nothing, code: 'few-models', value: models.length, text: few });
       for (const text of adapterWarnings(this.#plan)) this.#warnings.add({ ...nothing, code: 'lora-factors', text });
       for (const { name, reason } of skipped) this.#telemetry({ type: 'skip', model: name, slot: null, reason });
-    } else this.#tellResumed(lost);
+    } else {
+      this.#tellResumed(lost);
+      const failure = this.#going?.failure ?? null;
+      if (failure !== null) {
+        const text = `${failure.message}; what came after the last checkpoint is folded again on ${describeDevice(this.#plan)}`;
+        this.#warnings.add({ ...nothing, code: 'device', text });
+      }
+    }
     this.#checkpoints.mark(this.#position());
     if (isNew) this.#checkpoints.commitMark();
     await this.#tiles.ready();

@@ -38,6 +38,7 @@ export function exitCodeOf(error: unknown): number {
     case 'RunsDiffer':
       return exitCodes.data;
     case 'DeviceUnavailable':
+    case 'DeviceFailed':
       return exitCodes.device;
     case 'SinkFailed':
       return error.reason === 'occupied' ? exitCodes.output : exitCodes.io;

@@ -7,7 +7,7 @@ import { Effect } from 'effect';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
-import { findDevice, openDevice } from '../operators/devices/device-spec.ts';
+import { choiceOf, findDevice, findProcessor, openDevice } from '../operators/devices/device-spec.ts';
 import { SpillFailed } from '../operators/spill-files.ts';
 import { UnknownFormat } from '../sinks/checkpoint-store.ts';
 import { nodeDisk, readingDisk } from '../sinks/disk.ts';
@@ -57,9 +57,9 @@ export const mergeRuns = (
     yield* checkOutput(out, runs);
     const { parts, problems } = yield* attempt(() => readParts(runs));
     const found = yield* attempt(() =>
-      findDevice(parts[0]?.begin.device.name ?? 'auto').catch((cause) => {
+      findDevice(parts[0] === undefined ? 'auto' : choiceOf(parts[0].begin.device)).catch((cause) => {
         if (!allowInexact) throw cause;
-        return findDevice('auto');
+        return findProcessor('auto');
       }),
     );
     const against = [...problems, ...findMergeProblems(parts, allowInexact ? null : found.info)];
@@ -82,7 +82,10 @@ export const mergeRuns = (
           attempt(() => openEventLog(join(folder, 'events.ndjson'))),
           (log) => released(() => log.close()),
         );
-        const device = yield* attempt(() => openDevice(found.spec));
+        const device = yield* Effect.acquireRelease(
+          attempt(() => openDevice(found.spec)),
+          (opened) => Effect.promise(() => opened.close()),
+        );
         const execution = yield* Effect.acquireRelease(
           attempt(
             () =>

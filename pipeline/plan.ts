@@ -152,9 +152,10 @@ const planWith = (
   going: Continuation | null,
 ): Effect.Effect<Plan, PlanError> =>
   Effect.gen(function* () {
-    const device = yield* Effect.tryPromise({ try: () => findDevice(config.device), catch: (cause) => cause }).pipe(
-      Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))),
-    );
+    const device = yield* Effect.tryPromise({
+      try: () => findDevice(config.device, { threads: config.threads, begun: going?.begin.device ?? null }),
+      catch: (cause) => cause,
+    }).pipe(Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))));
     const known = going?.begin ?? null;
     const base =
       known !== null

@@ -11,7 +11,9 @@ import { checkTensorboard } from '../configs/check-tensorboard.ts';
 import type { CheckpointEvery } from '../configs/checkpoint-every.ts';
 import { ConfigInvalid } from '../configs/errors.ts';
 import type { RunConfig } from '../configs/run-config.ts';
-import { DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
+import type { DeviceChoice } from '../operators/devices/device-choice.ts';
+import { findProcessor } from '../operators/devices/device-spec.ts';
+import { DeviceFailed, DeviceUnavailable, NumericalFailure } from '../operators/errors.ts';
 import { TilePool } from '../operators/tile-pool.ts';
 import { type Recovered, UnknownFormat } from '../sinks/checkpoint-store.ts';
 import { SinkFailed } from '../sinks/errors.ts';
@@ -37,6 +39,7 @@ export type RunError =
   | SourceMalformed
   | SourceUnavailable
   | DeviceUnavailable
+  | DeviceFailed
   | NumericalFailure
   | SinkFailed
   | Interrupted
@@ -50,6 +53,7 @@ const failures = [
   SourceMalformed,
   SourceUnavailable,
   DeviceUnavailable,
+  DeviceFailed,
   NumericalFailure,
   SinkFailed,
   Interrupted,
@@ -93,6 +97,7 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     yield* attempt(() => createRunFolder(out, config)).pipe(Effect.tapError(() => discard(out)));
     const begin = beginOf(plan, contents);
     yield* execute({ out, plan, begin, going: null, telemetry, control }).pipe(
+      (running) => orOnProcessor(running, out, telemetry, control),
       Effect.onError((cause) => (isToStay(out, cause) ? Effect.void : discard(out))),
     );
   });
@@ -129,6 +134,8 @@ const occupiedByRun = <E>(out: string, error: E): E | SinkFailed => {
 
 /** What may be changed when a run goes on. */
 export interface ResumeOptions {
+  /** Null: the one it was begun with. */
+  readonly device: DeviceChoice | null;
   readonly memory: number | null;
   readonly threads: number | null;
   readonly scratch: string | null;
@@ -146,6 +153,16 @@ export const resumeRun = (
   telemetry: Telemetry,
   control: RunControl,
 ): Effect.Effect<boolean, RunError> =>
+  orOnProcessor(resume(out, options, null, telemetry, control), out, telemetry, control);
+
+/** @param failure of the GPU, from which it goes on with another device */
+const resume = (
+  out: string,
+  options: ResumeOptions,
+  failure: DeviceFailed | null,
+  telemetry: Telemetry,
+  control: RunControl,
+): Effect.Effect<boolean, RunError | GpuFailed> =>
   Effect.gen(function* () {
     yield* checkTensorboard(options.tensorboard);
     const seen = yield* recovered(out, 'manifest');
@@ -171,7 +188,7 @@ export const resumeRun = (
         yield* checkSpace(out, plan);
         const inexact = [...manifest.content.inexact, ...(difference === null ? [] : [difference])];
         yield* attempt(() => createRunFolder(resultsFolder(out, plan), config));
-        const continued = { recovered: from, roots, inexact, extends: false };
+        const continued = { recovered: from, roots, inexact, extends: false, failure };
         yield* work({ out, plan, begin, going: continued, telemetry, control, lease });
       }),
     );
@@ -190,6 +207,15 @@ export const extendRun = (
   telemetry: Telemetry,
   control: RunControl,
 ): Effect.Effect<boolean, RunError> =>
+  orOnProcessor(extend(out, sources, options, telemetry, control), out, telemetry, control);
+
+const extend = (
+  out: string,
+  sources: readonly string[],
+  options: ResumeOptions,
+  telemetry: Telemetry,
+  control: RunControl,
+): Effect.Effect<boolean, RunError | GpuFailed> =>
   Effect.scoped(
     Effect.gen(function* () {
       yield* checkTensorboard(options.tensorboard);
@@ -235,7 +261,7 @@ export const extendRun = (
         out,
         plan,
         begin,
-        going: { recovered: from, roots, inexact, extends: true },
+        going: { recovered: from, roots, inexact, extends: true, failure: null },
         telemetry,
         control,
         lease,
@@ -255,9 +281,10 @@ export const runStatus = (out: string): Effect.Effect<RunStatus, RunError> =>
 
 const changed = (
   config: RunConfig,
-  { memory, threads, scratch, tensorboard, checkpointEvery }: ResumeOptions,
+  { device, memory, threads, scratch, tensorboard, checkpointEvery }: ResumeOptions,
 ): RunConfig => ({
   ...config,
+  device: device ?? config.device,
   memory: memory ?? config.memory,
   threads: threads ?? config.threads,
   scratch: scratch ?? config.scratch,
@@ -313,7 +340,11 @@ const withAdvice = (run: string, error: RunError): RunError => {
  */
 const isToStay = (out: string, cause: Cause.Cause<RunError>): boolean => {
   const error = Option.getOrNull(Cause.findErrorOption(cause));
-  if (error instanceof Interrupted || error instanceof RunLocked) return true;
+  return error instanceof Interrupted || error instanceof RunLocked || hasCheckpoint(out);
+};
+
+/** Of its work: the first one says only what it is. */
+const hasCheckpoint = (out: string): boolean => {
   try {
     return readdirSync(checkpointFolder(out)).some((name) => /^manifest-(?!00000001)\d{8}\.json$/.test(name));
   } catch {
@@ -353,7 +384,7 @@ interface Work {
   readonly control: RunControl;
 }
 
-const execute = (of: Work): Effect.Effect<void, RunError> =>
+const execute = (of: Work): Effect.Effect<void, RunError | GpuFailed> =>
   Effect.scoped(Effect.flatMap(leaseOf(of.out, 0), (lease) => work({ ...of, lease })));
 
 const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { readonly lease: Lease }) =>
@@ -382,7 +413,10 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
       yield* attempt(async () => {
         await execution.stream(lost);
         await execution.finish(contentsOf(begin));
-      }).pipe(Effect.tapError((error) => released(() => execution.tellFailure(error))));
+      }).pipe(
+        Effect.mapError((error) => (error instanceof DeviceFailed ? ofGpu(out, plan, error) : error)),
+        Effect.tapError((error) => released(() => error instanceof GpuFailed || execution.tellFailure(error))),
+      );
       yield* attempt(() => events.close());
     }),
   );
@@ -407,6 +441,57 @@ const tensorboardOf = (out: string, { tensorboard }: RunConfig, telemetry: Telem
             ),
           ),
       );
+
+/** A GPU that nobody asked for has failed, in the run of a plan: no error yet. */
+class GpuFailed {
+  readonly plan: Plan;
+  readonly failure: DeviceFailed;
+
+  constructor(plan: Plan, failure: DeviceFailed) {
+    this.plan = plan;
+    this.failure = failure;
+  }
+}
+
+/** Who asked for a GPU is told that it failed, and how to go on. */
+const ofGpu = (out: string, plan: Plan, failure: DeviceFailed): DeviceFailed | GpuFailed => {
+  if (plan.config.device === 'auto') return new GpuFailed(plan, failure);
+  if (!hasCheckpoint(out)) return failure;
+  const go = `weightspan resume ${quoted(out)}`;
+  const detail = `${failure.detail}; go on from the last checkpoint with: ${go}, or without the GPU: ${go} --device blas (or tfjs) --allow-inexact`;
+  return new DeviceFailed({ ...failure, detail });
+};
+
+/**
+ * Where a GPU fails that was taken unasked, goes on without it: from the last checkpoint, since what the GPU held is gone, and
+ * no block that was half folded has ever come to a checkpoint.
+ */
+const orOnProcessor = <A>(
+  running: Effect.Effect<A, RunError | GpuFailed>,
+  out: string,
+  telemetry: Telemetry,
+  control: RunControl,
+): Effect.Effect<A, RunError> =>
+  running.pipe(
+    Effect.catch((error) => {
+      if (!(error instanceof GpuFailed)) return Effect.fail(error);
+      const { memory, threads, scratch, tensorboard = null, checkpointEvery } = error.plan.config;
+      return Effect.gen(function* () {
+        const device = (yield* attempt(() => findProcessor('auto'))).spec.name as 'blas' | 'tfjs';
+        const options = {
+          device,
+          memory,
+          threads,
+          scratch,
+          tensorboard,
+          checkpointEvery,
+          allowInexact: true,
+          roots: [],
+        };
+        return (yield* resume(out, options, error.failure, telemetry, control)) as A;
+      }).pipe(Effect.mapError((again) => (again instanceof GpuFailed ? again.failure : again)));
+    }),
+  );
 
 /** Blocks that a run reported behind a checkpoint. */
 const blocksBehind = (path: string, size: number): number => {

@@ -74,6 +74,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       chunk: BLAS_CHUNK,
       panel: BLAS_CHUNK,
     },
+    panelFor: () => BLAS_CHUNK,
     allocate: (rows, width) => matrixOf(memory.allocate(rows * rowStride(width)), rows, width),
     free: () => memory.release(),
     reshape: (matrix, width) => matrixOf(matrix.data, matrix.rows, width),
@@ -114,6 +115,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
         for (let j = i * rows + i; j < (i + 1) * rows; j++) out[j] = out[j]! + scratch[j]!;
       }
     },
+    settle: () => {},
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
       out.data.set(data.subarray(0, at * stride));
       const a = data.subarray(aStart * stride);
@@ -155,6 +157,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     },
     multiplyDouble: blas.multiplyDouble,
     solve: blas.solve ?? jsEigenSolver,
+    close: async () => {},
   };
 };
 

@@ -8,10 +8,10 @@ import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 /** Who multiplies, precisely enough to say when two runs can have the same bits. */
 export interface DeviceInfo {
   readonly name: 'blas' | 'tfjs';
-  /** E.g. `OpenBLAS` or `tfjs-wasm`. */
+  /** E.g. `OpenBLAS`, `tfjs-wasm` or `tfjs-webgpu`. */
   readonly library: string;
   readonly version: string;
-  /** The CPU kernel the library chose, e.g. `Haswell`, `SkylakeX`, `simd`. */
+  /** The CPU kernel the library chose, e.g. `Haswell`, `SkylakeX`, `simd`; or the GPU and its driver. */
   readonly kernel: string;
   readonly precision: 'float32';
   /** Products one float32 accumulator takes before a float64 one takes over. */
@@ -46,6 +46,8 @@ export interface Samples {
 
 export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   readonly info: DeviceInfo;
+  /** Features of the widest matrix of so many rows: `info.panel`, or fewer chunks where the device's limits ask for it. */
+  panelFor(rows: number): number;
   /** Uninitialised memory for a matrix. */
   allocate(rows: number, width: number): M;
   free(matrix: M): void;
@@ -65,7 +67,7 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   widenRow(rows: WeightRows, row: number, from: number, out: Float32Array): void;
   /**
    * out += A Bᵀ over rows [aStart, aStart + aRows) and [bStart, bStart + bRows) of one matrix: float32 inside chunks,
-   * float64 across them, always in the same order.
+   * float64 across them, always in the same order. It may be added later, at the latest when `settle` is called.
    * @param out aRows x bRows, row-major
    */
   gram(matrix: M, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void;
@@ -74,6 +76,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    * @param out rows x rows, row-major
    */
   gramOfAll(matrix: M, rows: number, out: Float64Array): void;
+  /** Waits until all Grams are in their `out`. */
+  settle(): void;
   /**
    * Rows [at, at + m) of `out` = P A, with A rows [aStart, aStart + n) of `matrix`; rows [0, at) of `matrix` are
    * carried over to `out` unchanged. `out` must be another matrix of the same width.
@@ -106,4 +110,6 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   readonly multiplyDouble: DoubleProduct;
   /** Eigenpairs of small matrices, on this thread. */
   readonly solve: EigenSolver;
+  /** Ends what it runs on. */
+  close(): Promise<void>;
 }

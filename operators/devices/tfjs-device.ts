@@ -15,6 +15,7 @@ import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
 import type { Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
+import { partOf } from './sample-part.ts';
 
 /** Features one float32 accumulator takes. */
 export const TFJS_CHUNK = 1024;
@@ -91,6 +92,10 @@ class TfjsDevice implements Device<TfjsMatrix> {
     this.info = info;
   }
 
+  panelFor(): number {
+    return TFJS_CHUNK;
+  }
+
   allocate(rows: number, width: number): TfjsMatrix {
     return { rows, width, bands: [], constants: new Float32Array(0) };
   }
@@ -160,6 +165,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
   gramOfAll(matrix: TfjsMatrix, rows: number, out: Float64Array): void {
     this.gram(matrix, 0, rows, 0, rows, out);
   }
+
+  settle(): void {}
 
   combine(
     p: Float64Array,
@@ -243,6 +250,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
   readonly multiplyDouble = jsDoubleProduct;
 
   readonly solve = jsEigenSolver;
+
+  async close(): Promise<void> {}
 
   /** Σ over bands of band · weights, features x `columns`; a band without weights, the first one, is taken as it is. */
   #sumOfProducts(
@@ -365,23 +374,6 @@ const chunksOf = (from: number, to: number): readonly (readonly [number, number]
     const start = from + i * TFJS_CHUNK;
     return [start, Math.min(TFJS_CHUNK, to - start)];
   });
-
-/** `rows` rows from `row` on, and `columns` columns from `column` on, of a row-major matrix. */
-const partOf = (
-  values: Float32Array,
-  stride: number,
-  row: number,
-  rows: number,
-  column: number,
-  columns: number,
-): Float32Array => {
-  const out = new Float32Array(rows * columns);
-  for (let i = 0; i < rows; i++) {
-    const at = (row + i) * stride + column;
-    out.set(values.subarray(at, at + columns), i * columns);
-  }
-  return out;
-};
 
 const addTo = (row: Float32Array, other: Float32Array): void => {
   for (let i = 0; i < row.length; i++) row[i] = row[i]! + other[i]!;

@@ -27,6 +27,7 @@ export const continueOptions = {
     'Where models have moved: the beginning of their paths, and the new one',
   ),
   allowInexact: on('allow-inexact', 'Go on with another device, library or kernel, whose last bits may differ'),
+  device: options.device,
   memory: options.memory,
   threads: options.threads,
   scratch: options.scratch,
@@ -57,9 +58,10 @@ export const continueRun = (run: string, flags: ContinueFlags, otherwise: string
       return yield* new Interrupted({ signal, canResume: true, detail: 'stopped before anything was read' });
 
     const progress = showProgress({ json: yes(flags.json), quiet: yes(flags.quiet) });
-    const { memory, threads, scratch, tensorboard, 'checkpoint-every': every } = given;
+    const { device, memory, threads, scratch, tensorboard, 'checkpoint-every': every } = given;
     const hasWorked = yield* go(
       {
+        device: device ?? null,
         memory: memory === undefined ? null : parseMemorySize(memory),
         threads: threads ?? null,
         scratch: scratch ?? null,

@@ -3,6 +3,7 @@
 import { Option } from 'effect';
 import { Argument, Flag } from 'effect/cli';
 import { defaults } from '../../configs/resolve-config.ts';
+import { deviceChoices } from '../../operators/devices/device-choice.ts';
 
 const text = (name: string, metavar: string, description: string) =>
   Flag.String(name).pipe(Flag.withMetavar(metavar), Flag.withDescription(description), Flag.optional);
@@ -79,7 +80,7 @@ export const options = {
   verify: on('verify', 'Read and check all weights once before folding any'),
   memory: text('memory', 'SIZE', 'Memory budget, e.g. 512MiB or 4GiB (default: 4GiB, or half of what is free if less)'),
   threads: text('threads', 'N', 'Worker threads (default: what affinity and the control group allow)'),
-  device: text('device', 'NAME', `Who multiplies: auto, blas or tfjs (default ${defaults.device})`),
+  device: text('device', 'NAME', `Who multiplies: ${deviceChoices.join(', ')} (default ${defaults.device})`),
   checkpointEvery: text(
     'checkpoint-every',
     'N|TIME',

@@ -1,25 +1,28 @@
-// The devices that contract suites run over. A missing BLAS is said loudly, and fails where CI asks for it.
+// The devices that contract suites run over. What is missing is said loudly, and fails where CI asks for it. The GPU's comes
+// from the build: it starts a thread, and Node 20 cannot load TypeScript. Its adapter is software, about 500 times slower than
+// the processor itself, so that not every suite runs over it.
+import { afterAll } from 'vitest';
 import type { Device } from '../../operators/devices/device.ts';
 import { findDevice, openDevice } from '../../operators/devices/device-spec.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
+import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
 import { requirePart } from '../requires.ts';
+import { hasSoftwareAdapter } from '../software-adapter.ts';
 
 export interface DeviceUnderTest {
-  readonly name: 'blas' | 'tfjs';
+  readonly name: 'blas' | 'tfjs' | 'tfjs:webgpu';
   /** Tiles on this thread. */
   readonly open: () => Promise<Tiles>;
   readonly openDevice: () => Promise<Device>;
 }
 
-const tilesOn = async (name: 'blas' | 'tfjs'): Promise<Tiles> => {
-  const found = await findDevice(name);
-  return inlineTiles(await openDevice(found.spec), found.solve);
-};
-
 const under = (name: 'blas' | 'tfjs'): DeviceUnderTest => ({
   name,
-  open: () => tilesOn(name),
+  open: async () => {
+    const found = await findDevice(name);
+    return inlineTiles(await openDevice(found.spec), found.solve);
+  },
   openDevice: async () => openDevice((await findDevice(name)).spec),
 });
 
@@ -31,4 +34,35 @@ const hasBlas = requirePart(
   ),
 );
 
+/** Those of the processor. */
 export const devices: readonly DeviceUnderTest[] = [...(hasBlas ? [under('blas')] : []), under('tfjs')];
+
+type GpuDevice = Device & Pick<import('../../operators/devices/tensor-device.ts').TensorDevice, 'facts' | 'memory'>;
+
+let gpu: GpuDevice | null = null;
+
+/** One for the whole file. */
+export const openGpu = async (): Promise<GpuDevice> => {
+  const built: typeof import('../../operators/devices/device-spec.ts') = await import(
+    '../../dist/operators/devices/device-spec.js' as string
+  );
+  gpu ??= (await built.openDevice((await built.findDevice('tfjs:webgpu')).spec)) as GpuDevice;
+  return gpu;
+};
+
+/** Those of the processor, and a GPU in software. */
+export const everyDevice: readonly DeviceUnderTest[] = [
+  ...devices,
+  ...(hasSoftwareAdapter
+    ? [
+        {
+          name: 'tfjs:webgpu' as const,
+          open: async () => inlineTiles(await openGpu(), jsEigenSolver),
+          openDevice: openGpu,
+        },
+      ]
+    : []),
+];
+
+// A process that ends while its GPU is at work crashes.
+if (hasSoftwareAdapter) afterAll(async () => gpu?.close());

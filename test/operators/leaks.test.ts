@@ -8,7 +8,7 @@ import { findBlas } from '../../operators/devices/find-blas.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
-import { devices } from './devices.ts';
+import { type DeviceUnderTest, devices, everyDevice, openGpu } from './devices.ts';
 import { fold, foldModes, normals } from './planted.ts';
 
 interface Watched {
@@ -30,8 +30,12 @@ const countedBlas = (): Watched => {
   return { tiles, live: () => live };
 };
 
-const watch = async (name: 'blas' | 'tfjs'): Promise<Watched> => {
+const watch = async (name: DeviceUnderTest['name']): Promise<Watched> => {
   if (name === 'blas') return countedBlas();
+  if (name === 'tfjs:webgpu') {
+    const device = await openGpu();
+    return { tiles: inlineTiles(device, jsEigenSolver), live: () => device.memory().tensors };
+  }
   const tiles = await devices.find((device) => device.name === 'tfjs')!.open();
   return { tiles, live: () => tf.memory().numTensors };
 };
@@ -41,7 +45,7 @@ const weights = (models: number, features: number): Float32Array[] => {
   return Array.from({ length: models }, () => Float32Array.from({ length: features }, () => normal()));
 };
 
-describe.each(devices)('memory on $name', ({ name }) => {
+describe.each(everyDevice)('memory on $name', { timeout: 120_000 }, ({ name }) => {
   it.each(['incremental', 'exact'] as const)('engine %s gives back all it took', async (engine) => {
     const { tiles, live } = await watch(name);
     const before = live();
@@ -54,7 +58,11 @@ describe.each(devices)('memory on $name', ({ name }) => {
         return seen;
       },
     };
-    await fold(counted, weights(60, 5000), { rank: 3, block: 4, engine });
+    await fold(counted, weights(name === 'tfjs:webgpu' ? 40 : 60, name === 'tfjs:webgpu' ? 1500 : 5000), {
+      rank: 3,
+      block: 4,
+      engine,
+    });
     await tiles.close();
     expect(live()).toBe(before);
     expect(Math.max(...during)).toBeGreaterThan(before);
