@@ -205,7 +205,7 @@ export class Checkpoints {
   #begin: Promise<StoredFile>;
   /** Of groups that were not gone on with yet. */
   #waiting: readonly SavedSlots[];
-  #kept: SavedSlots[];
+  readonly #kept: SavedSlots[];
   #boundary: Boundary | null = null;
   #boundaryIsWritten = false;
   /** Settles when all that was asked for is durable. */
@@ -383,7 +383,12 @@ export class Checkpoints {
 
   /** The states of slots that are done, as saved after their last block. */
   keep(slots: PendingSlots): void {
-    this.#keptSoon.push(slots);
+    this.#keptSoon = [...this.#keptSoon, slots];
+  }
+
+  /** Those of slots [first, first + count) that were gone on with when all of their blocks had been folded. */
+  keepRestored(first: number, count: number): void {
+    this.#kept.push({ ...this.#savedOf(first, count), first, slots: count });
   }
 
   /** The run is finished. */
@@ -408,7 +413,7 @@ export class Checkpoints {
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  readonly #keptSoon: PendingSlots[] = [];
+  #keptSoon: readonly PendingSlots[] = [];
 
   #commit(
     stage: RunContent['stage'],
@@ -419,7 +424,10 @@ export class Checkpoints {
     const start = Math.min(performance.now(), ...running.map(({ began }) => began));
     // Whatever was marked before is older.
     this.#boundaryIsWritten = true;
-    const kept = this.#keptSoon.filter(({ first, slots }) => first + slots <= position.done.models);
+    const isDone = ({ first, slots }: PendingSlots): boolean => first + slots <= position.done.models;
+    const kept = this.#keptSoon.filter(isDone);
+    // At once: the next commit may be asked for before this one is written.
+    this.#keptSoon = this.#keptSoon.filter((one) => !isDone(one));
     const outputs = this.#options.outputs();
     outputs.catch(() => {});
     this.pace.restart();
@@ -433,10 +441,7 @@ export class Checkpoints {
         const [rows, states, sides, scatter] = files.map(({ name }) => name);
         return { ...at, rows: rows!, states: states!, sides: sides ?? null, scatter: scatter ?? null };
       };
-      for (const one of kept) {
-        this.#keptSoon.splice(this.#keptSoon.indexOf(one), 1);
-        this.#kept.push(await nameOf(one));
-      }
+      for (const one of kept) this.#kept.push(await nameOf(one));
       const now = await Promise.all(running.map(nameOf));
       const from = now.reduce((most, { first, slots }) => Math.max(most, first + slots), position.done.models);
       const content: RunContent = {

@@ -355,6 +355,8 @@ export class Execution {
     this.#groupsDone++;
     this.#sumsAhead = false;
     if (this.#saved !== null) this.#checkpoints.keep(this.#saved);
+    else if (modes === 'models' && group.folded !== undefined && this.#keepsState && !this.#plan.config.dropState)
+      this.#checkpoints.keepRestored(group.slots[0]!.id, count);
     this.#saved = null;
     this.#checkpoints.mark(this.#position());
     const stop = this.#control.stopRequested();

@@ -78,11 +78,14 @@ const makeFolder = (path: string): void => {
  * Throws `SinkFailed`.
  */
 export const createScratch = (out: string, { scratch }: RunConfig): string => {
-  if (scratch === null) return join(out, 'spill');
   try {
-    return mkdtempSync(join(scratch, 'weightspan-'));
+    if (scratch !== null) return mkdtempSync(join(scratch, 'weightspan-'));
+    const folder = join(out, 'spill');
+    // An extension finds a run folder whose own is gone.
+    mkdirSync(folder, { recursive: true });
+    return folder;
   } catch (cause) {
-    throw sinkFailure(scratch, 'creating a folder for slots too large for the memory', cause);
+    throw sinkFailure(scratch ?? out, 'creating a folder for slots too large for the memory', cause);
   }
 };
 

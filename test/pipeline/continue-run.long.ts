@@ -456,3 +456,18 @@ it('the built command has all of them', () => {
   const help = spawnSync(process.execPath, [cli, '--help']).stdout.toString();
   for (const command of ['resume', 'extend', 'status']) expect(help).toContain(command);
 });
+
+it('killed between two groups, goes on and can be extended: what the first one left is kept', async () => {
+  const out = join(root, 'between');
+  // Groups of one slot, and a checkpoint at the last block of each.
+  const args = [models, '--out', out, ...common, '--memory', '1MiB', '--checkpoint-every', '200'];
+  const { child, ended, seen } = startCli(['run', ...args, '--json']);
+  await seen('stdout', '"type":"group","group":1');
+  child.kill('SIGKILL');
+  await ended;
+  expect((await resumed(out)).code).toBe(0);
+  const added = join(root, 'added-between');
+  writeMany(added, 4, 4, slots, 7, 900);
+  const { code, stderr } = await runCli(['extend', out, added, '--quiet']);
+  expect([code, stderr]).toEqual([0, '']);
+});
