@@ -211,6 +211,8 @@ export class Checkpoints {
   /** Settles when all that was asked for is durable. */
   #tail: Promise<void> = Promise.resolve();
   #busy = 0;
+  /** What the first commit that failed said; none is written after it. */
+  #failure: { readonly cause: unknown } | null = null;
 
   private constructor(
     options: CheckpointsOptions,
@@ -397,6 +399,11 @@ export class Checkpoints {
     this.#commit('finished', cut, [], null);
   }
 
+  /** Throws what a checkpoint failed of, where one is known to: what is done after it would be lost. */
+  check(): void {
+    if (this.#failure !== null) throw this.#failure.cause;
+  }
+
   /** Rejects with what a checkpoint failed of. */
   async settled(): Promise<void> {
     await this.#tail;
@@ -478,9 +485,16 @@ export class Checkpoints {
       this.pace.cost(seconds);
       this.#options.written(sequence, seconds);
     });
-    this.#tail = writing.finally(() => {
-      this.#busy--;
-    });
+    this.#tail = writing
+      .catch(async (cause) => {
+        this.#failure ??= { cause };
+        await Promise.allSettled([...kept, ...running].map(({ sealed }) => sealed));
+        this.#store.discardSealed();
+        throw cause;
+      })
+      .finally(() => {
+        this.#busy--;
+      });
     // Whoever waits for it is told; until then nobody does.
     this.#tail.catch(() => {});
   }

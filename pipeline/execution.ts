@@ -341,6 +341,7 @@ export class Execution {
 
   /** After a part of a group that is done again from its beginning. */
   async #afterPart(): Promise<void> {
+    this.#checkpoints.check();
     const stop = this.#control.stopRequested();
     if (stop !== null && !this.#sumsAhead) await this.#stop(stop);
   }
@@ -367,6 +368,7 @@ export class Execution {
 
   /** Where checkpoints come as asked, the disk is waited for; else one more is left out while it is busy. */
   async #isDue(models: number): Promise<boolean> {
+    this.#checkpoints.check();
     if (!this.#checkpoints.pace.isDue(models)) return false;
     if (this.#plan.config.checkpointEvery === null) return !this.#checkpoints.isBusy;
     await this.#checkpoints.settled();

@@ -183,6 +183,13 @@ export class CheckpointStore<C> {
     }
   }
 
+  /** Gives up the files that were sealed for a checkpoint that came to nothing. */
+  discardSealed(): void {
+    const needed = new Set(this.#kept.flatMap(({ files }) => [...files]));
+    for (const name of this.#sealed) if (!needed.has(name)) this.#remove(name);
+    this.#sealed.clear();
+  }
+
   /** Writes a small file. Rejects with `SinkFailed`. */
   async put(stem: string, ending: string, bytes: Uint8Array): Promise<StoredFile> {
     const file = this.open(stem);

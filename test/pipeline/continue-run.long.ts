@@ -2,10 +2,12 @@
 import { spawnSync } from 'node:child_process';
 import {
   cpSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -436,6 +438,19 @@ describe('extend', () => {
     const skipped = (await readWithHyparquet(join(run, 'models.parquet'))).filter(({ status }) => status === 'skipped');
     expect(skipped).toHaveLength(24);
     expect(skipped[0]).toMatchObject({ reason: expect.stringMatching(/^in the run already, as m00000$/) });
+  });
+
+  it('stops at the first block after a checkpoint that cannot be written', async () => {
+    const run = copyOf(whole);
+    const lost = inCheckpoints(run, '.tmp-begin-2-0');
+    mkdirSync(lost);
+    const { code, stdout, stderr } = await runCli(['extend', run, halves[0]!, '--json']);
+    expect(code, stderr).toBe(74);
+    expect(stderr).toMatch(/\.tmp-begin-2-0: failed while creating it/);
+    expect(stdout.split('"type":"block"').length - 1).toBeLessThan(2);
+    rmdirSync(lost);
+    const again = await runCli(['extend', run, halves[0]!, '--quiet']);
+    expect(again.code, again.stderr).toBe(0);
   });
 
   it('says so where the state was dropped, or the run is not finished', async () => {
