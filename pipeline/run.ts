@@ -295,11 +295,12 @@ const withAdvice = (run: string, error: RunError): RunError =>
 
 /**
  * Whether a run that ended early leaves its folder: where it was asked to stop, or has a checkpoint of its work (the first
- * says only what it is), or where the folder is somebody else's.
+ * says only what it is) or all of its results, or where the folder is somebody else's.
  */
 const isToStay = (out: string, cause: Cause.Cause<RunError>): boolean => {
   const error = Option.getOrNull(Cause.findErrorOption(cause));
   if (error instanceof Interrupted || error instanceof RunLocked) return true;
+  if (existsSync(join(out, 'run.json'))) return true;
   try {
     return readdirSync(checkpointFolder(out)).some((name) => /^manifest-(?!00000001)\d{8}\.json$/.test(name));
   } catch {

@@ -9,6 +9,7 @@ import {
   renameSync,
   rmdirSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -324,6 +325,32 @@ describe('resume', () => {
       expect.toSatisfy((code: number) => code === 73 || code === 75),
     ]);
     expect(tableDigests(run)).toEqual(tableDigests(whole));
+  });
+
+  it('finished but for its last checkpoint: keeps its results, and resume writes it', async () => {
+    const run = join(root, 'all-but-the-last');
+    const { child, ended, seen } = startCli(['run', models, '--out', run, ...common, '--json']);
+    await seen('stdout', '"checkpoint":1');
+    child.kill('SIGSTOP');
+    // It is there for who creates it, and gone once that has failed.
+    symlinkSync('nowhere', inCheckpoints(run, 'manifest-00000002.json'));
+    child.kill('SIGCONT');
+    const { code, stderr } = await ended;
+    expect(code).toBe(74);
+    expect(stderr).toMatch(/manifest-00000002\.json: failed while writing it: EEXIST/);
+    expect(manifestsOf(run)).toEqual(['manifest-00000001.json']);
+    const tablesOf = (folder: string) =>
+      Object.fromEntries(Object.entries(tableDigests(folder)).filter(([file]) => !file.startsWith('checkpoints')));
+    expect(tablesOf(run)).toEqual(tablesOf(whole));
+    const status = JSON.parse((await runCli(['status', run, '--json'])).stdout);
+    expect(status).toMatchObject({ stage: 'stopped', damages: [], checkpoint: { sequence: 1 } });
+    const again = await resumed(run);
+    expect(again.code, again.stderr).toBe(0);
+    expect(tableDigests(run)).toEqual(tableDigests(whole));
+    expect(JSON.parse((await runCli(['status', run, '--json'])).stdout)).toMatchObject({
+      stage: 'finished',
+      checkpoint: { can_extend: true },
+    });
   });
 
   it('says what is no run', async () => {
