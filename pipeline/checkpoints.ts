@@ -489,7 +489,8 @@ export class Checkpoints {
       .catch(async (cause) => {
         this.#failure ??= { cause };
         await Promise.allSettled([...kept, ...running].map(({ sealed }) => sealed));
-        this.#store.discardSealed();
+        // Whoever took the run over may have files of the same names.
+        if (!this.#options.lease.isLost) this.#store.discardSealed();
         throw cause;
       })
       .finally(() => {

@@ -136,6 +136,7 @@ export class Execution {
   readonly #modelOf: (id: number) => ModelInPlan;
   readonly #sums: Map<SlotSum, GramSum>;
   readonly #checkpoints: Checkpoints;
+  readonly #lease: Lease;
   readonly #going: Going | null;
   /** Where the run this one continues stood. */
   readonly #before: Position;
@@ -171,6 +172,7 @@ export class Execution {
     this.#tiles = tiles;
     this.#control = control;
     this.#going = going;
+    this.#lease = lease;
     this.#events = events;
     this.#telemetry = (event) => {
       telemetry(event);
@@ -339,9 +341,15 @@ export class Execution {
     if (stop !== null) await this.#stop(stop);
   }
 
+  /** Throws where all further work would be lost: a checkpoint failed, or somebody else has the run. */
+  #checkGoesOn(): void {
+    if (this.#lease.isLost) this.#lease.check();
+    this.#checkpoints.check();
+  }
+
   /** After a part of a group that is done again from its beginning. */
   async #afterPart(): Promise<void> {
-    this.#checkpoints.check();
+    this.#checkGoesOn();
     const stop = this.#control.stopRequested();
     if (stop !== null && !this.#sumsAhead) await this.#stop(stop);
   }
@@ -368,7 +376,7 @@ export class Execution {
 
   /** Where checkpoints come as asked, the disk is waited for; else one more is left out while it is busy. */
   async #isDue(models: number): Promise<boolean> {
-    this.#checkpoints.check();
+    this.#checkGoesOn();
     if (!this.#checkpoints.pace.isDue(models)) return false;
     if (this.#plan.config.checkpointEvery === null) return !this.#checkpoints.isBusy;
     await this.#checkpoints.settled();
@@ -567,6 +575,8 @@ export class Execution {
     const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
     this.#isFinal = true;
     await this.#durable;
+    // From here on results get their names, which is not undone.
+    this.#lease.check();
     const duplicates = duplicatesOf(models, contents);
     for (const found of sameModelFindings(duplicates, this.#alike, this.#copies, this.#modelOf))
       this.#warnings.add(found);
@@ -600,19 +610,26 @@ export class Execution {
     });
   }
 
-  /** Leaves a word in the events for those who watch or come later; a run that was asked to stop has said so itself. */
+  /**
+   * Leaves a word in the events for those who watch or come later; a run that was asked to stop has said so itself, and the
+   * events of one that was taken over are somebody else's.
+   */
   tellFailure(error: { readonly name: string; readonly message: string }): void {
-    if (error instanceof Interrupted) return;
+    if (error instanceof Interrupted || this.#lease.isLost) return;
     this.#events.write({ type: 'failed', error: error.name, message: error.message });
   }
 
-  /** Leaves nothing half-written; what is finished has its name already, and checkpoints stay. */
+  /**
+   * Leaves nothing half-written; what is finished has its name already, and checkpoints stay. Where the run was taken over,
+   * files under those names are somebody else's by now.
+   */
   async abandon(): Promise<void> {
     await this.#durable.catch(() => {});
     await this.#checkpoints.settled().catch(() => {});
+    this.#checkpoints.close();
+    if (this.#lease.isLost) return;
     this.#tables.abort();
     this.#warnings.abort();
-    this.#checkpoints.close();
     removeSpill(this.#out);
   }
 

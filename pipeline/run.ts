@@ -355,7 +355,8 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
       );
       const scratch = yield* Effect.acquireRelease(
         attempt(() => createScratch(out, config)),
-        (folder) => released(() => removeScratch(folder)),
+        // Of a run that was taken over, the folder in it is somebody else's.
+        (folder) => (lease.isLost && config.scratch === null ? Effect.void : released(() => removeScratch(folder))),
       );
       const tiles = yield* Effect.acquireRelease(
         attempt(() => new TilePool(plan.device, config.threads)),

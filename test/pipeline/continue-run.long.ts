@@ -15,6 +15,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { cli, runCli, startCli } from './cli-process.ts';
@@ -256,6 +257,33 @@ describe('resume', () => {
     expect(code).toBe(75);
     expect(stderr).toMatch(/process 1 on .* has taken the run over and is writing it/);
     expect(manifestsOf(run).at(-1)! <= `${before!}~`).toBe(true);
+    rmSync(inCheckpoints(run, next));
+    expect((await resumed(run)).code).toBe(0);
+    expect(tableDigests(run)).toEqual(tableDigests(whole));
+  });
+
+  it.each([
+    ['a writer that was taken over publishes nothing, and takes nothing away', 0],
+    ['it stops at a block, once it has looked', 10_500],
+  ])('%s', async (_name, silent) => {
+    const run = copyOf(stopped);
+    const { child, ended, seen } = startCli(['resume', run, '--json']);
+    await seen('stdout', '"type":"block"');
+    child.kill('SIGSTOP');
+    const lease = checkpointsOf(run).find((name) => name.startsWith('lease-'))!;
+    const next = `lease-${String(Number(lease.slice(6, 14)) + 1).padStart(8, '0')}.json`;
+    const owner = { ...JSON.parse(readFileSync(inCheckpoints(run, lease), 'utf8')), pid: 1 };
+    writeFileSync(inCheckpoints(run, next), JSON.stringify(owner));
+    await sleep(silent);
+    child.kill('SIGCONT');
+    const { code, stdout, stderr } = await ended;
+    expect(code).toBe(75);
+    expect(stderr).toMatch(/process 1 on .* has taken the run over and is writing it/);
+    if (silent > 0) expect(stdout).not.toMatch(/"block":49,"blocks":50/);
+    expect(readdirSync(run)).not.toContain('run.json');
+    expect(readdirSync(run).filter((name) => /^[a-z].*parquet$/.test(name))).toEqual([]);
+    expect(readdirSync(run)).toContain('spill');
+    expect(readFileSync(join(run, 'events.ndjson'), 'utf8')).not.toContain('"type":"failed"');
     rmSync(inCheckpoints(run, next));
     expect((await resumed(run)).code).toBe(0);
     expect(tableDigests(run)).toEqual(tableDigests(whole));
