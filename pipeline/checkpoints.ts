@@ -390,7 +390,7 @@ export class Checkpoints {
 
   /** Those of slots [first, first + count) that were gone on with when all of their blocks had been folded. */
   keepRestored(first: number, count: number): void {
-    this.#kept.push({ ...this.#savedOf(first, count), first, slots: count });
+    this.#keptSoon = [...this.#keptSoon, { ...this.#savedOf(first, count), first, slots: count }];
   }
 
   /** The run is finished. */
@@ -420,7 +420,8 @@ export class Checkpoints {
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  #keptSoon: readonly PendingSlots[] = [];
+  /** Of slots that are done, until a checkpoint says so. */
+  #keptSoon: readonly (PendingSlots | SavedSlots)[] = [];
 
   #commit(
     stage: RunContent['stage'],
@@ -431,7 +432,7 @@ export class Checkpoints {
     const start = Math.min(performance.now(), ...running.map(({ began }) => began));
     // Whatever was marked before is older.
     this.#boundaryIsWritten = true;
-    const isDone = ({ first, slots }: PendingSlots): boolean => first + slots <= position.done.models;
+    const isDone = ({ first, slots }: PendingSlots | SavedSlots): boolean => first + slots <= position.done.models;
     const kept = this.#keptSoon.filter(isDone);
     // At once: the next commit may be asked for before this one is written.
     this.#keptSoon = this.#keptSoon.filter((one) => !isDone(one));
@@ -448,7 +449,7 @@ export class Checkpoints {
         const [rows, states, sides, scatter] = files.map(({ name }) => name);
         return { ...at, rows: rows!, states: states!, sides: sides ?? null, scatter: scatter ?? null };
       };
-      for (const one of kept) this.#kept.push(await nameOf(one));
+      for (const one of kept) this.#kept.push('sealed' in one ? await nameOf(one) : one);
       const now = await Promise.all(running.map(nameOf));
       const from = now.reduce((most, { first, slots }) => Math.max(most, first + slots), position.done.models);
       const content: RunContent = {
@@ -488,7 +489,7 @@ export class Checkpoints {
     this.#tail = writing
       .catch(async (cause) => {
         this.#failure ??= { cause };
-        await Promise.allSettled([...kept, ...running].map(({ sealed }) => sealed));
+        await Promise.allSettled([...kept, ...running].map((one) => ('sealed' in one ? one.sealed : null)));
         // Whoever took the run over may have files of the same names.
         if (!this.#options.lease.isLost) this.#store.discardSealed();
         throw cause;

@@ -1,4 +1,5 @@
 // What a run's checkpoints do where one of them fails, and where several are on their way at once.
+import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -11,6 +12,7 @@ import {
   checkpointFolder,
   type PendingSlots,
   type Position,
+  recoverRun,
 } from '../../pipeline/checkpoints.ts';
 import { Lease } from '../../pipeline/lease.ts';
 import type { OpenFile } from '../../sinks/checkpoint-store.ts';
@@ -44,14 +46,16 @@ const optionsIn = async (run: string): Promise<CheckpointsOptions> => {
   };
 };
 
+const digest = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest();
+
 /** Saves a group of one slot, whose rows are its number. */
 const saveSlot = (checkpoints: Checkpoints, slotId: number, blocks = 2): Promise<PendingSlots> => {
   const save = async ({ fd }: OpenFile): Promise<SavedGroup> => {
     const rows = Buffer.from(`rows of slot ${slotId} after block ${blocks}`);
     writeFully(nodeDisk, fd, [rows]);
     const slot = { slotId, state: emptySubspace, map: null, norms2: null, rowsAt: 0 };
-    const sha256 = String(slotId * 100 + blocks).padStart(64, '0');
-    return { slots: [slot], size: rows.length, pieces: [[1, rows.length]], sha256: [...sha256].reverse().join('') };
+    const sha256 = digest(digest(rows)).toString('hex');
+    return { slots: [slot], size: rows.length, pieces: [[1, rows.length]], sha256 };
   };
   return checkpoints.save({ first: slotId, slots: 1, models: 8, blocks }, save, null);
 };
@@ -74,6 +78,40 @@ it('a checkpoint that failed is told from then on, and leaves none of its files'
   expect(() => checkpoints.check()).toThrow(/manifest-00000002\.json.*EEXIST/);
   expect(namesIn(run, 'rows')).toEqual(before);
   expect(namesIn(run, 'manifest')).toEqual(['manifest-00000001.json']);
+  checkpoints.close();
+  options.lease.release();
+});
+
+it('a checkpoint has what it kept of groups that were done when it was asked for, each once', async () => {
+  const run = temporaryFolder();
+  const options = await optionsIn(run);
+  const before = Checkpoints.create(options);
+  before.commitRunning(await saveSlot(before, 0), positionAfter(0));
+  await before.settled();
+  before.close();
+
+  // Goes on where all blocks of slot 0 have been folded.
+  const checkpoints = Checkpoints.reopen(options, recoverRun(run), () => {});
+  const kept = (): readonly number[] => recoverRun(run).manifest!.content.kept.map(({ first }) => first);
+  checkpoints.mark(positionAfter(0));
+  checkpoints.commitMark();
+  checkpoints.keepRestored(0, 1);
+  await checkpoints.settled();
+  expect(kept()).toEqual([]);
+  // Several are asked for before any is written.
+  const [one, two, three] = [
+    await saveSlot(checkpoints, 1),
+    await saveSlot(checkpoints, 2),
+    await saveSlot(checkpoints, 3),
+  ];
+  checkpoints.keep(one);
+  checkpoints.commitRunning(two, positionAfter(2));
+  checkpoints.keep(two);
+  checkpoints.commitRunning(three, positionAfter(3));
+  checkpoints.keep(three);
+  checkpoints.commitFinished(positionAfter(4));
+  await checkpoints.settled();
+  expect(kept()).toEqual([0, 1, 2, 3]);
   checkpoints.close();
   options.lease.release();
 });

@@ -527,6 +527,26 @@ it('the built command has all of them', () => {
   for (const command of ['resume', 'extend', 'status']) expect(help).toContain(command);
 });
 
+it.each([
+  ['a group', []],
+  // Groups of one slot.
+  ['the last group', ['--memory', '1MiB']],
+])('killed behind the last block of %s, goes on and can be extended', async (name, memory) => {
+  const run = join(root, `behind-${name.replaceAll(' ', '-')}`);
+  // A checkpoint at the last block of each group.
+  const args = [models, '--out', run, ...common, ...memory, '--checkpoint-every', '200', '--quiet'];
+  expect((await runCli(['run', ...args])).code).toBe(0);
+  // As if it had been killed there: nothing is finished, and the checkpoint before is of that block.
+  rmSync(inCheckpoints(run, manifestsOf(run).at(-1)!));
+  rmSync(join(run, 'run.json'));
+  const { code, stderr, event } = await resumed(run);
+  expect(code, stderr).toBe(0);
+  expect(event).toMatchObject({ modelsSeen: 200, block: 50 });
+  const added = join(root, `added-behind-${name.replaceAll(' ', '-')}`);
+  writeMany(added, 4, 4, slots, 7, 900);
+  expect(await runCli(['extend', run, added, '--quiet'])).toMatchObject({ code: 0, stderr: '' });
+});
+
 it('killed between two groups, goes on and can be extended: what the first one left is kept', async () => {
   const out = join(root, 'between');
   // Groups of one slot, and a checkpoint at the last block of each.
