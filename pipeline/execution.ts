@@ -334,7 +334,7 @@ export class Execution {
       const start = performance.now();
       const at = { first: group.slots[0]!.id, slots: group.slots.length, models: modelsSeen, blocks: index + 1 };
       const slots = await this.#checkpoints.save(at, save, beside);
-      if (isLast) this.#saved = slots;
+      if (isLast && !config.dropState) this.#saved = slots;
       if (due) this.#checkpoints.commitRunning(slots, this.#position());
       this.#writingSinceBlock += performance.now() - start;
     }

@@ -68,6 +68,7 @@ const newest = (run: string) =>
   JSON.parse(readFileSync(inCheckpoints(run, manifestsOf(run).at(-1)!), 'utf8')).manifest as {
     readonly sequence: number;
     readonly files: readonly { readonly name: string }[];
+    readonly content: { readonly kept: readonly unknown[] };
   };
 const fileOf = (run: string, stem: string): string =>
   inCheckpoints(run, newest(run).files.find(({ name }) => name.startsWith(`${stem}-`))!.name);
@@ -508,14 +509,20 @@ describe('extend', () => {
     expect(again.code, again.stderr).toBe(0);
   });
 
-  it('says so where the state was dropped, or the run is not finished', async () => {
-    const run = join(root, 'dropped');
-    const options = ['--rank', '3', '--block', '8', '--device', 'tfjs', '--quiet', '--drop-state'];
+  it.each([
+    ['as it comes', []],
+    ['with a checkpoint of the last block', ['--checkpoint-every', '24']],
+  ])('says so where the state was dropped, %s, or the run is not finished', async (name, every) => {
+    const run = join(root, `dropped-${name.replaceAll(' ', '-')}`);
+    const options = ['--rank', '3', '--block', '8', '--device', 'tfjs', '--quiet', '--drop-state', ...every];
     expect((await runCli(['run', halves[0]!, '--out', run, ...options])).code).toBe(0);
-    expect(readdirSync(join(run, 'checkpoints')).filter((name) => name.startsWith('rows-'))).toEqual([]);
+    expect(newest(run).content.kept).toEqual([]);
+    expect(newest(run).files.map(({ name: file }) => file.split('-')[0])).toEqual(['begin']);
     const dropped = await runCli(['extend', run, halves[1]!]);
     expect(dropped.code).toBe(65);
     expect(dropped.stderr).toMatch(/its state was not kept \(--drop-state\)/);
+    const merged = await runCli(['merge', run, whole, '--out', join(root, 'merged-dropped')]);
+    expect(merged.stderr).toMatch(/its state was not kept \(--drop-state\)/);
     const unfinished = await runCli(['extend', stopped, halves[1]!]);
     expect(unfinished.code).toBe(65);
     expect(unfinished.stderr).toContain(`first go on with: weightspan resume ${stopped}`);
