@@ -22,6 +22,7 @@ import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRu
 import { keepsState } from './choose-engine.ts';
 import { Interrupted, RunChanged, RunLocked, RunsDiffer, RunUnusable } from './errors.ts';
 import { Execution, type Going, type RunControl } from './execution.ts';
+import { keptProblem } from './kept-slots.ts';
 import { Lease, leaseHolder } from './lease.ts';
 import { makePlan, type Plan } from './plan.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, stateBytes } from './plan-figures.ts';
@@ -199,12 +200,11 @@ export const extendRun = (
         return yield* new RunUnusable({ run: out, detail });
       }
       const before = yield* attempt(() => readBegin(out, manifest));
-      if (
-        keepsState(before.config.engine, before.config) &&
-        before.config.mode.includes('models') &&
-        content.kept.length === 0
-      ) {
-        const detail = 'its state was not kept (--drop-state); start over with all models and another --out';
+      // Before anything is written: what is begun on a state that is not whole could neither be finished nor taken back.
+      const isContinued = keepsState(before.config.engine, before.config) && before.config.mode.includes('models');
+      const problem = isContinued ? keptProblem(before, content) : null;
+      if (problem !== null) {
+        const detail = `${problem}; start over with all models and another --out`;
         return yield* new RunUnusable({ run: out, detail });
       }
       const roots = [...content.roots, ...options.roots];

@@ -1,5 +1,6 @@
 // `resume`, `extend` and `status` on runs that were stopped, damaged, moved, or whose models have changed.
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import {
   cpSync,
   mkdirSync,
@@ -68,10 +69,15 @@ const newest = (run: string) =>
   JSON.parse(readFileSync(inCheckpoints(run, manifestsOf(run).at(-1)!), 'utf8')).manifest as {
     readonly sequence: number;
     readonly files: readonly { readonly name: string }[];
-    readonly content: { readonly kept: readonly unknown[] };
+    readonly content: { readonly kept: readonly object[] };
   };
 const fileOf = (run: string, stem: string): string =>
   inCheckpoints(run, newest(run).files.find(({ name }) => name.startsWith(`${stem}-`))!.name);
+
+const rewriteManifest = (path: string, change: (manifest: ReturnType<typeof newest>) => object): void => {
+  const body = JSON.stringify(change(JSON.parse(readFileSync(path, 'utf8')).manifest));
+  writeFileSync(path, `{"sha256":"${createHash('sha256').update(body).digest('hex')}","manifest":${body}}\n`);
+};
 
 const resumed = async (run: string, ...args: string[]) => {
   const { code, stdout, stderr } = await runCli(['resume', run, '--json', ...args]);
@@ -168,12 +174,8 @@ describe('resume', () => {
 
   it.each([1, 99])('refuses the format %d, which it does not know', async (format) => {
     const run = copyOf(stopped);
-    const { createHash } = await import('node:crypto');
     for (const name of manifestsOf(run))
-      edit(inCheckpoints(run, name), (bytes) => {
-        const body = JSON.stringify({ ...JSON.parse(bytes.toString()).manifest, format });
-        return Buffer.from(`{"sha256":"${createHash('sha256').update(body).digest('hex')}","manifest":${body}}\n`);
-      });
+      rewriteManifest(inCheckpoints(run, name), (manifest) => ({ ...manifest, format }));
     const { code, stderr } = await resumed(run);
     expect(code).toBe(65);
     expect(stderr).toContain(`written in checkpoint format ${format}, and this version of weightspan reads format 2`);
@@ -494,6 +496,22 @@ describe('extend', () => {
     const skipped = (await readWithHyparquet(join(run, 'models.parquet'))).filter(({ status }) => status === 'skipped');
     expect(skipped).toHaveLength(24);
     expect(skipped[0]).toMatchObject({ reason: expect.stringMatching(/^in the run already, as m00000$/) });
+  });
+
+  it('leaves a run as it is whose state is not whole, and says what is missing', async () => {
+    const run = copyOf(whole);
+    rewriteManifest(inCheckpoints(run, manifestsOf(run).at(-1)!), (manifest) => ({
+      ...manifest,
+      content: { ...manifest.content, kept: [{ ...manifest.content.kept[0], slots: 1 }] },
+    }));
+    const before = tableDigests(run);
+    const { code, stderr } = await runCli(['extend', run, halves[0]!, '--quiet']);
+    expect(code).toBe(65);
+    expect(stderr).toMatch(/its state was not kept as a whole: b is missing; start over with all models/);
+    expect(tableDigests(run)).toEqual(before);
+    expect(manifestsOf(run)).toEqual(manifestsOf(whole));
+    const status = JSON.parse((await runCli(['status', run, '--json'])).stdout);
+    expect(status).toMatchObject({ stage: 'finished', checkpoint: { can_extend: false } });
   });
 
   it('stops at the first block after a checkpoint that cannot be written', async () => {
