@@ -106,19 +106,20 @@ export const readSides = (run: string, { sides }: SavedSlots): readonly SavedSca
 export const readBegin = (run: string, { content }: Manifest<RunContent>): Begin =>
   JSON.parse(readWhole(join(checkpointFolder(run), content.begin)).toString()) as Begin;
 
-const readWhole = (path: string): Buffer => {
+const readWhole = (path: string): Buffer =>
+  withFile(path, (fd) => {
+    const bytes = Buffer.alloc(readingDisk.size(fd));
+    readFully(readingDisk, fd, bytes, 0, path);
+    return bytes;
+  });
+
+const withFile = <R>(path: string, use: (fd: number, path: string) => R): R => {
   try {
     const fd = readingDisk.open(path);
     try {
-      const bytes = Buffer.alloc(nodeDisk.size(fd));
-      for (let done = 0; done < bytes.length; ) {
-        const count = nodeDisk.read(fd, bytes.subarray(done), done);
-        if (count <= 0) throw new Error(`it ends at byte ${done}`);
-        done += count;
-      }
-      return bytes;
+      return use(fd, path);
     } finally {
-      nodeDisk.close(fd);
+      readingDisk.close(fd);
     }
   } catch (cause) {
     throw sinkFailure(path, 'reading it', cause);
@@ -320,9 +321,9 @@ export class Checkpoints {
     return { slots, path, fd, close: () => nodeDisk.close(fd) };
   }
 
-  /** A file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
-  read(name: string): Uint8Array {
-    return readWhole(join(this.#folder, name));
+  /** Fills `into` from byte `at` of a file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
+  read(name: string, into: Uint8Array, at: number): void {
+    withFile(join(this.#folder, name), (fd, path) => readFully(readingDisk, fd, into, at, path));
   }
 
   /** Remembers where the run stands between two groups: that is written when somebody asks, until the next one. */
@@ -335,7 +336,7 @@ export class Checkpoints {
    * Writes what `mark` remembered, where nothing newer was written.
    * @param sums of the Gram matrices of the slots done, where there are any
    */
-  commitMark(sums: (() => Uint8Array) | null = null): void {
+  commitMark(sums: (() => readonly Uint8Array[]) | null = null): void {
     if (this.#boundary === null || this.#boundaryIsWritten) return;
     this.#commit('running', this.#boundary, [], sums === null ? null : sums());
   }
@@ -427,7 +428,7 @@ export class Checkpoints {
     stage: RunContent['stage'],
     { position, journal, spool }: Boundary,
     running: readonly PendingSlots[],
-    sums: Uint8Array | null,
+    sums: readonly Uint8Array[] | null,
   ): void {
     const start = Math.min(performance.now(), ...running.map(({ began }) => began));
     // Whatever was marked before is older.
@@ -462,7 +463,7 @@ export class Checkpoints {
         roots: this.#options.roots,
         inexact: this.#options.inexact,
       };
-      const sumsFile = sums === null ? null : await this.#store.put('sums', 'bin', sums);
+      const sumsFile = sums === null ? null : await this.#store.putAll('sums', 'bin', sums);
       await Promise.all([this.spool.log.sync(), this.journal.log.sync(), outputs]);
       const named = new Set([
         begin.name,

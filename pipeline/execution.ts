@@ -215,7 +215,7 @@ export class Execution {
           ? Checkpoints.extend(options, going.recovered, (entry) => carried.push(entry))
           : Checkpoints.reopen(options, going.recovered, (entry) => this.#replay(entry));
     for (const entry of carried) this.#carry(entry);
-    if (this.#before.sums !== null) this.#loadSums(this.#checkpoints.read(this.#before.sums));
+    if (this.#before.sums !== null) this.#loadSums(this.#before.sums);
   }
 
   #record(entry: JournalEntry): void {
@@ -387,13 +387,19 @@ export class Execution {
     this.#checkpoints.commitMark(this.#sums.size === 0 ? null : () => this.#saveSums());
   }
 
-  #saveSums(): Uint8Array {
-    return Buffer.concat([...this.#sums.values()].map((sum) => new Uint8Array(sum.save().buffer)));
+  #saveSums(): readonly Uint8Array[] {
+    return [...this.#sums.values()].map((sum) => new Uint8Array(sum.save().buffer));
   }
 
-  #loadSums(bytes: Uint8Array): void {
-    let rest = new Float64Array(Uint8Array.from(bytes).buffer);
-    for (const sum of this.#sums.values()) rest = rest.subarray(sum.load(rest));
+  /** One after the other: each may be as large as an array can be. */
+  #loadSums(file: string): void {
+    let at = 0;
+    for (const sum of this.#sums.values()) {
+      const saved = new Float64Array(sum.savedLength);
+      this.#checkpoints.read(file, new Uint8Array(saved.buffer), at);
+      sum.load(saved);
+      at += saved.byteLength;
+    }
   }
 
   async #stop(signal: NodeJS.Signals): Promise<never> {

@@ -115,3 +115,29 @@ it('a checkpoint has what it kept of groups that were done when it was asked for
   checkpoints.close();
   options.lease.release();
 });
+
+it('sums are written one array after the other, and read so', async () => {
+  const run = temporaryFolder();
+  const options = await optionsIn(run);
+  const before = Checkpoints.create(options);
+  before.mark(positionAfter(1));
+  before.commitMark(() => [Uint8Array.of(1, 2, 3), Uint8Array.of(4, 5)]);
+  await before.settled();
+  before.close();
+  const recovered = recoverRun(run);
+  const { content, files } = recovered.manifest!;
+  expect(files.find(({ name }) => name === content.sums)).toMatchObject({
+    size: 5,
+    pieces: [
+      [1, 3],
+      [1, 2],
+    ],
+  });
+  const checkpoints = Checkpoints.reopen(options, recovered, () => {});
+  const second = new Uint8Array(2);
+  checkpoints.read(content.sums!, second, 3);
+  expect([...second]).toEqual([4, 5]);
+  expect(() => checkpoints.read(content.sums!, second, 4)).toThrow(/sums-.*: failed while reading it.*ends at byte 5/);
+  checkpoints.close();
+  options.lease.release();
+});
