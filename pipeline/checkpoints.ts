@@ -201,8 +201,8 @@ export class Checkpoints {
   readonly #options: CheckpointsOptions;
   readonly #store: CheckpointStore<RunContent>;
   readonly #folder: string;
-  /** Every file that a manifest may name. */
-  readonly #files = new Map<string, StoredFile>();
+  /** Every file that the next manifest may name: those of the last one, and those written since. */
+  #files = new Map<string, StoredFile>();
   #begin: Promise<StoredFile>;
   /** Of groups that were not gone on with yet. */
   #waiting: readonly SavedSlots[];
@@ -483,6 +483,7 @@ export class Checkpoints {
           { name: journalName(this.#options.begin), ...journal },
         ],
       );
+      this.#files = new Map(files.map((file) => [file.name, file]));
       const seconds = (performance.now() - start) / 1e3;
       this.pace.cost(seconds);
       this.#options.written(sequence, seconds);
