@@ -49,24 +49,27 @@ export class GramSum {
   /** All of it, for a checkpoint: float64 numbers, of a length that only the number of models decides. */
   save(): Float64Array {
     const missing = Float64Array.from(this.#models, (model) => (this.#missing.has(model) ? 1 : 0));
-    const saved = new Float64Array(2 + missing.length + this.#values.length);
+    const saved = new Float64Array(this.savedLength);
     saved.set([this.#shiftSum, this.#features]);
     saved.set(missing, 2);
     saved.set(this.#values, 2 + missing.length);
     return saved;
   }
 
-  /** Takes what `save` gave. @returns how many numbers that were */
-  load(saved: Float64Array): number {
+  /** How many numbers `save` gives. */
+  get savedLength(): number {
+    return 2 + this.#models.length + this.#values.length;
+  }
+
+  /** Takes what `save` gave. */
+  load(saved: Float64Array): void {
     this.#shiftSum = saved[0]!;
     this.#features = saved[1]!;
     const missing = saved.subarray(2, 2 + this.#models.length);
     this.#models.forEach((model, i) => {
       if (missing[i] === 1) this.#missing.add(model);
     });
-    const end = 2 + missing.length + this.#values.length;
-    this.#values.set(saved.subarray(2 + missing.length, end));
-    return end;
+    this.#values.set(saved.subarray(2 + missing.length));
   }
 
   result(): SummedGram {

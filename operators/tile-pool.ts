@@ -203,8 +203,13 @@ export class TilePool implements Tiles {
     await this.#tensors?.close();
   }
 
-  #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
-    return Promise.all(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
+  /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */
+  async #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
+    const answers = await Promise.allSettled(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
+    return answers.map((answer) => {
+      if (answer.status === 'rejected') throw answer.reason;
+      return answer.value;
+    });
   }
 }
 

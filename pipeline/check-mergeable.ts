@@ -5,6 +5,7 @@ import { displayName } from '../sources/display-name.ts';
 import { type Begin, deviceDifference } from './begin.ts';
 import type { RunContent } from './checkpoints.ts';
 import { largestSideOf, sideModesOf } from './choose-engine.ts';
+import { keptProblem } from './kept-slots.ts';
 
 export interface RunToMerge {
   /** As it was called. */
@@ -36,7 +37,8 @@ export const findMergeProblems = (runs: readonly RunToMerge[], here: DeviceInfo 
 ];
 
 /** What a run lacks by itself. */
-const ownProblems = ({ begin: { config, slots, listed }, content: { kept } }: RunToMerge): readonly string[] => {
+const ownProblems = ({ begin, content }: RunToMerge): readonly string[] => {
+  const { config, slots, listed } = begin;
   const { engine, mode, passes } = config;
   const sides = mode.filter((name) => name !== 'models').join(' and ');
   if (listed.some(({ location }) => location.layout === 'adapter'))
@@ -56,8 +58,8 @@ const ownProblems = ({ begin: { config, slots, listed }, content: { kept } }: Ru
     ];
   if (engine === 'randomized' && passes === 2)
     return ['it had two passes (--passes 2), which leave no state that could be merged; run it again with one'];
-  if (kept.reduce((sum, { slots: count }) => sum + count, 0) !== slots.length)
-    return ['its state was not kept (--drop-state); run it again without that option'];
+  const problem = keptProblem(begin, content);
+  if (problem !== null) return [`${problem}; run it again, without --drop-state`];
   const wide = slots.filter((slot) =>
     sideModesOf(config).some((name) => isFollowed(sideOf(name, slot), { largestSide: largestSideOf(config) })),
   );
@@ -66,7 +68,7 @@ const ownProblems = ({ begin: { config, slots, listed }, content: { kept } }: Ru
       `its modes ${sides} followed sides that are too wide for a scatter matrix (${named(wide.map(({ name }) => name))}), ` +
         'and those cannot be merged; run it again without these modes or slots',
     ];
-  if (sides !== '' && kept.some((saved) => saved.sides === null))
+  if (sides !== '' && content.kept.some((saved) => saved.sides === null))
     return [
       `its modes ${sides} did not share the pass of mode models, and left no scatter matrices behind; run it again with ` +
         'more --memory (weightspan plan says whether they share), or without these modes',

@@ -106,19 +106,20 @@ export const readSides = (run: string, { sides }: SavedSlots): readonly SavedSca
 export const readBegin = (run: string, { content }: Manifest<RunContent>): Begin =>
   JSON.parse(readWhole(join(checkpointFolder(run), content.begin)).toString()) as Begin;
 
-const readWhole = (path: string): Buffer => {
+const readWhole = (path: string): Buffer =>
+  withFile(path, (fd) => {
+    const bytes = Buffer.alloc(readingDisk.size(fd));
+    readFully(readingDisk, fd, bytes, 0, path);
+    return bytes;
+  });
+
+const withFile = <R>(path: string, use: (fd: number, path: string) => R): R => {
   try {
     const fd = readingDisk.open(path);
     try {
-      const bytes = Buffer.alloc(nodeDisk.size(fd));
-      for (let done = 0; done < bytes.length; ) {
-        const count = nodeDisk.read(fd, bytes.subarray(done), done);
-        if (count <= 0) throw new Error(`it ends at byte ${done}`);
-        done += count;
-      }
-      return bytes;
+      return use(fd, path);
     } finally {
-      nodeDisk.close(fd);
+      readingDisk.close(fd);
     }
   } catch (cause) {
     throw sinkFailure(path, 'reading it', cause);
@@ -200,8 +201,8 @@ export class Checkpoints {
   readonly #options: CheckpointsOptions;
   readonly #store: CheckpointStore<RunContent>;
   readonly #folder: string;
-  /** Every file that a manifest may name. */
-  readonly #files = new Map<string, StoredFile>();
+  /** Every file that the next manifest may name: those of the last one, and those written since. */
+  #files = new Map<string, StoredFile>();
   #begin: Promise<StoredFile>;
   /** Of groups that were not gone on with yet. */
   #waiting: readonly SavedSlots[];
@@ -211,6 +212,8 @@ export class Checkpoints {
   /** Settles when all that was asked for is durable. */
   #tail: Promise<void> = Promise.resolve();
   #busy = 0;
+  /** What the first commit that failed said; none is written after it. */
+  #failure: { readonly cause: unknown } | null = null;
 
   private constructor(
     options: CheckpointsOptions,
@@ -318,9 +321,9 @@ export class Checkpoints {
     return { slots, path, fd, close: () => nodeDisk.close(fd) };
   }
 
-  /** A file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
-  read(name: string): Uint8Array {
-    return readWhole(join(this.#folder, name));
+  /** Fills `into` from byte `at` of a file of the checkpoint that the run goes on from. Throws `SinkFailed`. */
+  read(name: string, into: Uint8Array, at: number): void {
+    withFile(join(this.#folder, name), (fd, path) => readFully(readingDisk, fd, into, at, path));
   }
 
   /** Remembers where the run stands between two groups: that is written when somebody asks, until the next one. */
@@ -333,7 +336,7 @@ export class Checkpoints {
    * Writes what `mark` remembered, where nothing newer was written.
    * @param sums of the Gram matrices of the slots done, where there are any
    */
-  commitMark(sums: (() => Uint8Array) | null = null): void {
+  commitMark(sums: (() => readonly Uint8Array[]) | null = null): void {
     if (this.#boundary === null || this.#boundaryIsWritten) return;
     this.#commit('running', this.#boundary, [], sums === null ? null : sums());
   }
@@ -388,13 +391,18 @@ export class Checkpoints {
 
   /** Those of slots [first, first + count) that were gone on with when all of their blocks had been folded. */
   keepRestored(first: number, count: number): void {
-    this.#kept.push({ ...this.#savedOf(first, count), first, slots: count });
+    this.#keptSoon = [...this.#keptSoon, { ...this.#savedOf(first, count), first, slots: count }];
   }
 
   /** The run is finished. */
   commitFinished(position: Position): void {
     const cut = { position, journal: this.journal.log.cut(), spool: this.spool.log.cut() };
     this.#commit('finished', cut, [], null);
+  }
+
+  /** Throws what a checkpoint failed of, where one is known to: what is done after it would be lost. */
+  check(): void {
+    if (this.#failure !== null) throw this.#failure.cause;
   }
 
   /** Rejects with what a checkpoint failed of. */
@@ -413,18 +421,19 @@ export class Checkpoints {
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  #keptSoon: readonly PendingSlots[] = [];
+  /** Of slots that are done, until a checkpoint says so. */
+  #keptSoon: readonly (PendingSlots | SavedSlots)[] = [];
 
   #commit(
     stage: RunContent['stage'],
     { position, journal, spool }: Boundary,
     running: readonly PendingSlots[],
-    sums: Uint8Array | null,
+    sums: readonly Uint8Array[] | null,
   ): void {
     const start = Math.min(performance.now(), ...running.map(({ began }) => began));
     // Whatever was marked before is older.
     this.#boundaryIsWritten = true;
-    const isDone = ({ first, slots }: PendingSlots): boolean => first + slots <= position.done.models;
+    const isDone = ({ first, slots }: PendingSlots | SavedSlots): boolean => first + slots <= position.done.models;
     const kept = this.#keptSoon.filter(isDone);
     // At once: the next commit may be asked for before this one is written.
     this.#keptSoon = this.#keptSoon.filter((one) => !isDone(one));
@@ -441,7 +450,7 @@ export class Checkpoints {
         const [rows, states, sides, scatter] = files.map(({ name }) => name);
         return { ...at, rows: rows!, states: states!, sides: sides ?? null, scatter: scatter ?? null };
       };
-      for (const one of kept) this.#kept.push(await nameOf(one));
+      for (const one of kept) this.#kept.push('sealed' in one ? await nameOf(one) : one);
       const now = await Promise.all(running.map(nameOf));
       const from = now.reduce((most, { first, slots }) => Math.max(most, first + slots), position.done.models);
       const content: RunContent = {
@@ -454,7 +463,7 @@ export class Checkpoints {
         roots: this.#options.roots,
         inexact: this.#options.inexact,
       };
-      const sumsFile = sums === null ? null : await this.#store.put('sums', 'bin', sums);
+      const sumsFile = sums === null ? null : await this.#store.putAll('sums', 'bin', sums);
       await Promise.all([this.spool.log.sync(), this.journal.log.sync(), outputs]);
       const named = new Set([
         begin.name,
@@ -474,13 +483,22 @@ export class Checkpoints {
           { name: journalName(this.#options.begin), ...journal },
         ],
       );
+      this.#files = new Map(files.map((file) => [file.name, file]));
       const seconds = (performance.now() - start) / 1e3;
       this.pace.cost(seconds);
       this.#options.written(sequence, seconds);
     });
-    this.#tail = writing.finally(() => {
-      this.#busy--;
-    });
+    this.#tail = writing
+      .catch(async (cause) => {
+        this.#failure ??= { cause };
+        await Promise.allSettled([...kept, ...running].map((one) => ('sealed' in one ? one.sealed : null)));
+        // Whoever took the run over may have files of the same names.
+        if (!this.#options.lease.isLost) this.#store.discardSealed();
+        throw cause;
+      })
+      .finally(() => {
+        this.#busy--;
+      });
     // Whoever waits for it is told; until then nobody does.
     this.#tail.catch(() => {});
   }

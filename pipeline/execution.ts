@@ -144,6 +144,7 @@ export class Execution {
   readonly #modelOf: (id: number) => ModelInPlan;
   readonly #sums: Map<SlotSum, GramSum>;
   readonly #checkpoints: Checkpoints;
+  readonly #lease: Lease;
   readonly #going: Going | null;
   /** Where the run this one continues stood. */
   readonly #before: Position;
@@ -179,6 +180,7 @@ export class Execution {
     this.#tiles = tiles;
     this.#control = control;
     this.#going = going;
+    this.#lease = lease;
     this.#events = events;
     this.#telemetry = (event) => {
       telemetry(event);
@@ -221,7 +223,7 @@ export class Execution {
           ? Checkpoints.extend(options, going.recovered, (entry) => carried.push(entry))
           : Checkpoints.reopen(options, going.recovered, (entry) => this.#replay(entry));
     for (const entry of carried) this.#carry(entry);
-    if (this.#before.sums !== null) this.#loadSums(this.#checkpoints.read(this.#before.sums));
+    if (this.#before.sums !== null) this.#loadSums(this.#before.sums);
   }
 
   #record(entry: JournalEntry): void {
@@ -350,15 +352,22 @@ export class Execution {
       const start = performance.now();
       const at = { first: group.slots[0]!.id, slots: group.slots.length, models: modelsSeen, blocks: index + 1 };
       const slots = await this.#checkpoints.save(at, save, beside);
-      if (isLast) this.#saved = slots;
+      if (isLast && !config.dropState) this.#saved = slots;
       if (due) this.#checkpoints.commitRunning(slots, this.#position());
       this.#writingSinceBlock += performance.now() - start;
     }
     if (stop !== null) await this.#stop(stop);
   }
 
+  /** Throws where all further work would be lost: a checkpoint failed, or somebody else has the run. */
+  #checkGoesOn(): void {
+    if (this.#lease.isLost) this.#lease.check();
+    this.#checkpoints.check();
+  }
+
   /** After a part of a group that is done again from its beginning. */
   async #afterPart(): Promise<void> {
+    this.#checkGoesOn();
     const stop = this.#control.stopRequested();
     if (stop !== null && !this.#sumsAhead) await this.#stop(stop);
   }
@@ -385,6 +394,7 @@ export class Execution {
 
   /** Where checkpoints come as asked, the disk is waited for; else one more is left out while it is busy. */
   async #isDue(models: number): Promise<boolean> {
+    this.#checkGoesOn();
     if (!this.#checkpoints.pace.isDue(models)) return false;
     if (this.#plan.config.checkpointEvery === null) return !this.#checkpoints.isBusy;
     await this.#checkpoints.settled();
@@ -395,13 +405,19 @@ export class Execution {
     this.#checkpoints.commitMark(this.#sums.size === 0 ? null : () => this.#saveSums());
   }
 
-  #saveSums(): Uint8Array {
-    return Buffer.concat([...this.#sums.values()].map((sum) => new Uint8Array(sum.save().buffer)));
+  #saveSums(): readonly Uint8Array[] {
+    return [...this.#sums.values()].map((sum) => new Uint8Array(sum.save().buffer));
   }
 
-  #loadSums(bytes: Uint8Array): void {
-    let rest = new Float64Array(Uint8Array.from(bytes).buffer);
-    for (const sum of this.#sums.values()) rest = rest.subarray(sum.load(rest));
+  /** One after the other: each may be as large as an array can be. */
+  #loadSums(file: string): void {
+    let at = 0;
+    for (const sum of this.#sums.values()) {
+      const saved = new Float64Array(sum.savedLength);
+      this.#checkpoints.read(file, new Uint8Array(saved.buffer), at);
+      sum.load(saved);
+      at += saved.byteLength;
+    }
   }
 
   async #stop(signal: NodeJS.Signals): Promise<never> {
@@ -595,6 +611,8 @@ export class Execution {
     const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
     this.#isFinal = true;
     await this.#durable;
+    // From here on results get their names, which is not undone.
+    this.#lease.check();
     const duplicates = duplicatesOf(models, contents);
     for (const found of sameModelFindings(duplicates, this.#alike, this.#copies, this.#modelOf))
       this.#warnings.add(found);
@@ -628,19 +646,26 @@ export class Execution {
     });
   }
 
-  /** Leaves a word in the events for those who watch or come later; a run that was asked to stop has said so itself. */
+  /**
+   * Leaves a word in the events for those who watch or come later; a run that was asked to stop has said so itself, and the
+   * events of one that was taken over are somebody else's.
+   */
   tellFailure(error: { readonly name: string; readonly message: string }): void {
-    if (error instanceof Interrupted) return;
+    if (error instanceof Interrupted || this.#lease.isLost) return;
     this.#events.write({ type: 'failed', error: error.name, message: error.message });
   }
 
-  /** Leaves nothing half-written; what is finished has its name already, and checkpoints stay. */
+  /**
+   * Leaves nothing half-written; what is finished has its name already, and checkpoints stay. Where the run was taken over,
+   * files under those names are somebody else's by now.
+   */
   async abandon(): Promise<void> {
     await this.#durable.catch(() => {});
     await this.#checkpoints.settled().catch(() => {});
+    this.#checkpoints.close();
+    if (this.#lease.isLost) return;
     this.#tables.abort();
     this.#warnings.abort();
-    this.#checkpoints.close();
     removeSpill(this.#out);
   }
 

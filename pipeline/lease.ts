@@ -36,6 +36,7 @@ export class Lease {
   readonly #path: string;
   readonly #run: string;
   readonly #renewing: NodeJS.Timeout;
+  #isLost = false;
 
   private constructor(run: string, folder: string, fence: number) {
     this.#run = run;
@@ -75,8 +76,14 @@ export class Lease {
   check(): void {
     const found = foundLease(this.#folder);
     if (found?.fence === this.fence) return;
+    this.#isLost = true;
     const owner = found?.owner == null ? 'another process' : describeOwner(found.owner);
     throw new RunLocked({ run: this.#run, owner: `${owner} has taken the run over and` });
+  }
+
+  /** Whether somebody was seen to have taken the run over. Looked for whenever the lease is renewed. */
+  get isLost(): boolean {
+    return this.#isLost;
   }
 
   release(): void {
@@ -88,6 +95,11 @@ export class Lease {
     const now = new Date();
     // Gone, or a file system that fails: the next manifest will say.
     fs.utimes(this.#path, now, now, () => {});
+    try {
+      this.#isLost ||= (newestLease(this.#folder)?.fence ?? 0) > this.fence;
+    } catch {
+      // Nothing was seen.
+    }
   }
 }
 

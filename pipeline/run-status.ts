@@ -8,6 +8,7 @@ import { escapeControls } from '../sinks/terminal-text.ts';
 import { type Begin, contentsOf } from './begin.ts';
 import { checkpointFolder, type RunContent, readBegin } from './checkpoints.ts';
 import { keepsState } from './choose-engine.ts';
+import { keptProblem } from './kept-slots.ts';
 import { leaseHolder } from './lease.ts';
 import { quoted } from './quoted.ts';
 import type { TelemetryEvent } from './telemetry.ts';
@@ -65,7 +66,10 @@ export const statusOf = (run: string, { manifest, damages }: Recovered<RunConten
             seconds: manifest.content.seconds,
             bytes: manifest.files.reduce((sum, { size }) => sum + size, 0),
             canExtend:
-              begin !== null && (!keepsState(begin.config.engine, begin.config) || manifest.content.kept.length > 0),
+              begin !== null &&
+              (!keepsState(begin.config.engine, begin.config) ||
+                !begin.config.mode.includes('models') ||
+                keptProblem(begin, manifest.content) === null),
           },
     damages: damages.map(({ message }) => message),
     owner,

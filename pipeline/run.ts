@@ -26,6 +26,7 @@ import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRu
 import { keepsState } from './choose-engine.ts';
 import { Interrupted, RunChanged, RunLocked, RunsDiffer, RunUnusable } from './errors.ts';
 import { Execution, type Going, type RunControl } from './execution.ts';
+import { keptProblem } from './kept-slots.ts';
 import { Lease, leaseHolder } from './lease.ts';
 import { makePlan, type Plan } from './plan.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, stateBytes } from './plan-figures.ts';
@@ -231,12 +232,11 @@ const extend = (
         return yield* new RunUnusable({ run: out, detail });
       }
       const before = yield* attempt(() => readBegin(out, manifest));
-      if (
-        keepsState(before.config.engine, before.config) &&
-        before.config.mode.includes('models') &&
-        content.kept.length === 0
-      ) {
-        const detail = 'its state was not kept (--drop-state); start over with all models and another --out';
+      // Before anything is written: what is begun on a state that is not whole could neither be finished nor taken back.
+      const isContinued = keepsState(before.config.engine, before.config) && before.config.mode.includes('models');
+      const problem = isContinued ? keptProblem(before, content) : null;
+      if (problem !== null) {
+        const detail = `${problem}; start over with all models and another --out`;
         return yield* new RunUnusable({ run: out, detail });
       }
       const roots = [...content.roots, ...options.roots];
@@ -336,11 +336,12 @@ const withAdvice = (run: string, error: RunError): RunError => {
 
 /**
  * Whether a run that ended early leaves its folder: where it was asked to stop, or has a checkpoint of its work (the first
- * says only what it is), or where the folder is somebody else's.
+ * says only what it is) or all of its results, or where the folder is somebody else's.
  */
 const isToStay = (out: string, cause: Cause.Cause<RunError>): boolean => {
   const error = Option.getOrNull(Cause.findErrorOption(cause));
-  return error instanceof Interrupted || error instanceof RunLocked || hasCheckpoint(out);
+  if (error instanceof Interrupted || error instanceof RunLocked) return true;
+  return existsSync(join(out, 'run.json')) || hasCheckpoint(out);
 };
 
 /** Of its work: the first one says only what it is. */
@@ -400,7 +401,8 @@ const work = ({ out, plan, begin, going, telemetry, control, lease }: Work & { r
       yield* tensorboardOf(out, config, telemetry);
       const scratch = yield* Effect.acquireRelease(
         attempt(() => createScratch(out, config)),
-        (folder) => released(() => removeScratch(folder)),
+        // Of a run that was taken over, the folder in it is somebody else's.
+        (folder) => (lease.isLost && config.scratch === null ? Effect.void : released(() => removeScratch(folder))),
       );
       const tiles = yield* Effect.acquireRelease(
         attempt(() => new TilePool(plan.device, config.threads)),

@@ -5,6 +5,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { type Disk, nodeDisk } from './disk.ts';
 import { sinkFailure, writeFully } from './durable-file.ts';
 import { DamagedFile } from './errors.ts';
+import { hashBytes } from './hash-bytes.ts';
 
 /** A log as it was at a checkpoint. */
 export interface LogCut {
@@ -82,7 +83,7 @@ export class AppendLog {
     } catch (cause) {
       throw sinkFailure(this.path, `appending ${bytes.length} bytes`, cause);
     }
-    this.#hash.update(bytes);
+    hashBytes(this.#hash, bytes);
     this.#size += bytes.length;
   }
 

@@ -10,6 +10,7 @@ import { type LogCut, readFully } from './append-log.ts';
 import { type Disk, nodeDisk } from './disk.ts';
 import { sinkFailure, TEMPORARY_PREFIX, writeFully } from './durable-file.ts';
 import { DamagedFile } from './errors.ts';
+import { hashBytes } from './hash-bytes.ts';
 
 /** The format of manifests and of all that they name. */
 export const CHECKPOINT_FORMAT = 2;
@@ -66,7 +67,7 @@ const MANIFEST = /^manifest-(\d{8})\.json$/;
 
 const manifestName = (sequence: number): string => `manifest-${String(sequence).padStart(8, '0')}.json`;
 
-const sha256 = (bytes: Uint8Array | string): string => createHash('sha256').update(bytes).digest('hex');
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 /** A file being written, which gets its name when it is durable. */
 export interface OpenFile {
@@ -183,6 +184,13 @@ export class CheckpointStore<C> {
     }
   }
 
+  /** Gives up the files that were sealed for a checkpoint that came to nothing. */
+  discardSealed(): void {
+    const needed = new Set(this.#kept.flatMap(({ files }) => [...files]));
+    for (const name of this.#sealed) if (!needed.has(name)) this.#remove(name);
+    this.#sealed.clear();
+  }
+
   /** Writes a small file. Rejects with `SinkFailed`. */
   async put(stem: string, ending: string, bytes: Uint8Array): Promise<StoredFile> {
     const file = this.open(stem);
@@ -192,7 +200,11 @@ export class CheckpointStore<C> {
       this.discard(file);
       throw sinkFailure(file.path, `writing its ${bytes.length} bytes`, cause);
     }
-    return this.seal(file, stem, ending, { size: bytes.length, sha256: sha256(bytes), pieces: null });
+    return this.seal(file, stem, ending, {
+      size: bytes.length,
+      sha256: hashBytes(createHash('sha256'), bytes).digest('hex'),
+      pieces: null,
+    });
   }
 
   /** Writes arrays one after the other, each a piece. Rejects with `SinkFailed`. */
@@ -202,7 +214,7 @@ export class CheckpointStore<C> {
     try {
       for (const bytes of arrays) {
         writeFully(this.#disk, file.fd, [bytes]);
-        whole.update(createHash('sha256').update(bytes).digest());
+        whole.update(hashBytes(createHash('sha256'), bytes).digest());
       }
     } catch (cause) {
       this.discard(file);

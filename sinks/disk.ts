@@ -29,10 +29,28 @@ export interface Disk {
   list(folder: string): readonly string[];
 }
 
-export const nodeDisk: Disk = {
+/** What one call is asked for at most: Node refuses 2 GiB, and whoever writes or reads goes on until all of it is done. */
+const MOST_BYTES = 2 ** 30;
+
+/** The first `most` bytes of some pieces. */
+const firstOf = (pieces: readonly Uint8Array[], most: number): readonly Uint8Array[] => {
+  const first: Uint8Array[] = [];
+  for (let i = 0, left = most; i < pieces.length && left > 0; i++) {
+    const piece = pieces[i]!;
+    first.push(piece.length <= left ? piece : piece.subarray(0, left));
+    left -= first[i]!.length;
+  }
+  return first;
+};
+
+/** @param most bytes of one write or read */
+export const nodeDiskOf = (most: number): Disk => ({
   create: (path) => fs.openSync(path, 'wx+'),
   openAppend: (path) => fs.openSync(path, 'a'),
-  write: (fd, pieces) => (pieces.length === 1 ? fs.writeSync(fd, pieces[0]!) : fs.writevSync(fd, pieces)),
+  write: (fd, pieces) => {
+    const some = firstOf(pieces, most);
+    return some.length === 1 ? fs.writeSync(fd, some[0]!) : fs.writevSync(fd, some);
+  },
   sync: (fd) => fs.fsyncSync(fd),
   syncLater: promisify(fs.fsync),
   size: (fd) => fs.fstatSync(fd).size,
@@ -51,7 +69,7 @@ export const nodeDisk: Disk = {
     }
   },
   open: (path) => fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_APPEND),
-  read: (fd, into, at) => fs.readSync(fd, into, 0, into.length, at),
+  read: (fd, into, at) => fs.readSync(fd, into, 0, Math.min(into.length, most), at),
   list: (folder) => {
     try {
       return fs.readdirSync(folder);
@@ -60,7 +78,9 @@ export const nodeDisk: Disk = {
       throw cause;
     }
   },
-};
+});
+
+export const nodeDisk = nodeDiskOf(MOST_BYTES);
 
 /** Of others' files: opens them for reading alone, and cuts nothing off. */
 export const readingDisk: Disk = { ...nodeDisk, open: (path) => fs.openSync(path, 'r'), truncate: () => {} };

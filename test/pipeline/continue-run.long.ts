@@ -1,17 +1,22 @@
 // `resume`, `extend` and `status` on runs that were stopped, damaged, moved, or whose models have changed.
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import {
   cpSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { cli, runCli, startCli } from './cli-process.ts';
@@ -64,9 +69,15 @@ const newest = (run: string) =>
   JSON.parse(readFileSync(inCheckpoints(run, manifestsOf(run).at(-1)!), 'utf8')).manifest as {
     readonly sequence: number;
     readonly files: readonly { readonly name: string }[];
+    readonly content: { readonly kept: readonly object[] };
   };
 const fileOf = (run: string, stem: string): string =>
   inCheckpoints(run, newest(run).files.find(({ name }) => name.startsWith(`${stem}-`))!.name);
+
+const rewriteManifest = (path: string, change: (manifest: ReturnType<typeof newest>) => object): void => {
+  const body = JSON.stringify(change(JSON.parse(readFileSync(path, 'utf8')).manifest));
+  writeFileSync(path, `{"sha256":"${createHash('sha256').update(body).digest('hex')}","manifest":${body}}\n`);
+};
 
 const resumed = async (run: string, ...args: string[]) => {
   const { code, stdout, stderr } = await runCli(['resume', run, '--json', ...args]);
@@ -163,12 +174,8 @@ describe('resume', () => {
 
   it.each([1, 99])('refuses the format %d, which it does not know', async (format) => {
     const run = copyOf(stopped);
-    const { createHash } = await import('node:crypto');
     for (const name of manifestsOf(run))
-      edit(inCheckpoints(run, name), (bytes) => {
-        const body = JSON.stringify({ ...JSON.parse(bytes.toString()).manifest, format });
-        return Buffer.from(`{"sha256":"${createHash('sha256').update(body).digest('hex')}","manifest":${body}}\n`);
-      });
+      rewriteManifest(inCheckpoints(run, name), (manifest) => ({ ...manifest, format }));
     const { code, stderr } = await resumed(run);
     expect(code).toBe(65);
     expect(stderr).toContain(`written in checkpoint format ${format}, and this version of weightspan reads format 2`);
@@ -258,6 +265,33 @@ describe('resume', () => {
     expect(tableDigests(run)).toEqual(tableDigests(whole));
   });
 
+  it.each([
+    ['a writer that was taken over publishes nothing, and takes nothing away', 0],
+    ['it stops at a block, once it has looked', 10_500],
+  ])('%s', async (_name, silent) => {
+    const run = copyOf(stopped);
+    const { child, ended, seen } = startCli(['resume', run, '--json']);
+    await seen('stdout', '"type":"block"');
+    child.kill('SIGSTOP');
+    const lease = checkpointsOf(run).find((name) => name.startsWith('lease-'))!;
+    const next = `lease-${String(Number(lease.slice(6, 14)) + 1).padStart(8, '0')}.json`;
+    const owner = { ...JSON.parse(readFileSync(inCheckpoints(run, lease), 'utf8')), pid: 1 };
+    writeFileSync(inCheckpoints(run, next), JSON.stringify(owner));
+    await sleep(silent);
+    child.kill('SIGCONT');
+    const { code, stdout, stderr } = await ended;
+    expect(code).toBe(75);
+    expect(stderr).toMatch(/process 1 on .* has taken the run over and is writing it/);
+    if (silent > 0) expect(stdout).not.toMatch(/"block":49,"blocks":50/);
+    expect(readdirSync(run)).not.toContain('run.json');
+    expect(readdirSync(run).filter((name) => /^[a-z].*parquet$/.test(name))).toEqual([]);
+    expect(readdirSync(run)).toContain('spill');
+    expect(readFileSync(join(run, 'events.ndjson'), 'utf8')).not.toContain('"type":"failed"');
+    rmSync(inCheckpoints(run, next));
+    expect((await resumed(run)).code).toBe(0);
+    expect(tableDigests(run)).toEqual(tableDigests(whole));
+  });
+
   it('stopped before anything is done, with engine exact: goes on from the beginning', async () => {
     const run = join(root, 'early');
     const options = [models, '--out', run, ...common, '--engine', 'exact'];
@@ -322,6 +356,32 @@ describe('resume', () => {
       expect.toSatisfy((code: number) => code === 73 || code === 75),
     ]);
     expect(tableDigests(run)).toEqual(tableDigests(whole));
+  });
+
+  it('finished but for its last checkpoint: keeps its results, and resume writes it', async () => {
+    const run = join(root, 'all-but-the-last');
+    const { child, ended, seen } = startCli(['run', models, '--out', run, ...common, '--json']);
+    await seen('stdout', '"checkpoint":1');
+    child.kill('SIGSTOP');
+    // It is there for who creates it, and gone once that has failed.
+    symlinkSync('nowhere', inCheckpoints(run, 'manifest-00000002.json'));
+    child.kill('SIGCONT');
+    const { code, stderr } = await ended;
+    expect(code).toBe(74);
+    expect(stderr).toMatch(/manifest-00000002\.json: failed while writing it: EEXIST/);
+    expect(manifestsOf(run)).toEqual(['manifest-00000001.json']);
+    const tablesOf = (folder: string) =>
+      Object.fromEntries(Object.entries(tableDigests(folder)).filter(([file]) => !file.startsWith('checkpoints')));
+    expect(tablesOf(run)).toEqual(tablesOf(whole));
+    const status = JSON.parse((await runCli(['status', run, '--json'])).stdout);
+    expect(status).toMatchObject({ stage: 'stopped', damages: [], checkpoint: { sequence: 1 } });
+    const again = await resumed(run);
+    expect(again.code, again.stderr).toBe(0);
+    expect(tableDigests(run)).toEqual(tableDigests(whole));
+    expect(JSON.parse((await runCli(['status', run, '--json'])).stdout)).toMatchObject({
+      stage: 'finished',
+      checkpoint: { can_extend: true },
+    });
   });
 
   it('says what is no run', async () => {
@@ -438,14 +498,49 @@ describe('extend', () => {
     expect(skipped[0]).toMatchObject({ reason: expect.stringMatching(/^in the run already, as m00000$/) });
   });
 
-  it('says so where the state was dropped, or the run is not finished', async () => {
-    const run = join(root, 'dropped');
-    const options = ['--rank', '3', '--block', '8', '--device', 'tfjs', '--quiet', '--drop-state'];
+  it('leaves a run as it is whose state is not whole, and says what is missing', async () => {
+    const run = copyOf(whole);
+    rewriteManifest(inCheckpoints(run, manifestsOf(run).at(-1)!), (manifest) => ({
+      ...manifest,
+      content: { ...manifest.content, kept: [{ ...manifest.content.kept[0], slots: 1 }] },
+    }));
+    const before = tableDigests(run);
+    const { code, stderr } = await runCli(['extend', run, halves[0]!, '--quiet']);
+    expect(code).toBe(65);
+    expect(stderr).toMatch(/its state was not kept as a whole: b is missing; start over with all models/);
+    expect(tableDigests(run)).toEqual(before);
+    expect(manifestsOf(run)).toEqual(manifestsOf(whole));
+    const status = JSON.parse((await runCli(['status', run, '--json'])).stdout);
+    expect(status).toMatchObject({ stage: 'finished', checkpoint: { can_extend: false } });
+  });
+
+  it('stops at the first block after a checkpoint that cannot be written', async () => {
+    const run = copyOf(whole);
+    const lost = inCheckpoints(run, '.tmp-begin-2-0');
+    mkdirSync(lost);
+    const { code, stdout, stderr } = await runCli(['extend', run, halves[0]!, '--json']);
+    expect(code, stderr).toBe(74);
+    expect(stderr).toMatch(/\.tmp-begin-2-0: failed while creating it/);
+    expect(stdout.split('"type":"block"').length - 1).toBeLessThan(2);
+    rmdirSync(lost);
+    const again = await runCli(['extend', run, halves[0]!, '--quiet']);
+    expect(again.code, again.stderr).toBe(0);
+  });
+
+  it.each([
+    ['as it comes', []],
+    ['with a checkpoint of the last block', ['--checkpoint-every', '24']],
+  ])('says so where the state was dropped, %s, or the run is not finished', async (name, every) => {
+    const run = join(root, `dropped-${name.replaceAll(' ', '-')}`);
+    const options = ['--rank', '3', '--block', '8', '--device', 'tfjs', '--quiet', '--drop-state', ...every];
     expect((await runCli(['run', halves[0]!, '--out', run, ...options])).code).toBe(0);
-    expect(readdirSync(join(run, 'checkpoints')).filter((name) => name.startsWith('rows-'))).toEqual([]);
+    expect(newest(run).content.kept).toEqual([]);
+    expect(newest(run).files.map(({ name: file }) => file.split('-')[0])).toEqual(['begin']);
     const dropped = await runCli(['extend', run, halves[1]!]);
     expect(dropped.code).toBe(65);
     expect(dropped.stderr).toMatch(/its state was not kept \(--drop-state\)/);
+    const merged = await runCli(['merge', run, whole, '--out', join(root, 'merged-dropped')]);
+    expect(merged.stderr).toMatch(/its state was not kept \(--drop-state\)/);
     const unfinished = await runCli(['extend', stopped, halves[1]!]);
     expect(unfinished.code).toBe(65);
     expect(unfinished.stderr).toContain(`first go on with: weightspan resume ${stopped}`);
@@ -455,6 +550,26 @@ describe('extend', () => {
 it('the built command has all of them', () => {
   const help = spawnSync(process.execPath, [cli, '--help']).stdout.toString();
   for (const command of ['resume', 'extend', 'status']) expect(help).toContain(command);
+});
+
+it.each([
+  ['a group', []],
+  // Groups of one slot.
+  ['the last group', ['--memory', '1MiB']],
+])('killed behind the last block of %s, goes on and can be extended', async (name, memory) => {
+  const run = join(root, `behind-${name.replaceAll(' ', '-')}`);
+  // A checkpoint at the last block of each group.
+  const args = [models, '--out', run, ...common, ...memory, '--checkpoint-every', '200', '--quiet'];
+  expect((await runCli(['run', ...args])).code).toBe(0);
+  // As if it had been killed there: nothing is finished, and the checkpoint before is of that block.
+  rmSync(inCheckpoints(run, manifestsOf(run).at(-1)!));
+  rmSync(join(run, 'run.json'));
+  const { code, stderr, event } = await resumed(run);
+  expect(code, stderr).toBe(0);
+  expect(event).toMatchObject({ modelsSeen: 200, block: 50 });
+  const added = join(root, `added-behind-${name.replaceAll(' ', '-')}`);
+  writeMany(added, 4, 4, slots, 7, 900);
+  expect(await runCli(['extend', run, added, '--quiet'])).toMatchObject({ code: 0, stderr: '' });
 });
 
 it('killed between two groups, goes on and can be extended: what the first one left is kept', async () => {

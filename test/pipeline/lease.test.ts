@@ -2,10 +2,12 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import { Lease } from '../../pipeline/lease.ts';
 import { isAlive, type LeaseOwner, leaseName, thisProcess } from '../../pipeline/lease-owner.ts';
 import { temporaryFolder } from './cli-process.ts';
+
+afterEach(() => void vi.useRealTimers());
 
 const self = thisProcess();
 /** A process that has ended; its number will not come up again while the test runs. */
@@ -70,5 +72,18 @@ it('may not write once somebody has a higher number', async () => {
   lease.check();
   writeFileSync(join(folder, leaseName(lease.fence + 1)), JSON.stringify({ ...self, pid: 4242 }));
   expect(() => lease.check()).toThrow(/process 4242 .*taken the run over/);
+  lease.release();
+});
+
+it('finds out by itself, while it renews the lease, that somebody has a higher number', async () => {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
+  const folder = temporaryFolder();
+  const lease = await Lease.take('run', folder);
+  vi.advanceTimersByTime(60_000);
+  expect(lease.isLost).toBe(false);
+  writeFileSync(join(folder, leaseName(lease.fence + 1)), JSON.stringify({ ...self, pid: 4242 }));
+  expect(lease.isLost).toBe(false);
+  vi.advanceTimersByTime(10_000);
+  expect(lease.isLost).toBe(true);
   lease.release();
 });
