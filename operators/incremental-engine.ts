@@ -121,8 +121,9 @@ export class IncrementalEngine {
     if (block.part === 0 && this.#again(block) && block.index === block.blocks / 2) await this.#turn();
     if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
     if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
+    const base = await this.#baseOf(block, read, buffer, 0);
     const folded = await Promise.all(
-      read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, read.base)),
+      read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, base)),
     );
     const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));
     // It finds the same faults, and perhaps weights too large that a Gram can still take.
@@ -175,7 +176,8 @@ export class IncrementalEngine {
     partial.seconds += seconds;
     addFaults(read.faults);
     const onto = partial.faults.size === 0 ? partial.visit : undefined;
-    const seen = await this.#visitPart(engine, block, block.part, read.slots[0]!, read.base, onto);
+    const base = await this.#baseOf(block, read, buffer, block.part);
+    const seen = await this.#visitPart(engine, block, block.part, read.slots[0]!, base, onto);
     partial.visit = seen.visit;
     addFaults(seen.faults);
     if (block.part < block.parts!.length - 1) return null;
@@ -218,10 +220,11 @@ export class IncrementalEngine {
   ): Promise<VisitResult> {
     let visit: VisitResult | undefined;
     for (let part = 0; part < block.parts!.length; part++) {
-      const { slots, base, faults } = await block.read(buffer, part);
-      const more = faults.find(({ model }) => !left.has(model));
+      const read = await block.read(buffer, part);
+      const base = await this.#baseOf(block, read, buffer, part);
+      const more = read.faults.find(({ model }) => !left.has(model));
       if (more !== undefined) throw more.error;
-      const seen = await this.#visitPart(engine, block, part, leaveOut(slots[0]!, left), base, visit);
+      const seen = await this.#visitPart(engine, block, part, leaveOut(read.slots[0]!, left), base, visit);
       if (seen.faults.length > 0) throw seen.faults[0]!.error;
       visit = seen.visit;
     }
@@ -450,6 +453,16 @@ export class IncrementalEngine {
       tiles: null,
       spill: engine.spill,
     };
+  }
+
+  /** The base, for shifts that do not stand yet: where all of a slot's first block was left out, it is read once more. */
+  async #baseOf(
+    block: WeightBlock,
+    read: ReadBlock,
+    buffer: SharedArrayBuffer,
+    part: number,
+  ): Promise<StagedBlock | null> {
+    return read.base ?? (this.#slots.every(({ settled }) => settled) ? null : block.readBase(buffer, part));
   }
 
   #shiftFrom(index: number, { isDelta }: PlannedSlot, base: StagedBlock | null): VisitTask['shift'] {

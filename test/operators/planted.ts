@@ -133,6 +133,7 @@ const streamOf = (
           ...stage(members, rows.slice(at, at + reading.block)),
           base: index === 0 && base !== null ? stage([base], [origin!]) : null,
         }),
+        readBase: async () => (base === null ? null : stage([base], [origin!])),
       };
     });
   };
