@@ -18,7 +18,7 @@ import {
 } from 'rxjs';
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import type { ReadFault } from '../sources/staged-block.ts';
-import { blockBufferBytes, type WeightBlock } from '../sources/weight-blocks.ts';
+import { blockBufferBytes, isSecondPass, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { IncrementalEngine, type RestoredGroup, type TimedRead } from './incremental-engine.ts';
@@ -41,7 +41,7 @@ export interface IncrementalPcaOptions<R> {
   readonly seed?: number;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
-  /** Shows the subspaces of the running group after every so many of its blocks, the last one left out. */
+  /** Shows the subspaces of the running group after every so many blocks of its first pass, the last one left out. */
   readonly snapshot?: {
     /** Blocks. */
     readonly every: number;
@@ -137,7 +137,8 @@ export const incrementalPca =
                 if (update === null) return block.models.length === 0 ? finish : EMPTY;
                 const { snapshot, checkpoint } = options;
                 const last = block.index === block.blocks - 1;
-                const looks = !last && snapshot !== undefined && (block.index + 1) % snapshot.every === 0;
+                const looks =
+                  !last && !isSecondPass(block) && snapshot !== undefined && (block.index + 1) % snapshot.every === 0;
                 return concat(
                   of(update),
                   looks ? defer(() => engine.estimates()).pipe(mergeMap((seen) => snapshot.use(seen, update))) : EMPTY,

@@ -35,6 +35,10 @@ export interface ReadBlock extends StagedBlock {
   readonly base: StagedBlock | null;
 }
 
+/** Whether a block is read for the second time. */
+export const isSecondPass = ({ plan, index, blocks }: Pick<WeightBlock, 'plan' | 'index' | 'blocks'>): boolean =>
+  plan.passes === 2 && index >= blocks / 2;
+
 /** Bytes of buffer that any block of the group can need. */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
   const [first] = partsOf(group) ?? [];
