@@ -117,7 +117,10 @@ export const incrementalPca =
           acquire: (block) => {
             // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so
             // that no group leaves buffers behind that are too small for the next.
-            if (bytes === 0) bytes = Math.max(...block.plan.groups.map((group) => blockBufferBytes(block.plan, group)));
+            if (bytes === 0) {
+              const { plan } = block;
+              bytes = plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(plan, group)), 0);
+            }
             return buffers.pop() ?? new SharedArrayBuffer(bytes);
           },
           read: async (block, buffer) => {
