@@ -90,7 +90,7 @@ export const exactPca = <R = ExactSlot>(plan: ReadingPlan, options: ExactPcaOpti
   defer(() => {
     const buffers: SharedArrayBuffer[] = [];
     const wide = { ...plan, block: plan.models.length };
-    const bytes = Math.max(0, ...plan.groups.map((group) => blockBufferBytes(wide, group)));
+    const bytes = plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(wide, group)), 0);
     const acquire = (): SharedArrayBuffer => buffers.pop() ?? new SharedArrayBuffer(bytes);
     const release = (buffer: SharedArrayBuffer): void => void buffers.push(buffer);
     const groups = plan.groups.map((group) =>
@@ -257,7 +257,7 @@ class ExactGroup {
 
   /** Adds a part to the Grams; returns models that turned out not to belong in them. */
   async #foldPart(block: WeightBlock, { read }: TimedRead): Promise<readonly ReadFault[]> {
-    const found = [...this.#newFaults(read.faults)];
+    let found = this.#newFaults(read.faults);
     const folded = await Promise.all(
       this.#slots.map(async (work, i) => {
         const staged = leaveOut(read.slots[i]!, work.left);
@@ -270,10 +270,10 @@ class ExactGroup {
         return findFaults(this.#options.tiles, work.slot, task, staged);
       }),
     );
-    found.push(...this.#newFaults(folded.flat()));
+    found = [...found, ...this.#newFaults(folded.flat())];
     if (found.length > 0 && this.#options.onBadSource !== 'skip') throw found[0]!.error;
     for (const { slot, model } of found) this.#slots.find((work) => work.slot === slot)!.left.add(model);
-    this.#faults.push(...found);
+    this.#faults = [...this.#faults, ...found];
     // What comes after a fault is only looked through: the pass is done again.
     if (this.#faults.length > 0) for (const work of this.#slots) work.visit = undefined;
     // Where models are read at once a pass has one part, and the last pass no faults.

@@ -7,7 +7,7 @@ import { sinkFailure } from '../sinks/durable-file.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
 import { tilesOf } from '../sources/tile.ts';
-import type { ReadBlock, WeightBlock } from '../sources/weight-blocks.ts';
+import { isSecondPass, type ReadBlock, type WeightBlock } from '../sources/weight-blocks.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
@@ -46,6 +46,8 @@ interface SlotEngine {
   stored: StoredRows;
   /** Whether the tiles' shift stands. */
   settled: boolean;
+  /** Models that are not in it. */
+  readonly left: Set<PlannedModel>;
   spill: Spill | null;
 }
 
@@ -110,7 +112,7 @@ export class IncrementalEngine {
   }
 
   /** Null until the last part of a block that comes in parts. */
-  async fold(block: WeightBlock, { read, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
+  async fold(block: WeightBlock, { read: found, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
     this.#waitedMs += Math.max(ready - this.#restingSince, 0);
     if (block.first && block.part === 0) {
       await (this.#opening ?? this.#open(block));
@@ -118,16 +120,19 @@ export class IncrementalEngine {
       this.#beside = this.#options.beside?.(block.group) ?? null;
     }
     if (block.models.length === 0) return null;
-    if (block.part === 0 && this.#again(block) && block.index === block.blocks / 2) await this.#turn();
-    if (read.faults.length > 0 && this.#options.onBadSource !== 'skip') throw read.faults[0]!.error;
+    if (block.part === 0 && isSecondPass(block) && block.index === block.blocks / 2) await this.#turn();
+    const read = isSecondPass(block) ? this.#asBefore(found) : found;
+    if (read.faults.length > 0 && !this.#mayLeave(block)) throw read.faults[0]!.error;
     if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
+    for (const { slot, model } of read.faults) this.#slots.find((engine) => engine.slot === slot)!.left.add(model);
+    const base = await this.#baseOf(block, read, buffer, 0);
     const folded = await Promise.all(
-      read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, read.base)),
+      read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, base)),
     );
     const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));
     // It finds the same faults, and perhaps weights too large that a Gram can still take.
-    const others = this.#again(block) ? [] : ((await this.#beside?.fold(read)) ?? []);
-    if (this.#again(block)) await this.#beside?.measure(read);
+    const others = isSecondPass(block) ? [] : ((await this.#beside?.fold(found)) ?? []);
+    if (isSecondPass(block)) await this.#beside?.measure(found);
     const faults = [...read.faults, ...folded.flatMap((slot) => slot.faults)];
     return this.#updateOf(block, updates, withoutRepeats([...faults, ...others]), seconds);
   }
@@ -146,7 +151,7 @@ export class IncrementalEngine {
       index: block.index,
       blocks: block.blocks,
       modelsSeen: block.modelsSeen,
-      slots: this.#again(block) ? this.#close(block) : slots,
+      slots: isSecondPass(block) ? this.#close(block) : slots,
       skipped,
       bytes: weightBytes(block.group.slots, block.models),
       readSeconds: seconds,
@@ -175,12 +180,14 @@ export class IncrementalEngine {
     partial.seconds += seconds;
     addFaults(read.faults);
     const onto = partial.faults.size === 0 ? partial.visit : undefined;
-    const seen = await this.#visitPart(engine, block, block.part, read.slots[0]!, read.base, onto);
+    const base = await this.#baseOf(block, read, buffer, block.part);
+    const seen = await this.#visitPart(engine, block, block.part, read.slots[0]!, base, onto);
     partial.visit = seen.visit;
     addFaults(seen.faults);
     if (block.part < block.parts!.length - 1) return null;
     const faults = [...partial.faults.values()];
-    const kept = block.models.filter((model) => !partial.faults.has(model));
+    for (const { model } of faults) engine.left.add(model);
+    const kept = block.models.filter((model) => !engine.left.has(model));
     if (kept.length === 0) return this.#updateOf(block, [], faults, partial.seconds);
     if (faults.length > 0)
       partial.visit = await this.#visitAgain(engine, block, new Set(partial.faults.keys()), buffer);
@@ -205,7 +212,7 @@ export class IncrementalEngine {
     const visit = await this.#options.tiles.visit(task, onto);
     if (isFiniteVisit(visit)) return { visit, faults: [] };
     const faults = await findFaults(this.#options.tiles, engine.slot, task, staged);
-    if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
+    if (!this.#mayLeave(block)) throw faults[0]!.error;
     return { visit, faults };
   }
 
@@ -218,10 +225,11 @@ export class IncrementalEngine {
   ): Promise<VisitResult> {
     let visit: VisitResult | undefined;
     for (let part = 0; part < block.parts!.length; part++) {
-      const { slots, base, faults } = await block.read(buffer, part);
-      const more = faults.find(({ model }) => !left.has(model));
+      const read = await block.read(buffer, part);
+      const base = await this.#baseOf(block, read, buffer, part);
+      const more = read.faults.find(({ model }) => !left.has(model));
       if (more !== undefined) throw more.error;
-      const seen = await this.#visitPart(engine, block, part, leaveOut(slots[0]!, left), base, visit);
+      const seen = await this.#visitPart(engine, block, part, leaveOut(read.slots[0]!, left), base, visit);
       if (seen.faults.length > 0) throw seen.faults[0]!.error;
       visit = seen.visit;
     }
@@ -299,6 +307,7 @@ export class IncrementalEngine {
       state: emptySubspace,
       stored: newRows,
       settled: false,
+      left: new Set(),
       spill: spill === null ? null : { from: null, to: 0 },
     }));
     const block = Math.min(plan.block, plan.models.length);
@@ -364,8 +373,9 @@ export class IncrementalEngine {
     let faults: readonly ReadFault[] = [];
     if (!isFiniteVisit(visit)) {
       faults = await findFaults(this.#options.tiles, engine.slot, task, kept);
-      if (this.#options.onBadSource !== 'skip') throw faults[0]!.error;
-      kept = leaveOut(kept, new Set(faults.map(({ model }) => model)));
+      if (!this.#mayLeave(block)) throw faults[0]!.error;
+      for (const { model } of faults) engine.left.add(model);
+      kept = leaveOut(kept, engine.left);
       if (kept.models.length === 0) return { update: null, faults };
       visit = await this.#options.tiles.visit(this.#taskOf(engine, index, block, kept, base));
     }
@@ -385,7 +395,7 @@ export class IncrementalEngine {
     const held = heldRows(spec, state);
     const values = gramOfState(visit.gram, columns, held, stored);
     const gram = { values, columns, block: models.length, shiftSum };
-    if (this.#again(block)) {
+    if (isSecondPass(block)) {
       const { state: grown, mix } = updateSketchAgain(spec, state, gram, solve);
       engine.stored = rowsAdded(mix, 1 + held, models.length);
       engine.state = grown;
@@ -400,9 +410,19 @@ export class IncrementalEngine {
     return { slot: engine.slot, models, update };
   }
 
-  /** Whether a block belongs to the second pass. */
-  #again({ plan, index, blocks }: WeightBlock): boolean {
-    return plan.passes === 2 && index >= blocks / 2;
+  /** Whether a model found bad now is left out. A second pass has what the first one had, or their sums do not fit. */
+  #mayLeave(block: WeightBlock): boolean {
+    return this.#options.onBadSource === 'skip' && !isSecondPass(block);
+  }
+
+  /** A block without the models that the first pass left out, of which nothing need be told again. */
+  #asBefore(read: ReadBlock): ReadBlock {
+    const leftOf = new Map(this.#slots.map(({ slot, left }) => [slot, left]));
+    return {
+      ...read,
+      slots: read.slots.map((staged) => leaveOut(staged, leftOf.get(staged.slot)!)),
+      faults: read.faults.filter(({ slot, model }) => !leftOf.get(slot)!.has(model)),
+    };
   }
 
   /** Between the passes: what the first one found takes the signs' place. */
@@ -450,6 +470,16 @@ export class IncrementalEngine {
       tiles: null,
       spill: engine.spill,
     };
+  }
+
+  /** The base, for shifts that do not stand yet: where all of a slot's first block was left out, it is read once more. */
+  async #baseOf(
+    block: WeightBlock,
+    read: ReadBlock,
+    buffer: SharedArrayBuffer,
+    part: number,
+  ): Promise<StagedBlock | null> {
+    return read.base ?? (this.#slots.every(({ settled }) => settled) ? null : block.readBase(buffer, part));
   }
 
   #shiftFrom(index: number, { isDelta }: PlannedSlot, base: StagedBlock | null): VisitTask['shift'] {

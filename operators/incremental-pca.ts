@@ -18,7 +18,7 @@ import {
 } from 'rxjs';
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import type { ReadFault } from '../sources/staged-block.ts';
-import { blockBufferBytes, type WeightBlock } from '../sources/weight-blocks.ts';
+import { blockBufferBytes, isSecondPass, type WeightBlock } from '../sources/weight-blocks.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { IncrementalEngine, type RestoredGroup, type TimedRead } from './incremental-engine.ts';
@@ -41,7 +41,7 @@ export interface IncrementalPcaOptions<R> {
   readonly seed?: number;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
-  /** Shows the subspaces of the running group after every so many of its blocks, the last one left out. */
+  /** Shows the subspaces of the running group after every so many blocks of its first pass, the last one left out. */
   readonly snapshot?: {
     /** Blocks. */
     readonly every: number;
@@ -117,7 +117,10 @@ export const incrementalPca =
           acquire: (block) => {
             // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so
             // that no group leaves buffers behind that are too small for the next.
-            if (bytes === 0) bytes = Math.max(...block.plan.groups.map((group) => blockBufferBytes(block.plan, group)));
+            if (bytes === 0) {
+              const { plan } = block;
+              bytes = plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(plan, group)), 0);
+            }
             return buffers.pop() ?? new SharedArrayBuffer(bytes);
           },
           read: async (block, buffer) => {
@@ -137,7 +140,8 @@ export const incrementalPca =
                 if (update === null) return block.models.length === 0 ? finish : EMPTY;
                 const { snapshot, checkpoint } = options;
                 const last = block.index === block.blocks - 1;
-                const looks = !last && snapshot !== undefined && (block.index + 1) % snapshot.every === 0;
+                const looks =
+                  !last && !isSecondPass(block) && snapshot !== undefined && (block.index + 1) % snapshot.every === 0;
                 return concat(
                   of(update),
                   looks ? defer(() => engine.estimates()).pipe(mergeMap((seen) => snapshot.use(seen, update))) : EMPTY,

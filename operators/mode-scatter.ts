@@ -337,10 +337,10 @@ export class ModeScatter {
     for (const work of this.#slots) {
       const known = saved.find(({ slotId }) => slotId === work.slot.id)!;
       if (known.hasOrigin) work.origin = new SharedArrayBuffer(work.slot.features * 4);
-      work.models.push(...Array.from(known.models, (id) => byId.get(id)!));
+      for (const id of known.models) work.models.push(byId.get(id)!);
       for (const id of known.left) work.left.add(byId.get(id)!);
-      work.rawNorm2.push(...known.rawNorm2);
-      work.meanEntry.push(...known.meanEntry);
+      for (const norm2 of known.rawNorm2) work.rawNorm2.push(norm2);
+      for (const entry of known.meanEntry) work.meanEntry.push(entry);
       let { at } = known;
       for (const array of arraysOf(work)) {
         read(new Uint8Array(array), at);
@@ -404,10 +404,12 @@ export class ModeScatter {
 
   async #measureSlot(work: SlotScatter, staged: StagedSlot): Promise<void> {
     for (const [from, to] of this.#windows(work, staged.models)) {
-      work.norm2.push(...(await this.#sample(work, staged, from, to, 'fixed')).norms2);
+      const { norms2 } = await this.#sample(work, staged, from, to, 'fixed');
+      for (const norm2 of norms2) work.norm2.push(norm2);
       if (this.#options.energies !== false) {
         for (const directions of work.directions) {
-          work.energies.get(directions.mode)!.push(...(await this.#energiesOf(work, directions, to - from)));
+          const energies = work.energies.get(directions.mode)!;
+          for (const energy of await this.#energiesOf(work, directions, to - from)) energies.push(energy);
         }
       }
       if (work.core === null) continue;

@@ -48,8 +48,16 @@ const listOf = ({ state, map, norms2 }: SavedSlot, name: (typeof lists)[number])
 };
 
 /** A sketch's parts one after the other, the number of its rows first. */
-const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array =>
-  Float64Array.of(tests.length, ...tests, ...sumDots, ...turn, ...rowDots, ...core, ...directions);
+const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array => {
+  const parts = [Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions];
+  const packed = new Float64Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    packed.set(part, at);
+    at += part.length;
+  }
+  return packed;
+};
 
 const unpackSketch = (packed: Float64Array): Sketch => {
   const rows = packed[0]!;

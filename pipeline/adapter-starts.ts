@@ -68,7 +68,7 @@ export class AdapterStarts {
     const { groups } = this.#found;
     if (groups.length === 0) return null;
     const count = this.#groupOf.size;
-    const largest = Math.max(...groups.map((group) => group.length));
+    const largest = groups.reduce((most, { length }) => Math.max(most, length), 0);
     const all = this.#indices.size;
     const share = `${count} of ${all} adapters (${Math.round((100 * count) / all)}%)`;
     const among =

@@ -35,6 +35,8 @@ export interface Begin {
   /** The engine is the one chosen. */
   readonly config: RunConfig & { readonly engine: EngineName };
   readonly engineReason: string | null;
+  /** The one asked for, which decides how wide sides are treated; absent where an earlier version wrote this. */
+  readonly engineAsked?: RunConfig['engine'];
   /** From where relative paths were meant. */
   readonly cwd: string;
   readonly device: DeviceInfo;
@@ -63,6 +65,7 @@ export const beginOf = (plan: Plan, contents: ReadonlyMap<number, string>): Begi
   version,
   config: { ...plan.config, engine: plan.engine },
   engineReason: plan.engineReason,
+  engineAsked: plan.config.engine,
   cwd: process.cwd(),
   device: plan.device.info,
   listed: plan.listed,
@@ -85,6 +88,12 @@ export const beginOf = (plan: Plan, contents: ReadonlyMap<number, string>): Begi
   slots: plan.slots.map(({ name, rows, cols }) => ({ name, rows, cols })),
   generations: plan.generations,
   origin: plan.origin,
+});
+
+/** The configuration as it was given. What did not say which engine was asked for is taken at its word. */
+export const configAsked = ({ config, engineAsked, engineReason }: Begin): RunConfig => ({
+  ...config,
+  engine: engineAsked ?? (engineReason === null ? config.engine : 'auto'),
 });
 
 const writtenAt = ({ header }: ModelInPlan): readonly number[] => header.files.map(({ mtimeMs }) => mtimeMs);

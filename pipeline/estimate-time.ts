@@ -190,7 +190,10 @@ const solverSeconds = (plan: Plan, slot: PlannedSlot, algebra: Algebra, foldRate
 /** A block of a scatter matrix takes some samples, as a run has it done. */
 const probeFold = ({ slots, config }: Plan, device: Device): number => {
   const sides = slots.flatMap((slot) => sideModesOf(config).map((mode) => sideOf(mode, slot)));
-  const side = Math.min(BLOCK_SIDE, Math.max(...sides));
+  const side = Math.min(
+    BLOCK_SIDE,
+    sides.reduce((most, one) => Math.max(most, one), 0),
+  );
   const count = Math.max(1, Math.min(2048, Math.floor(VISIT_FLOPS / side ** 2)));
   const values = new Float32Array(count * side).fill(1 / 64);
   const samples = { values, stride: side, stand: 'rows', side, count } as const;

@@ -300,7 +300,7 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, fi
   const least = slots.map((slot, i) =>
     alone[i]! <= needs.memory ? alone[i]! : totalOf(groupMemory(needs, { index: 0, slots: [slot], tilesAtOnce: 1 })),
   );
-  const most = Math.max(...least);
+  const most = least.reduce((largest, bytes) => Math.max(largest, bytes), 0);
   if (most > needs.memory) throw tooLarge(slots[least.indexOf(most)]!, most, needs);
   const groups: SlotGroup[] = [];
   let current: PlannedSlot[] = [];

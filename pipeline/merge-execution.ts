@@ -183,7 +183,7 @@ export class MergeExecution {
           slots.push({ slotId: id, state: merged.state, map: null, norms2: null, rowsAt: size });
           for (const digest of merged.digests) whole.update(digest);
           const each = savedRows(heldRows(spec, merged.state)) * 4;
-          pieces.push(...tilesOf(slot.features).map(({ width }): [number, number] => [1, each * width]));
+          for (const { width } of tilesOf(slot.features)) pieces.push([1, each * width]);
           size += merged.size;
           await this.#finishSlot(slot, spec, found);
         }

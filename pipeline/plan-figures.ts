@@ -65,7 +65,8 @@ export const peakMemory = ({ groupMemory }: Plan): number =>
   groupMemory.reduce((most, { state, staging, rest }) => Math.max(most, state + staging + rest), 0);
 
 /** Disk that slots too large for the memory take, one after the other. */
-export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number => Math.max(0, ...groupSpill);
+export const bytesToSpill = ({ groupSpill }: Pick<Plan, 'groupSpill'>): number =>
+  groupSpill.reduce((most, bytes) => Math.max(most, bytes), 0);
 
 /**
  * Bytes of states: those that the run leaves for `extend`, the most that it has on the disk while it runs, and those of the
@@ -98,7 +99,7 @@ export const stateBytes = ({
   );
   const kept = dropState ? 0 : each.reduce((a, b) => a + b, 0);
   // Two checkpoints stay, and one is on its way.
-  const group = Math.max(0, ...each);
+  const group = each.reduce((most, bytes) => Math.max(most, bytes), 0);
   return { kept, most: kept + 3 * group, group };
 };
 

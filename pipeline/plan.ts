@@ -255,8 +255,10 @@ const planWith = (
         const done = going?.done ?? { models: 0, sides: 0 };
         const withModels = config.mode.includes('models');
         const factoredFrom = (at: number) => groupAdapters(chosen.slots.slice(at), needsOf('exact'), withModels, first);
+        // A run that goes on keeps its engine, whatever the memory is now.
+        const asked = known === null ? config : { ...config, engine: known.config.engine };
         const ofModels = withModels
-          ? chooseEngine(config, chosen.slots, common, (engine) =>
+          ? chooseEngine(asked, chosen.slots, common, (engine) =>
               isFactored(engine, config, chosen.slots, models)
                 ? factoredFrom(done.models)
                 : groupsToDo(chosen.slots, needsOf(engine), going),

@@ -21,7 +21,16 @@ import { openEventLog } from '../sinks/events.ts';
 import { startTensorboardThread, tensorboardFolder } from '../sinks/tensorboard/tensorboard-thread.ts';
 import { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { verifyContents } from '../sources/verify-contents.ts';
-import { type Begin, beginOf, checkUnchanged, contentsOf, deviceDifference, rooted, SOURCES_ADVICE } from './begin.ts';
+import {
+  type Begin,
+  beginOf,
+  checkUnchanged,
+  configAsked,
+  contentsOf,
+  deviceDifference,
+  rooted,
+  SOURCES_ADVICE,
+} from './begin.ts';
 import { checkpointFolder, continuationOf, type RunContent, readBegin, recoverRun } from './checkpoints.ts';
 import { keepsState } from './choose-engine.ts';
 import { Interrupted, RunChanged, RunLocked, RunsDiffer, RunUnusable } from './errors.ts';
@@ -182,7 +191,7 @@ const resume = (
         const begin = yield* attempt(() => readBegin(out, manifest));
         const roots = [...manifest.content.roots, ...options.roots];
         const going = { ...continuationOf(begin, manifest.content), begin: rooted(begin, roots) };
-        const config = { ...changed(begin.config, options), out };
+        const config = { ...changed(configAsked(begin), options), out };
         const plan = yield* makePlan(config, going).pipe(Effect.mapError((error) => withAdvice(out, error)));
         yield* attempt(() => checkUnchanged(out, going.begin, plan, roots));
         const difference = yield* sameDevice(out, begin, plan, options.allowInexact);
@@ -242,7 +251,7 @@ const extend = (
       const roots = [...content.roots, ...options.roots];
       const saved = content.kept;
       const going = { begin: rooted(before, roots), done: { models: 0, sides: 0 }, groups: 0, saved, added: sources };
-      const config = { ...changed(before.config, options), out, sources: [...before.config.sources, ...sources] };
+      const config = { ...changed(configAsked(before), options), out, sources: [...before.config.sources, ...sources] };
       const planned = yield* makePlan(config, going).pipe(Effect.mapError((error) => withAdvice(out, error)));
       const known = before.used.length;
       const old = { ...planned, models: planned.models.slice(0, known) };

@@ -38,7 +38,7 @@ export const renderComparison = (
   const room = columns - widths.reduce((sum, width) => sum + width + GAP.length, 0);
   const names = slots.map(({ slot }) => escapeControls(slot));
   const short = shortenNames(names, Math.max(SHORTEST_NAME, room));
-  const longest = Math.max(4, ...short.map(displayWidth));
+  const longest = short.reduce((most, name) => Math.max(most, displayWidth(name)), 4);
   const line = (name: string, row: readonly string[]): string =>
     [padEnd(name, longest), ...row.map((cell, i) => padStart(cell, widths[i]!))].join(GAP);
   // Beyond what independent subspaces show: worth a look.

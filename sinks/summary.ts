@@ -64,7 +64,7 @@ function standsOut({ evr_k, flat_evr }: SlotSummary): 'green' | 'dim' | null {
 
 function columnsFor(slots: readonly SlotSummary[]): Column[] {
   const mixed = slots.some(({ exactness }) => exactness !== slots[0]!.exactness);
-  const scree = Math.max(0, ...slots.map((slot) => slot.scree.length));
+  const scree = slots.reduce((most, slot) => Math.max(most, slot.scree.length), 0);
   const modes = slots.some(({ mode }) => mode !== 'models');
   return [
     ...(modes ? [{ title: 'mode', expendable: 0, left: true, text: ({ mode }: SlotSummary) => mode }] : []),
@@ -114,16 +114,19 @@ export function screeBar(scree: readonly number[]): string {
     .join('');
 }
 
+/** Cells of the widest text, or `least`. */
+function widestOf(texts: readonly string[], least: number): number {
+  return texts.reduce((most, text) => Math.max(most, displayWidth(text)), least);
+}
+
 function renderTable(slots: readonly SlotSummary[], width: number, paint: Paint): string[] {
   if (slots.length === 0) return ['no slot was used'];
   const names = slots.map(({ slot }) => escapeControls(slot));
-  const longest = Math.max(4, ...names.map(displayWidth));
+  const longest = widestOf(names, 4);
   let columns = columnsFor(slots);
   let widths: number[] = [];
   for (;;) {
-    widths = columns.map(({ title, text }) =>
-      Math.max(displayWidth(title), ...slots.map((slot) => displayWidth(text(slot)))),
-    );
+    widths = columns.map(({ title, text }) => widestOf(slots.map(text), displayWidth(title)));
     const taken = widths.reduce((sum, cell) => sum + cell + GAP, 0);
     const worst = Math.max(...columns.map(({ expendable }) => expendable));
     if (worst === 0 || width - taken >= Math.min(longest, worst > 5 ? 24 : SHORTEST_NAME)) break;
@@ -133,7 +136,7 @@ function renderTable(slots: readonly SlotSummary[], width: number, paint: Paint)
   const nameWidth = Math.min(longest, Math.max(SHORTEST_NAME, width - taken));
 
   const short = shortenNames(names, nameWidth);
-  const shown = Math.max(4, ...short.map(displayWidth));
+  const shown = widestOf(short, 4);
   const line = (name: string, cell: (column: Column, width: number) => string): string =>
     (padEnd(name, shown) + columns.map((column, i) => ' '.repeat(GAP) + cell(column, widths[i]!)).join('')).trimEnd();
   const align = (column: Column, text: string, cellWidth: number): string =>

@@ -172,7 +172,7 @@ async function listed(
       const matched = await globbed(line, source, base, at, issues);
       if (matched.length === 0)
         issues.push(`sources: ${displayName(source)}: found nothing that matches ${displayName(line)}`);
-      targets.push(...matched);
+      for (const target of matched) targets.push(target);
       continue;
     }
     const cached = await cachedTarget(source, line, at(line), options);

@@ -26,12 +26,18 @@ export interface WeightBlock {
   readonly part: number;
   /** Reads the weights of a part (its own, unless another is named); in a group's first block the base's too. */
   readonly read: (buffer: SharedArrayBuffer, part?: number) => Promise<ReadBlock>;
+  /** Reads the base's weights alone, to where no model's are: for whoever could not use those of the first block. */
+  readonly readBase: (buffer: SharedArrayBuffer, part?: number) => Promise<StagedBlock | null>;
 }
 
 export interface ReadBlock extends StagedBlock {
   /** The base's weights, in the first block of a group when the plan has a base. */
   readonly base: StagedBlock | null;
 }
+
+/** Whether a block is read for the second time. */
+export const isSecondPass = ({ plan, index, blocks }: Pick<WeightBlock, 'plan' | 'index' | 'blocks'>): boolean =>
+  plan.passes === 2 && index >= blocks / 2;
 
 /** Bytes of buffer that any block of the group can need. */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
@@ -94,18 +100,22 @@ function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock
       const from = folded.models + Math.max((index % perPass) - folded.blocks, 0) * plan.block;
       const models = plan.models.slice(from, from + plan.block);
       const first = index <= folded.blocks;
+      const readBasePart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<StagedBlock | null> => {
+        if (plan.base === null) return null;
+        const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
+        if (base.faults.length > 0) throw base.faults[0]!.error;
+        return base;
+      };
       const readPart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<ReadBlock> => {
         const stage = (into: SharedArrayBuffer) => stageBlock(files, group, models, into, 0, range);
         const staged = await (factors?.stage(index, stagingBytes(group, models), stage) ?? stage(buffer));
-        if (!first || plan.base === null) return { ...staged, base: null };
-        const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
-        if (base.faults.length > 0) throw base.faults[0]!.error;
-        return { ...staged, base };
+        return { ...staged, base: first ? await readBasePart(buffer, range) : null };
       };
       const modelsSeen = from + models.length;
       for (let part = 0; part < (parts?.length ?? 1); part++) {
         const read = (buffer: SharedArrayBuffer, other = part): Promise<ReadBlock> => readPart(buffer, parts?.[other]);
-        yield { plan, group, index, blocks, models, first, modelsSeen, parts, part, read };
+        const readBase = (buffer: SharedArrayBuffer, other = part) => readBasePart(buffer, parts?.[other]);
+        yield { plan, group, index, blocks, models, first, modelsSeen, parts, part, read, readBase };
         if (models.length === 0) break;
       }
     }

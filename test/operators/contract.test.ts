@@ -221,6 +221,27 @@ describe.each(suites)('$engine, mode models, on $name', { timeout: 300_000 }, ({
     });
   });
 
+  it.runIf(engine !== 'exact').each([
+    ['', {}],
+    [', also from a checkpoint in between', { interruptAfter: 0 }],
+  ])('measures about a base where whole blocks at the beginning are left out%s', async (_name, more) => {
+    const rows = planted(14, 16_500, 4, 23, 1e-2);
+    const base = rows[0]!.map((x) => x + 0.01);
+    const whole = rows.slice(4);
+    for (const row of rows.slice(0, 4)) row[16_400] = Number.NaN;
+    await withTiles(async (tiles) => {
+      for (const center of [true, false]) {
+        const options = { rank: 12, block: 2, center, base, onBadSource: 'skip', ...more } as const;
+        const folded = await fold(tiles, rows, options);
+        expect(folded.subspace.state.models).toBe(10);
+        expectExact(folded, whole, center, base);
+        let raw = 0;
+        for (const row of whole) for (let i = 0; i < row.length; i++) raw += (row[i]! - base[i]!) ** 2;
+        expect(Math.abs(folded.subspace.state.totalUncentred - raw) / raw).toBeLessThan(1e-5);
+      }
+    });
+  });
+
   it('scores each model before it is folded, as a projection in float64 does', async () => {
     const rows = planted(24, 900, 5, 29, 1e-2);
     await withTiles(async (tiles) => {

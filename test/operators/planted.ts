@@ -48,6 +48,8 @@ export interface FoldOptions {
   /** Engine randomized. */
   readonly seed?: number;
   readonly passes?: 1 | 2;
+  /** What a second pass finds instead. */
+  readonly later?: readonly Float32Array[];
   /** Streaming engines. */
   readonly onBadSource?: 'error' | 'skip';
   /**
@@ -69,8 +71,9 @@ const streamOf = (
     block,
     base: origin,
     passes = 1,
+    later = rows,
     shape = [1, rows[0]!.length],
-  }: Pick<FoldOptions, 'block' | 'base' | 'passes'> & { shape?: readonly [number, number] },
+  }: Pick<FoldOptions, 'block' | 'base' | 'passes' | 'later'> & { shape?: readonly [number, number] },
 ): PlannedStream => {
   const features = rows[0]!.length;
   const tensor = { name: 'w', dtype: 'F32', shape, file: 0, offset: 0, byteLength: features * 4 };
@@ -130,9 +133,10 @@ const streamOf = (
         parts: null,
         part: 0,
         read: async () => ({
-          ...stage(members, rows.slice(at, at + reading.block)),
+          ...stage(members, (index < count ? rows : later).slice(at, at + reading.block)),
           base: index === 0 && base !== null ? stage([base], [origin!]) : null,
         }),
+        readBase: async () => (base === null ? null : stage([base], [origin!])),
       };
     });
   };

@@ -175,6 +175,22 @@ describe.each(devices)('on $name', ({ open }) => {
   });
 });
 
+describe.each(devices)('two passes that find other weights, on $name', ({ open }) => {
+  it('leaves out of the second whom the first left out, and takes no new fault', async () => {
+    const tiles = await open();
+    const [rows] = zooSlots().values();
+    const spoilt = rows!.map((row) => row.slice());
+    spoilt[11]![5] = Number.NaN;
+    const options = { engine: 'randomized', rank: 4, block: 6, passes: 2, onBadSource: 'skip' } as const;
+    const expected = await fold(tiles, spoilt, options);
+    const healed = await fold(tiles, spoilt, { ...options, later: rows! });
+    expect(healed.subspace.state).toEqual(expected.subspace.state);
+    expect(healed.basis).toEqual(expected.basis);
+    await expect(fold(tiles, rows!, { ...options, later: spoilt })).rejects.toThrow(/entry 5 is NaN/);
+    await tiles.close();
+  });
+});
+
 describe('signs', () => {
   it('are those of a seed, a slot, a row and a feature, wherever a tile begins', () => {
     const keys = signKeys(3, 'a.weight', 47);

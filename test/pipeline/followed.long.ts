@@ -1,16 +1,17 @@
 // A side that is too wide for a scatter matrix, from the command line to the tables: its directions are followed. Truth: the Gram
 // matrix of all columns, in float64. Tolerance: 1e-5 of the largest eigenvalue where nothing is forgotten, what is promised of
 // the engine incremental.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { devices } from '../operators/devices.ts';
 import { normals } from '../operators/planted.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { writeSafetensors } from '../sources/write-safetensors.ts';
-import { runCli } from './cli-process.ts';
+import { runCli, startCli } from './cli-process.ts';
 import { runKilled } from './killing.ts';
 import { tableDigests } from './table-digests.ts';
 
@@ -112,6 +113,37 @@ describe.each(devices)('on $name', ({ name: device }) => {
       expect(Number(row.bound_high)).toBeGreaterThanOrEqual(values[j]!);
     });
   });
+});
+
+it('a run by itself follows as it was asked to when it is resumed, and keeps its id when it is extended', async () => {
+  const [device] = devices;
+  const args = ['--device', device!.name, '--mode', 'cols', '--rank', '4', '--block', '2', '--no-energies'];
+  const [whole, killed] = [at('cols-whole'), at('cols-killed')];
+  const plain = await runCli(['run', at('models'), ...args, '--out', whole, '--quiet']);
+  expect(plain.code, plain.stderr).toBe(0);
+  const { child, ended } = startCli(['run', at('models'), ...args, '--out', killed, '--json']);
+  // Once it is written down what the run is, long before it is done.
+  while (child.exitCode === null && !existsSync(join(killed, 'checkpoints', 'manifest-00000001.json'))) await sleep(1);
+  child.kill('SIGKILL');
+  expect((await ended).code).toBeNull();
+  const { code, stdout, stderr } = await runCli(['resume', killed, '--json']);
+  expect(code, stderr).toBe(0);
+  expect(stdout).toContain('"type":"resumed"');
+  expect(tableDigests(killed)).toEqual(tableDigests(whole));
+  const described = (run: string) => JSON.parse(readFileSync(join(run, 'run.json'), 'utf8'));
+  const { run_id, config_hash } = described(whole);
+  expect(described(killed)).toMatchObject({ run_id, config_hash });
+
+  const data = weights[0]!.map((x) => x + 0.01);
+  writeSafetensors(join(at('more'), 'm8', 'model.safetensors'), [
+    { name: 'embed', dtype: 'F32', shape: [ROWS, COLS], data },
+    { name: 'other', dtype: 'F32', shape: [12, 7], data: data.slice(0, 12 * 7) },
+  ]);
+  const extended = await runCli(['extend', killed, at('more'), '--quiet']);
+  expect(extended.code, extended.stderr).toBe(0);
+  expect(described(killed).lineage[0].run_id).toBe(run_id);
+  const [embed] = await readWithHyparquet(join(killed, 'subspaces.parquet'));
+  expect(embed!.engine).toBe('incremental');
 });
 
 it('the plan names what is followed', async () => {

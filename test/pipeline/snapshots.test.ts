@@ -68,3 +68,10 @@ describe.each(devices)('on $name', ({ name: device }) => {
     60_000,
   );
 });
+
+it('there are none of a second pass, which has nothing to tell before its end', async () => {
+  const options = ['--engine', 'randomized', '--passes', '2', '--threads', '1', '--snapshot-every', '2'];
+  const { out, snapshots } = await run('second', zoo, ...options);
+  expect(snapshots.map(({ modelsSeen }) => modelsSeen)).toEqual([8, 14]);
+  expect(readdirSync(join(out, 'snapshots')).sort()).toEqual(['000002', '000004']);
+}, 60_000);

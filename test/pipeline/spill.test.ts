@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { devices } from '../operators/devices.ts';
 import { normals } from '../operators/planted.ts';
+import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { writeSafetensors } from '../sources/write-safetensors.ts';
 import { tableDigests } from './table-digests.ts';
 
@@ -25,7 +26,7 @@ beforeAll(() => {
     for (let i = 0; i < wide.length; i++) wide[i] = wide[i]! * 0.9 + 0.1 * Math.sin(i * (m + 1));
     const small = Float32Array.from({ length: 600 }, () => normal());
     const bad = wide.slice();
-    if (m === 1 || m === 8) bad[299_990 - m] = Number.NaN;
+    if (m === 1 || m === 8 || m === 9) bad[299_990 - m] = Number.NaN;
     if (m === 6) bad[3] = 1e30;
     for (const [set, values] of [
       ['good', wide],
@@ -96,6 +97,34 @@ describe.each(suites)('engine $engine on $name', ({ name, engine }) => {
     const { large, small } = both('bad', '--on-bad-source', 'skip');
     expect(tableDigests(join(root, small))).toEqual(tableDigests(join(root, large)));
   }, 60_000);
+
+  // The same four models as one block either way: what was left out before them changes nothing.
+  it.runIf(engine === 'incremental')(
+    'also relative to a base where a whole block at the beginning stays out',
+    async () => {
+      const [late, good] = [
+        { name: 'late', models: [1, 6, 8, 9, 2, 3, 4, 5], memory: little },
+        { name: 'early', models: [2, 3, 4, 5], memory: enough },
+      ].map(({ name, models, memory }) => {
+        const out = `${device}-${name}`;
+        const sources = models.map((m) => join('bad', `m0${m}.safetensors`));
+        const base = ['--base', join('bad', 'm00.safetensors'), '--no-center', '--on-bad-source', 'skip'];
+        const { code, stderr } = cli('run', ...sources, '--out', out, ...on, ...fold, ...memory, ...base, '--quiet');
+        expect(code, stderr).toBe(0);
+        return out;
+      }) as [string, string];
+      const [found, expected] = await Promise.all(
+        [late, good].map(async (out) =>
+          (await readWithHyparquet(join(root, out, 'spectrum.parquet')))
+            .filter(({ slot_id }) => slot_id === 1)
+            .map(({ eigenvalue }) => eigenvalue),
+        ),
+      );
+      expect(found).toHaveLength(3);
+      expect(found).toEqual(expected);
+    },
+    60_000,
+  );
 
   it('a bad weight ends the run and is named', () => {
     const { code, stderr } = cli('run', 'bad', '--out', `error-${device}`, ...on, ...fold, ...little, '--quiet');

@@ -120,6 +120,13 @@ describe('renderSummary', () => {
     ]);
   });
 
+  it('has a line for each of 200,000 slots, more than a call takes arguments', () => {
+    const slots = Array.from({ length: 200_000 }, (_, i) => summaryOf(`layer.${i}.weight`));
+    const lines = table(renderSummary(done({ slots }), wide));
+    expect(lines).toHaveLength(1 + slots.length);
+    expect(lines.at(-1)).toMatch(/^layer\.199999\.weight +64×64/);
+  });
+
   it('lets no name or path speak to the terminal or the shell', () => {
     const hostile = '\x1b[31m$(rm -rf ~)\'"; drop';
     const text = renderSummary(done({ out: hostile, device: hostile, slots: [summaryOf(hostile)] }), {
