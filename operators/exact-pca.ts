@@ -4,7 +4,7 @@
 // the models' weights, which are read once more for them.
 // Cost a weight: N² flops for the Gram, 2 N (1 + k) for the directions. Memory: (3 + N) floats a weight of a tile.
 import { join } from 'node:path';
-import { concat, defer, EMPTY, from, mergeMap, type Observable, type ObservableInput, of } from 'rxjs';
+import { concat, defer, EMPTY, from, ignoreElements, mergeMap, type Observable, type ObservableInput, of } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
@@ -149,10 +149,9 @@ class ExactGroup {
         if (this.#group.tilesAtOnce === undefined) this.#beside = beside?.(this.#group) ?? null;
         return this.#gramPass();
       }),
-      defer(() => {
-        for (const work of this.#slots) this.#solve(work);
-        return EMPTY;
-      }),
+      defer(async () => {
+        for (const work of this.#slots) await this.#solve(work);
+      }).pipe(ignoreElements()),
       defer(() => from(this.#beside?.solve() ?? Promise.resolve())).pipe(mergeMap(() => EMPTY)),
       basis ? this.#basisPass() : EMPTY,
       defer(() => {
@@ -285,11 +284,11 @@ class ExactGroup {
     return faults.filter(({ slot, model }) => !this.#slots.find((work) => work.slot === slot)!.left.has(model));
   }
 
-  #solve(work: SlotWork): void {
+  async #solve(work: SlotWork): Promise<void> {
     if (work.models.length === 0 || work.visit === undefined) return;
     const gram = { values: work.visit.gram, models: work.models.length, shiftSum: work.visit.shiftSum };
     this.#options.onGram?.(work.slot, work.models, gram);
-    work.spectrum = exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles.solve);
+    work.spectrum = await exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles.solve);
     this.#options.onSpectrum?.(work.slot, work.models, work.spectrum);
     work.visit = undefined;
   }

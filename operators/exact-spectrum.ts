@@ -2,6 +2,7 @@
 // was when only the first models had come. All of it is float64 algebra on N x N numbers; weights are never touched.
 // The Gram is of shifted weights and raw; a prefix of the stream is its leading minor, centred about its own mean.
 // Source: the dual (Gram) form of PCA, e.g. Jolliffe 2002, sec. 3.5; modes of a tensor: arXiv 2512.05117, algorithm 1.
+import { setImmediate as turn } from 'node:timers/promises';
 import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
 import { emptySubspace, RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
@@ -82,15 +83,17 @@ interface Dual {
 }
 
 /**
+ * Lets the event loop turn between two prefixes: all of them take seconds from 1,000 models on, in which a signal would not be
+ * heard and a lease not be renewed.
  * @param block models a block, at whose ends the stream is looked at
- * @throws RangeError when there are no models
+ * Rejects with RangeError when there are no models.
  */
-export const exactSpectrum = (
+export const exactSpectrum = async (
   spec: SubspaceSpec,
   gram: ExactGram,
   block: number,
   solve: EigenSolver,
-): ExactSpectrum => {
+): Promise<ExactSpectrum> => {
   const { models: n } = gram;
   if (n < 1) throw new RangeError('a spectrum needs at least one model');
   const products = productsOf(gram);
@@ -106,6 +109,7 @@ export const exactSpectrum = (
       drift: driftBetween(spec, products, n, before, dual, solve),
     });
     before = dual;
+    await turn();
   }
   const dual = before!;
   const { eigen, rank, averages, grand } = dual;

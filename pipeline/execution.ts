@@ -531,10 +531,7 @@ export class Execution {
     );
 
   #sumsAtEnd(): Observable<never> {
-    return defer(() => {
-      this.#finishSums();
-      return EMPTY;
-    });
+    return defer(() => this.#finishSums()).pipe(ignoreElements());
   }
 
   /** Adapters by their factors, in all modes. */
@@ -558,7 +555,7 @@ export class Execution {
   }
 
   /** Whole models and modules, once all their slots are known. */
-  #finishSums(): void {
+  async #finishSums(): Promise<void> {
     const start = performance.now();
     const { config, base, block } = this.#plan;
     for (const [sum, total] of this.#sums) {
@@ -569,7 +566,7 @@ export class Execution {
       const { rank, center } = config;
       const shiftIsOrigin = base !== null || !center || sum.slots.every(({ isDelta }) => isDelta === true);
       const spec = { features, rank, center, shiftIsOrigin };
-      const spectrum = exactSpectrum(spec, gram, block, this.#tiles.solve);
+      const spectrum = await exactSpectrum(spec, gram, block, this.#tiles.solve);
       const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
       this.#summarise(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));

@@ -270,7 +270,8 @@ describe('resume', () => {
     ['it stops at a block, once it has looked', 10_500],
   ])('%s', async (_name, silent) => {
     const run = copyOf(stopped);
-    const { child, ended, seen } = startCli(['resume', run, '--json']);
+    // No checkpoint comes that would say so.
+    const { child, ended, seen } = startCli(['resume', run, '--json', '--checkpoint-every', '10000']);
     await seen('stdout', '"type":"block"');
     child.kill('SIGSTOP');
     const lease = checkpointsOf(run).find((name) => name.startsWith('lease-'))!;
