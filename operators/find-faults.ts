@@ -57,10 +57,16 @@ export const faultsOf = (
   });
 
 /** The first fault of each model and slot. */
-export const withoutRepeats = (faults: readonly ReadFault[]): readonly ReadFault[] =>
-  faults.filter(
-    ({ model, slot }, i) => faults.findIndex((other) => other.model === model && other.slot === slot) === i,
-  );
+export const withoutRepeats = (faults: readonly ReadFault[]): readonly ReadFault[] => {
+  const seen = new Map<PlannedSlot, Set<PlannedModel>>();
+  return faults.filter(({ slot, model }) => {
+    const models = seen.get(slot) ?? new Set();
+    seen.set(slot, models);
+    const isNews = !models.has(model);
+    models.add(model);
+    return isNews;
+  });
+};
 
 export const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {
   const models = staged.models.filter((model) => !left.has(model));

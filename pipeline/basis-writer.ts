@@ -68,6 +68,9 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Wr
   return { bytes: written, durable: durable() };
 };
 
+/** Rows of a page: as one, a large slot's mean has more bytes than a page can say. */
+const ROWS_AT_ONCE = 2 ** 18;
+
 /**
  * Writes `basis/slot-….rows.parquet` or `….cols.parquet` for each mode (pc_0 … pc_{k-1}, one row a feature), and the mean
  * where no other mode does. Small files: they are durable when it returns.
@@ -91,7 +94,9 @@ export const writeModeBases = (
       metadata: mode === null ? metadata : { ...metadata, mode },
     });
     try {
-      file.appendRowGroup([values]);
+      const rows = values[0]!.length;
+      for (let at = 0; at < rows; at += ROWS_AT_ONCE)
+        file.appendRowGroup([values.map((column) => column.subarray(at, at + ROWS_AT_ONCE))]);
       file.close();
     } catch (error) {
       file.abort();
