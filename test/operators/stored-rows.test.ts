@@ -32,23 +32,22 @@ const planted = (models: number, directions: number, decay: number, noise: numbe
 /** A device that tells how rows were mixed. */
 const counting = (device: Device): { device: Device; counts: { added: number; replaced: number } } => {
   const counts = { added: 0, replaced: 0 };
-  const watched: Device = {
-    ...Object.fromEntries(
-      (['allocate', 'free', 'reshape', 'write', 'read', 'widen', 'gram', 'gramOfAll'] as const).map((name) => [
-        name,
-        (...args: unknown[]) => (device[name] as (...all: unknown[]) => unknown)(...args),
-      ]),
-    ),
-    info: device.info,
-    combine: (...args: Parameters<Device['combine']>) => {
+  const own: Partial<Device> = {
+    combine: (...args) => {
       if (args[1] > 1) counts.replaced++;
       device.combine(...args);
     },
-    accumulate: (...args: Parameters<Device['accumulate']>) => {
+    accumulate: (...args) => {
       counts.added++;
       device.accumulate(...args);
     },
-  } as Device;
+  };
+  const watched = new Proxy(device, {
+    get: (target, name) => {
+      const value = own[name as keyof Device] ?? target[name as keyof Device];
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
   return { device: watched, counts };
 };
 
