@@ -123,13 +123,24 @@ const clearUnborn = (out: string): Effect.Effect<void, RunError> =>
       existsSync(folder) &&
       !existsSync(join(out, 'run.json')) &&
       leaseHolder(folder) === null &&
-      !readdirSync(folder).some((name) => name.startsWith('manifest-'));
+      !hasCheckpoint(out) &&
+      !saysWhatItIs(out);
     if (!isUnborn()) return;
     // Without a lease it may be one that begins right now.
     const hasLease = readdirSync(folder).some((name) => name.startsWith('lease-'));
     if (!hasLease && Date.now() - statSync(folder).mtimeMs < UNBORN_MS) await sleep(UNBORN_MS);
     if (isUnborn()) discardRunFolder(out);
   });
+
+/** Whether the first manifest is whole, or of a format that is not ours to judge. */
+const saysWhatItIs = (out: string): boolean => {
+  try {
+    return recoverRun(out, 'manifest').manifest !== null;
+  } catch (cause) {
+    if (cause instanceof UnknownFormat) return true;
+    throw cause;
+  }
+};
 
 /** Where the output is a run already, the command that goes on with it. */
 const occupiedByRun = <E>(out: string, error: E): E | SinkFailed => {
@@ -328,9 +339,10 @@ const nothingToResume = (out: string, { damages }: Recovered<RunContent>): RunUn
   const [first] = damages;
   if (!existsSync(out))
     return new RunUnusable({ run: out, detail: 'expected the folder of a run, found nothing there' });
+  const isUnborn = !hasCheckpoint(out) && !existsSync(join(out, 'run.json'));
   const detail =
-    first === undefined
-      ? 'expected the folder of a run, found no checkpoint in it; a run that was killed that early is begun again by its own command'
+    first === undefined || isUnborn
+      ? 'expected the folder of a run, found no checkpoint in it that is whole; a run that was killed that early is begun again by its own command'
       : `no checkpoint of it can be used: ${first.message}; start over with another --out`;
   return new RunUnusable({ run: out, detail });
 };

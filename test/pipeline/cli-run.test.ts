@@ -131,11 +131,17 @@ describe('the output folder', () => {
     expect(code).toBe(64);
   });
 
-  it('that a run left which was killed before it had a lease is taken', async () => {
+  it.each<[string, Readonly<Record<string, string>>]>([
+    ['before it had a lease', {}],
+    ['while it wrote down what it is', { 'lease-00000001.json': '', 'manifest-00000001.json': '{"sha256":"12' }],
+  ])('that a run left which was killed %s is taken', async (_, files) => {
     const folder = temporaryFolder();
     const models = writeModels(join(folder, 'models'), 3);
     const out = join(folder, 'out');
     for (const part of ['checkpoints', 'spill', 'basis']) mkdirSync(join(out, part), { recursive: true });
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(out, 'checkpoints', name), text);
+    const resumed = await runCli(['resume', out]);
+    expect([resumed.code, resumed.stderr]).toEqual([65, expect.stringContaining('begun again by its own command')]);
     const { code, stderr } = await runCli(['run', models, '--out', out, '--quiet', ...small]);
     expect([code, stderr]).toEqual([0, '']);
     expect(existsSync(join(out, 'run.json'))).toBe(true);

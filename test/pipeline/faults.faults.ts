@@ -1,13 +1,13 @@
 // Runs that are killed at every system call of a commit, whose disk loses power, fails or fills up: the recovered state is
 // the checkpoint before or the new one, and the finished tables are those of a run that was never stopped.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { requirePart } from '../requires.ts';
 import { cli, runCli, startCli } from './cli-process.ts';
-import { writeMany } from './killing.ts';
+import { hasBegun, writeMany } from './killing.ts';
 import { tableDigests } from './table-digests.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-faults-'));
@@ -51,9 +51,9 @@ const traced = (
 
 /** A run that was killed before it wrote down what it is has left nothing that is to be resumed. */
 const finish = async (out: string): Promise<void> => {
-  const checkpoints = join(out, 'checkpoints');
-  const isBegun = existsSync(checkpoints) && spawnSync('ls', [checkpoints]).stdout.toString().includes('manifest-');
-  const args = isBegun ? ['resume', out, '--quiet'] : ['run', ...common, '--out', out, '--quiet'];
+  const args = hasBegun(join(out, 'checkpoints'))
+    ? ['resume', out, '--quiet']
+    : ['run', ...common, '--out', out, '--quiet'];
   const { code, stderr } = await runCli(args);
   expect(code, stderr).toBe(0);
   expect(tableDigests(out)).toEqual(tableDigests(whole));

@@ -1,10 +1,9 @@
 // A side that is too wide for a scatter matrix, from the command line to the tables: its directions are followed. Truth: the Gram
 // matrix of all columns, in float64. Tolerance: 1e-5 of the largest eigenvalue where nothing is forgotten, what is promised of
 // the engine incremental.
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { devices } from '../operators/devices.ts';
@@ -121,9 +120,9 @@ it('a run by itself follows as it was asked to when it is resumed, and keeps its
   const [whole, killed] = [at('cols-whole'), at('cols-killed')];
   const plain = await runCli(['run', at('models'), ...args, '--out', whole, '--quiet']);
   expect(plain.code, plain.stderr).toBe(0);
-  const { child, ended } = startCli(['run', at('models'), ...args, '--out', killed, '--json']);
+  const { child, ended, seen } = startCli(['run', at('models'), ...args, '--out', killed, '--json']);
   // Once it is written down what the run is, long before it is done.
-  while (child.exitCode === null && !existsSync(join(killed, 'checkpoints', 'manifest-00000001.json'))) await sleep(1);
+  await seen('stdout', '"checkpoint":1');
   child.kill('SIGKILL');
   expect((await ended).code).toBeNull();
   const { code, stdout, stderr } = await runCli(['resume', killed, '--json']);

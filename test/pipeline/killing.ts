@@ -75,6 +75,12 @@ const straysIn = (folder: string): ReadonlySet<string> => {
   return new Set(names.filter(isStray));
 };
 
+/** Whether a run has written down what it is, so that it can be resumed. @param folder its checkpoints' */
+export const hasBegun = (folder: string): boolean => {
+  const strays = straysIn(folder);
+  return nodeDisk.list(folder).some((name) => name.startsWith('manifest-') && !strays.has(name));
+};
+
 /** Whether a process has begun a commit and not ended it. @param before what stood there before the process */
 const isInCommit = (folder: string, before: ReadonlySet<string>): boolean =>
   [...straysIn(folder)].some((name) => !before.has(name));
@@ -131,7 +137,7 @@ export const runKilled = async (
     kills++;
     if (isInCommit(checkpointsOf, strays)) inCommits++;
     // Killed before the run had written what it is, it is begun anew.
-    isBegun = nodeDisk.list(checkpointsOf).some((name) => name.startsWith('manifest-'));
+    isBegun = hasBegun(checkpointsOf);
     if (!isBegun) anew++;
   }
 };
