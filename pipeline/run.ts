@@ -1,9 +1,8 @@
 // The main job. Effect owns what has a lifetime (workers, files, the run folder, its lease) and every way it can fail; what
 // is done in between is execution.ts.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Cause, Effect, Exit, Option } from 'effect';
 import { checkFreeSpace } from '../configs/check-free-space.ts';
 import { checkOutput } from '../configs/check-output.ts';
@@ -36,13 +35,14 @@ import { keepsState } from './choose-engine.ts';
 import { Interrupted, RunChanged, RunLocked, RunsDiffer, RunUnusable } from './errors.ts';
 import { Execution, type Going, type RunControl } from './execution.ts';
 import { keptProblem } from './kept-slots.ts';
-import { Lease, leaseHolder } from './lease.ts';
+import { Lease } from './lease.ts';
 import { makePlan, type Plan } from './plan.ts';
 import { bytesOver, bytesToSpill, groupsInOrder, stateBytes } from './plan-figures.ts';
 import { quoted } from './quoted.ts';
 import { createRunFolder, createScratch, discardRunFolder, removeScratch, resultsFolder } from './run-folder.ts';
 import { type RunStatus, statusOf } from './run-status.ts';
 import type { Telemetry } from './telemetry.ts';
+import { clearUnborn, hasCheckpoint } from './unborn-run.ts';
 
 export type RunError =
   | ConfigInvalid
@@ -93,7 +93,7 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
     const out = config.out;
     if (out === null) return yield* new ConfigInvalid({ issues: ['out: expected a folder, found none'] });
     yield* checkTensorboard(config.tensorboard ?? null);
-    yield* clearUnborn(out);
+    yield* attempt(() => clearUnborn(out));
     // Before the plan, so that a wrong folder is told at once; and after it, when the models' own paths are known.
     yield* checkOutput(
       out,
@@ -111,36 +111,6 @@ export const run = (config: RunConfig, telemetry: Telemetry, control: RunControl
       Effect.onError((cause) => (isToStay(out, cause) ? Effect.void : discard(out))),
     );
   });
-
-/** How long a run may take from making its folder to holding its lease. */
-const UNBORN_MS = 1_000;
-
-/** Takes away what a run left that was killed before it had written down what it is. */
-const clearUnborn = (out: string): Effect.Effect<void, RunError> =>
-  attempt(async () => {
-    const folder = checkpointFolder(out);
-    const isUnborn = (): boolean =>
-      existsSync(folder) &&
-      !existsSync(join(out, 'run.json')) &&
-      leaseHolder(folder) === null &&
-      !hasCheckpoint(out) &&
-      !saysWhatItIs(out);
-    if (!isUnborn()) return;
-    // Without a lease it may be one that begins right now.
-    const hasLease = readdirSync(folder).some((name) => name.startsWith('lease-'));
-    if (!hasLease && Date.now() - statSync(folder).mtimeMs < UNBORN_MS) await sleep(UNBORN_MS);
-    if (isUnborn()) discardRunFolder(out);
-  });
-
-/** Whether the first manifest is whole, or of a format that is not ours to judge. */
-const saysWhatItIs = (out: string): boolean => {
-  try {
-    return recoverRun(out, 'manifest').manifest !== null;
-  } catch (cause) {
-    if (cause instanceof UnknownFormat) return true;
-    throw cause;
-  }
-};
 
 /** Where the output is a run already, the command that goes on with it. */
 const occupiedByRun = <E>(out: string, error: E): E | SinkFailed => {
@@ -363,15 +333,6 @@ const isToStay = (out: string, cause: Cause.Cause<RunError>): boolean => {
   const error = Option.getOrNull(Cause.findErrorOption(cause));
   if (error instanceof Interrupted || error instanceof RunLocked) return true;
   return existsSync(join(out, 'run.json')) || hasCheckpoint(out);
-};
-
-/** Of its work: the first one says only what it is. */
-const hasCheckpoint = (out: string): boolean => {
-  try {
-    return readdirSync(checkpointFolder(out)).some((name) => /^manifest-(?!00000001)\d{8}\.json$/.test(name));
-  } catch {
-    return false;
-  }
 };
 
 const checkSpace = (out: string, plan: Plan): Effect.Effect<void, SinkFailed> =>
