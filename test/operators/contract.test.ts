@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { eigenvalueSlack, roundingTerm } from '../../operators/subspace-state.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
-import { everyDevice } from './devices.ts';
+import { everyDevice, withTilesOf } from './devices.ts';
 import { exactSpectrum, type Folded, type FoldOptions, fold as foldWith, normals } from './planted.ts';
 
 /** Fine-tunes: a base with large entries, a few shared directions of falling strength, a little noise. */
@@ -55,14 +55,7 @@ describe.each(suites)('$engine, mode models, on $name', { timeout: 300_000 }, ({
   const fold = (tiles: Tiles, rows: readonly Float32Array[], options: FoldOptions): Promise<Folded> =>
     foldWith(tiles, rows, { ...options, engine });
 
-  const withTiles = async <T>(use: (tiles: Tiles) => Promise<T>): Promise<T> => {
-    const tiles = await open();
-    try {
-      return await use(tiles);
-    } finally {
-      await tiles.close();
-    }
-  };
+  const withTiles = withTilesOf(open);
 
   it.each([
     ['tall: more features than one tile', isGpu ? 7 : 20, isGpu ? 17_000 : 40_000, isGpu ? 8 : 32, isGpu ? 4 : 8],

@@ -5,9 +5,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CoreTensor, coreCuts, coreGrid, type ModelVectors } from '../../operators/core-tensor.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
-import type { Tiles } from '../../operators/tile-pool.ts';
 import type { PlannedModel } from '../../sources/reading-plan.ts';
-import { devices } from './devices.ts';
+import { devices, withTilesOf } from './devices.ts';
 import { foldModes, normals } from './planted.ts';
 
 type Shape = readonly [number, number];
@@ -95,14 +94,7 @@ describe('CoreTensor', () => {
 describe.each(devices)('the core tensor on $name', ({ name, open }) => {
   const tolerance = name === 'blas' ? 1e-6 : 5e-6;
 
-  const withTiles = async <T>(use: (tiles: Tiles) => Promise<T>): Promise<T> => {
-    const tiles = await open();
-    try {
-      return await use(tiles);
-    } finally {
-      await tiles.close();
-    }
-  };
+  const withTiles = withTilesOf(open);
 
   it.each([
     ['centred', 9, [24, 20], 4, true, false],

@@ -17,6 +17,18 @@ export interface DeviceUnderTest {
   readonly openDevice: () => Promise<Device>;
 }
 
+/** Hands tiles to `use`, and closes them whatever comes of it. */
+export const withTilesOf =
+  (open: () => Promise<Tiles>) =>
+  async <T>(use: (tiles: Tiles) => Promise<T>): Promise<T> => {
+    const tiles = await open();
+    try {
+      return await use(tiles);
+    } finally {
+      await tiles.close();
+    }
+  };
+
 const under = (name: 'blas' | 'tfjs'): DeviceUnderTest => ({
   name,
   open: async () => {

@@ -6,8 +6,7 @@ import type { ModesOfSlot } from '../../operators/exact-modes.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { modelsAtOnce } from '../../operators/mode-scatter.ts';
 import type { SideMode } from '../../operators/scatter-tasks.ts';
-import type { Tiles } from '../../operators/tile-pool.ts';
-import { devices } from './devices.ts';
+import { devices, withTilesOf } from './devices.ts';
 import { foldModes, normals, scatterOf } from './planted.ts';
 
 const BOTH: readonly SideMode[] = ['rows', 'cols'];
@@ -32,14 +31,7 @@ const planted = (models: number, [rows, cols]: Shape, seed: number, noise = 1e-3
 describe.each(devices)('modes rows and cols on $name', ({ name, open }) => {
   const tolerance = name === 'blas' ? 1e-6 : 5e-6;
 
-  const withTiles = async <T>(use: (tiles: Tiles) => Promise<T>): Promise<T> => {
-    const tiles = await open();
-    try {
-      return await use(tiles);
-    } finally {
-      await tiles.close();
-    }
-  };
+  const withTiles = withTilesOf(open);
 
   const expectTruth = (
     found: ModesOfSlot,

@@ -18,6 +18,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { leaseName, newestLease } from '../../pipeline/lease-owner.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { cli, runCli, startCli } from './cli-process.ts';
 import { writeMany } from './killing.ts';
@@ -71,6 +72,13 @@ const newest = (run: string) =>
     readonly files: readonly { readonly name: string }[];
     readonly content: { readonly kept: readonly object[] };
   };
+/** Leaves the lease of another process, with the next number; returns its name. */
+const takeOver = (run: string): string => {
+  const { fence, owner } = newestLease(join(run, 'checkpoints'))!;
+  const next = leaseName(fence + 1);
+  writeFileSync(inCheckpoints(run, next), JSON.stringify({ ...owner, pid: 1 }));
+  return next;
+};
 const fileOf = (run: string, stem: string): string =>
   inCheckpoints(run, newest(run).files.find(({ name }) => name.startsWith(`${stem}-`))!.name);
 
@@ -250,10 +258,7 @@ describe('resume', () => {
     const { child, ended, seen } = startCli(['resume', run, '--json', '--checkpoint-every', '4']);
     await seen('stdout', '"type":"block"');
     child.kill('SIGSTOP');
-    const lease = checkpointsOf(run).find((name) => name.startsWith('lease-'))!;
-    const next = `lease-${String(Number(lease.slice(6, 14)) + 1).padStart(8, '0')}.json`;
-    const owner = { ...JSON.parse(readFileSync(inCheckpoints(run, lease), 'utf8')), pid: 1 };
-    writeFileSync(inCheckpoints(run, next), JSON.stringify(owner));
+    const next = takeOver(run);
     const before = manifestsOf(run).at(-1);
     child.kill('SIGCONT');
     const { code, stderr } = await ended;
@@ -274,10 +279,7 @@ describe('resume', () => {
     const { child, ended, seen } = startCli(['resume', run, '--json', '--checkpoint-every', '10000']);
     await seen('stdout', '"type":"block"');
     child.kill('SIGSTOP');
-    const lease = checkpointsOf(run).find((name) => name.startsWith('lease-'))!;
-    const next = `lease-${String(Number(lease.slice(6, 14)) + 1).padStart(8, '0')}.json`;
-    const owner = { ...JSON.parse(readFileSync(inCheckpoints(run, lease), 'utf8')), pid: 1 };
-    writeFileSync(inCheckpoints(run, next), JSON.stringify(owner));
+    const next = takeOver(run);
     await sleep(silent);
     child.kill('SIGCONT');
     const { code, stdout, stderr } = await ended;
