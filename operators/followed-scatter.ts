@@ -1,8 +1,8 @@
 // The modes rows and cols where a scatter matrix is too large to be kept: its leading directions alone are followed, by the
 // same update as the engine incremental makes of mode models, uncentred, since what comes in is centred already (mode-scatter.ts),
-// or that of frequent-directions. Either only ever lowers an eigenvalue, and by no more than the state says; the total is exact.
+// or that of frequent-directions. How far an eigenvalue can lie from the truth the state says; the total is exact.
 // Cost a sample: 2 side (ℓ + b + ℓ (ℓ + b) / b) flops, b samples at a time, against side² of an exact matrix. Memory: 2 ℓ floats a
-// feature of the side, ℓ = 2k.
+// feature of the side, ℓ = max(2k, 16).
 // Source: Ross et al. 2008, sec. 2.1; Levy & Lindenbaum 2000.
 import { displayName } from '../sources/display-name.ts';
 import { NumericalFailure } from './errors.ts';
@@ -10,11 +10,13 @@ import { allFinite } from './find-faults.ts';
 import { type ModeSpectrum, makeLargestPositive } from './scatter-spectrum.ts';
 import type { FollowTask, SampleRange, SideMode, SideSamples } from './scatter-tasks.ts';
 import {
+  certainEigenvalues,
   eigenvalueSlack,
   emptySubspace,
   roundingTerm,
   type SubspaceSpec,
   type SubspaceState,
+  stateRowsFor,
 } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import { rowsBeforeBlock, updateSubspace } from './update-subspace.ts';
@@ -26,11 +28,12 @@ export type FollowingEngine = 'incremental' | 'frequent-directions';
 export const SAMPLES_AT_ONCE = 256;
 /** Features of the side that are one thread's task. */
 const FEATURES_A_TASK = 8192;
-/** Numbers of a state beside its eigenvalues. */
+/** Numbers of a state beside its eigenvalues, and of frequent directions what was shrunk. */
 const SCALARS = ['models', 'total', 'lost', 'truncation', 'largestNorm2', 'totalUncentred'] as const;
 
 /** Bytes that the state of a side takes. */
-export const followedBytes = (side: number, rank: number): number => 2 * Math.min(2 * rank, side) * side * 4;
+export const followedBytes = (side: number, rank: number): number =>
+  2 * stateRowsFor({ rank, features: side }) * side * 4;
 
 /** Updates that models of so many samples make. */
 export const followedUpdates = (samples: number, models: number): number =>
@@ -39,7 +42,7 @@ export const followedUpdates = (samples: number, models: number): number =>
 /** Operations a weight, where a model gives `samples`. */
 export const followedFlops = (side: number, samples: number, rank: number): number => {
   const b = Math.min(SAMPLES_AT_ONCE, samples);
-  const rows = Math.min(2 * rank, side);
+  const rows = stateRowsFor({ rank, features: side });
   return 2 * (rows + b + (rows * (rows + b)) / b);
 };
 
@@ -67,12 +70,14 @@ export class FollowedScatter {
     const bytes = followedBytes(side, rank) / 2;
     this.#rows = new SharedArrayBuffer(bytes);
     this.#next = new SharedArrayBuffer(bytes);
-    this.#numbers = new SharedArrayBuffer((SCALARS.length + 1 + this.#most) * 8);
+    this.#numbers = new SharedArrayBuffer(
+      (SCALARS.length + 1 + this.#most * (engine === 'frequent-directions' ? this.#most + 2 : 1)) * 8,
+    );
   }
 
   /** State rows at most, ℓ: also what they are apart in memory in mode cols. */
   get #most(): number {
-    return Math.min(2 * this.#spec.rank, this.side);
+    return stateRowsFor(this.#spec);
   }
 
   /** All that a checkpoint keeps. */
@@ -86,8 +91,13 @@ export class FollowedScatter {
     const scalars = Object.fromEntries(SCALARS.map((name, i) => [name, numbers[i]!]));
     const first = SCALARS.length + 1;
     const eigenvalues = numbers.slice(first, first + numbers[SCALARS.length]!);
-    const rowsDotMean = new Float64Array(eigenvalues.length);
+    const r = eigenvalues.length;
+    const rowsDotMean = new Float64Array(r);
     this.#state = { ...emptySubspace, ...scalars, eigenvalues, rowsDotMean };
+    if (this.#engine !== 'frequent-directions' || r === 0) return;
+    const certain = numbers.slice(first + r, first + 2 * r);
+    const withheld = numbers.slice(first + 2 * r, first + 2 * r + r * r);
+    this.#state = { ...this.#state, shrunk: { certain, withheld } };
   }
 
   /** Folds models' samples in. Rejects with NumericalFailure where a product is not finite. */
@@ -138,7 +148,12 @@ export class FollowedScatter {
       numbers[i] = this.#state[name];
     });
     numbers[SCALARS.length] = this.#state.eigenvalues.length;
-    numbers.set(this.#state.eigenvalues, SCALARS.length + 1);
+    const { eigenvalues, shrunk } = this.#state;
+    const [first, r] = [SCALARS.length + 1, eigenvalues.length];
+    numbers.set(eigenvalues, first);
+    if (shrunk === undefined) return;
+    numbers.set(shrunk.certain, first + r);
+    numbers.set(shrunk.withheld, first + 2 * r);
   }
 
   #features(): readonly FollowTask['features'][] {
@@ -170,6 +185,7 @@ export class FollowedScatter {
       samples,
       rank,
       eigenvalues: eigenvalues.slice(0, rank),
+      certain: certainEigenvalues(this.#state).slice(0, rank),
       residuals: null,
       rounding,
       lowered: eigenvalueSlack(this.#state) - rounding,

@@ -1,7 +1,7 @@
 // The streaming engines as an RxJS operator: blocks of models are folded into one running PCA a slot.
 // Every weight is touched three times a block (widened, multiplied into a small Gram, mixed into the next state); all else
 // is float64 algebra on a few dozen rows (update-subspace.ts). Cost a weight and model: about 2 (r + b) flops for the Gram
-// and 2 r (r + b) / b for the mixing, r the state rows. Memory: (3 + 2k + b) floats a weight of the group.
+// and 2 r (r + b) / b for the mixing, r the state rows. Memory: (3 + ℓ + b) floats a weight, ℓ = max(2k, 16), of the group.
 // Source: Ross et al. 2008, sec. 2.1.1; Levy & Lindenbaum 2000.
 import {
   concat,
@@ -32,7 +32,7 @@ import type { SubspaceUpdate } from './update-subspace.ts';
 const BLOCKS_ALIVE = 2;
 
 export interface IncrementalPcaOptions<R> {
-  /** Directions reported, k; the state keeps up to 2k. */
+  /** Directions reported, k; the state keeps up to max(2k, 16). */
   readonly rank: number;
   readonly tiles: Tiles;
   /** How the state is updated. Default: `incremental`. */

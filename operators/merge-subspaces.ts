@@ -6,9 +6,10 @@
 // Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1, with a block that is known by its own mean and scatter; sketches of frequent
 // directions are merged by shrinking what they hold together (Ghashami, Liberty, Phillips & Woodruff 2016, sec. 3).
 // Cost O(R³) for R rows in all.
+import { type KeptRows, keepLargest, keepShrunk } from './keep-rows.ts';
 import type { DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
-import { RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import { type SubspaceSpec, type SubspaceState, stateRowsFor } from './subspace-state.ts';
 import type { CoordinateCarry } from './update-subspace.ts';
 
 /** A state and how its rows are held: [m; S] = R Y, R null for the identity (stored-rows.ts). */
@@ -75,30 +76,21 @@ export const mergeSubspaces = (
   const norm2 = (row: Float64Array): number => times(times(row, 1, inner, held, false), 1, row, 1, true)[0]!;
   const meansNorm2 = means.reduce((most, row) => Math.max(most, norm2(row)), 0);
 
-  // --- the eigenpairs worth keeping
-  const none = new Float64Array(0);
-  const { values, vectors } = size === 0 ? { values: none, vectors: none } : solve(K, size);
-  const cap = Math.min(2 * spec.rank, spec.features, spec.center ? models - 1 : models, size);
-  const floor = RANK_THRESHOLD * Math.max(values[0] ?? 0, meansNorm2);
-  let kept = 0;
-  while (kept < cap && values[kept]! > floor) kept++;
-  let dropped = kept < size ? Math.max(values[kept]!, 0) : 0;
-  // Frequent directions: as in a block's update.
+  // --- the directions worth keeping
+  const limits = { most: Math.min(stateRowsFor(spec), spec.center ? models - 1 : models, size), norm2: meansNorm2 };
+  const states = parts.map(({ state }) => state);
   const shrinks = spec.engine === 'frequent-directions';
-  const shrinkage = shrinks ? dropped : 0;
-  if (shrinks) while (kept > 0 && values[kept - 1]! - shrinkage <= floor) dropped = values[--kept]!;
-  /** Squared lengths of the new rows before they are shrunk. */
-  const lengths2 = values.slice(0, kept);
-  const eigenvalues = lengths2.map((value) => value - shrinkage);
+  const { eigenvalues, weights, projections, dropped, shrunk } =
+    size === 0
+      ? nothing
+      : shrinks
+        ? keepShrunk(K, size, states, limits, solve, product)
+        : keepLargest(K, size, limits, solve);
+  const kept = eigenvalues.length;
   const mix = new Float64Array((1 + kept) * held);
   mix.set(mean);
-  const rotate = vectors.subarray(0, kept * size);
   const rest = mix.subarray(held);
-  if (kept > 0) product({ a: false, b: false }, { m: kept, n: held, k: size }, rotate, size, z, held, rest, held);
-  for (let i = 0; shrinkage > 0 && i < rest.length; i++) {
-    const j = Math.floor(i / held);
-    rest[i] = rest[i]! * Math.sqrt(eigenvalues[j]! / lengths2[j]!);
-  }
+  if (kept > 0) product({ a: false, b: false }, { m: kept, n: held, k: size }, weights, size, z, held, rest, held);
 
   // --- what the next update needs to know of the new rows
   const withMean = times(mix, 1 + kept, times(mean, 1, inner, held, false), 1, true);
@@ -118,18 +110,20 @@ export const mergeSubspaces = (
     lost: Math.max(sum(({ lost }) => lost) + trace - explained - (measured - known), 0),
     // Each part's truth lies above its state by its own term at most, and so does their sum.
     truncation: sum(({ truncation }) => truncation) + dropped,
-    largestNorm2: parts.reduce(
-      (most, part) => Math.max(most, part.state.largestNorm2),
-      Math.max(meansNorm2, shrinks ? (values[0] ?? 0) : 0),
-    ),
+    largestNorm2: parts.reduce((most, part) => Math.max(most, part.state.largestNorm2), meansNorm2),
     rowsDotMean: withMean.slice(1),
     meanNorm2: withMean[0]!,
     shiftDotMean,
     shiftNorm2: gram[0]!,
     totalUncentred: sum(({ totalUncentred }) => totalUncentred),
+    ...(shrunk === undefined ? {} : { shrunk }),
   };
-  return { state, mix, carries: carriesOf(parts, contrasts, K, size, lengths2, vectors) };
+  return { state, mix, carries: carriesOf(parts, contrasts, K, size, kept, projections) };
 };
+
+const none = new Float64Array(0);
+/** Of models that are all the same. */
+const nothing: KeptRows = { eigenvalues: none, weights: none, projections: none, dropped: 0 };
 
 /** Each part's mean about the first shift, and all state rows, as weights of the rows held. */
 const stateRows = (
@@ -166,17 +160,16 @@ const meanContrasts = (counts: readonly number[]): readonly Float64Array[] => {
 
 /**
  * m_i − m = Σ_t a_it H_t with H the contrasts: their weights, each divided by √n_i, are orthonormal, so a_it is the weight of
- * m_i in H_t over n_i. Along new direction j H_t has s'_j Q[j][t].
+ * m_i in H_t over n_i.
  */
 const carriesOf = (
   parts: readonly HeldState[],
   contrasts: readonly Float64Array[],
   K: Float64Array,
   size: number,
-  lengths2: Float64Array,
-  vectors: Float64Array,
+  kept: number,
+  projections: Float64Array,
 ): readonly CoordinateCarry[] => {
-  const kept = lengths2.length;
   const first = size - contrasts.length;
   let at = 0;
   return parts.map(({ state }, i) => {
@@ -185,10 +178,9 @@ const carriesOf = (
     const rotation = new Float64Array(r * kept);
     const offset = new Float64Array(kept);
     for (let j = 0; j < kept; j++) {
-      const s = Math.sqrt(lengths2[j]!);
-      const q = vectors.subarray(j * size, (j + 1) * size);
-      for (let l = 0; l < r; l++) rotation[l * kept + j] = (q[at + l]! * s) / Math.sqrt(state.eigenvalues[l]!);
-      for (const [t, weight] of a.entries()) offset[j] = offset[j]! + weight * s * q[first + t]!;
+      const along = projections.subarray(j * size, (j + 1) * size);
+      for (let l = 0; l < r; l++) rotation[l * kept + j] = along[at + l]! / Math.sqrt(state.eigenvalues[l]!);
+      for (const [t, weight] of a.entries()) offset[j] = offset[j]! + weight * along[first + t]!;
     }
     const gradient = Float64Array.from({ length: r }, (_, l) => {
       const along = a.reduce((sum, weight, t) => sum + weight * K[(at + l) * size + first + t]!, 0);

@@ -27,11 +27,13 @@ export interface ModeSpectrum {
   readonly rank: number;
   /** All of them up to `WHOLE_SPECTRUM_SIDE`, else the first k. */
   readonly eigenvalues: Float64Array;
+  /** As many that lie below the true ones whatever came, but for rounding. */
+  readonly certain: Float64Array;
   /** ‖S v − λ v‖ of each; null where the whole spectrum was found. */
   readonly residuals: Float64Array | null;
   /** How far the rounding of products can have moved an eigenvalue. */
   readonly rounding: number;
-  /** How far following can have lowered an eigenvalue; 0 in the engine exact. */
+  /** How far following can have lowered one of `certain`; 0 in the engine exact. */
   readonly lowered: number;
   readonly total: number;
   /** k x side, unit rows, each one's largest entry positive. */
@@ -90,6 +92,7 @@ export const scatterSpectrum = async (matrix: ScatterMatrix): Promise<ModeSpectr
     samples,
     rank: kept,
     eigenvalues,
+    certain: eigenvalues,
     residuals: solved.residuals,
     rounding: ROUNDING * largest,
     lowered: 0,

@@ -15,6 +15,7 @@ import {
   tableToIPC,
   type Vector,
 } from 'apache-arrow';
+import type { Shrunk } from './keep-rows.ts';
 import type { Sketch } from './nystrom.ts';
 import type { SubspaceState } from './subspace-state.ts';
 
@@ -40,16 +41,27 @@ const scalars = [
   'totalUncentred',
 ] as const satisfies readonly (keyof SubspaceState)[];
 
-const lists = ['eigenvalues', 'rowsDotMean', 'map', 'norms2', 'sketch'] as const;
+const lists = ['eigenvalues', 'rowsDotMean', 'map', 'norms2', 'sketch', 'shrunk'] as const;
 
 const listOf = ({ state, map, norms2 }: SavedSlot, name: (typeof lists)[number]): Float64Array | null => {
   if (name === 'sketch') return state.sketch === undefined ? null : packSketch(state.sketch);
+  if (name === 'shrunk') return state.shrunk === undefined ? null : packShrunk(state.shrunk);
   return { map, norms2, eigenvalues: state.eigenvalues, rowsDotMean: state.rowsDotMean }[name];
 };
 
+/** r + r² numbers. */
+const packShrunk = ({ certain, withheld }: Shrunk): Float64Array => concatenate([certain, withheld]);
+
+const unpackShrunk = (packed: Float64Array, r: number): Shrunk => ({
+  certain: packed.slice(0, r),
+  withheld: packed.slice(r),
+});
+
 /** A sketch's parts one after the other, the number of its rows first. */
-const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array => {
-  const parts = [Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions];
+const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array =>
+  concatenate([Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions]);
+
+const concatenate = (parts: readonly Float64Array[]): Float64Array => {
   const packed = new Float64Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const part of parts) {
@@ -142,16 +154,19 @@ export const decodeStates = (bytes: Uint8Array): readonly SavedSlot[] => {
       SubspaceState,
       (typeof scalars)[number]
     >;
+    const eigenvalues = list('eigenvalues', row) ?? new Float64Array(0);
     const sketch = list('sketch', row);
+    const shrunk = list('shrunk', row);
     return {
       slotId: number('slotId'),
       rowsAt: number('rowsAt'),
       state: {
         ...plain,
         models: number('models'),
-        eigenvalues: list('eigenvalues', row) ?? new Float64Array(0),
+        eigenvalues,
         rowsDotMean: list('rowsDotMean', row) ?? new Float64Array(0),
         ...(sketch === null ? {} : { sketch: unpackSketch(sketch) }),
+        ...(shrunk === null ? {} : { shrunk: unpackShrunk(shrunk, eigenvalues.length) }),
       },
       map: list('map', row),
       norms2: list('norms2', row),

@@ -1,6 +1,7 @@
 // What an engine of mode `models` keeps of a slot between blocks, apart from its rows (which stay on the device):
 // a few hundred float64 numbers. Plain and immutable; an update makes a new one.
 
+import type { Shrunk } from './keep-rows.ts';
 import type { Sketch } from './nystrom.ts';
 
 /** Engines that fold a stream block by block. */
@@ -23,18 +24,18 @@ export interface SubspaceSpec {
 export interface SubspaceState {
   /** Models folded, n. */
   readonly models: number;
-  /** r kept eigenvalues, descending: scatter along each state row. At most min(n - 1, D, 2k). */
+  /** r kept eigenvalues, descending: scatter along each state row. At most `stateRowsFor`, and n − 1 (n uncentred). */
   readonly eigenvalues: Float64Array;
   /** Exact total scatter T = Σ ‖x − m‖². */
   readonly total: number;
   /** Scatter that truncation and the rank threshold removed, so that Σ eigenvalues + lost = total. */
   readonly lost: number;
   /**
-   * Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk, and so ‖AᵀA − SᵀS‖₂. Of
-   * frequent directions also what was taken off all of them.
+   * Σ over blocks of the largest eigenvalue dropped: bounds how far an eigenvalue can have sunk. Of frequent directions
+   * what was taken off all of them, Σδ: bounds ‖AᵀA − B‖₂ and ‖AᵀA − SᵀS‖₂ too.
    */
   readonly truncation: number;
-  /** Largest squared norm of a model, the mean, or a row before it was shrunk: what float32 rounding scales with. */
+  /** Largest squared norm of a model or the mean: what float32 rounding scales with. */
   readonly largestNorm2: number;
   /** ⟨S_j, m⟩, r numbers, and ⟨m, m⟩. */
   readonly rowsDotMean: Float64Array;
@@ -46,6 +47,8 @@ export interface SubspaceState {
   readonly totalUncentred: number;
   /** Of the engine `randomized`, once it has folded anything. `truncation` is then its error estimate. */
   readonly sketch?: Sketch;
+  /** Of the engine `frequent-directions`, once it has folded anything; `eigenvalues` are then estimates. */
+  readonly shrunk?: Shrunk;
 }
 
 export const emptySubspace: SubspaceState = {
@@ -66,6 +69,13 @@ export const emptySubspace: SubspaceState = {
 const OVERSAMPLING = 10;
 export const TEST_ROWS = 5;
 
+/** Fewest rows that are worth keeping: below, truncation shows in the first eigenvalue already, and they cost little. */
+const LEAST_ROWS = 16;
+
+/** Most rows that a state of an engine but `randomized` keeps, ℓ = max(2k, 16): spare ones keep what is truncated small. */
+export const stateRowsFor = ({ rank, features }: Pick<SubspaceSpec, 'rank' | 'features'>): number =>
+  Math.min(Math.max(2 * rank, LEAST_ROWS), features);
+
 /** Rows of signs that the engine `randomized` tests a slot with, L; as many sums of models go with them. */
 export const sketchRows = ({ rank, features }: Pick<SubspaceSpec, 'rank' | 'features'>): number =>
   Math.min(rank, features) + OVERSAMPLING + TEST_ROWS;
@@ -77,7 +87,7 @@ export const maxStateRows = (
 ): number =>
   spec.engine === 'randomized'
     ? 2 * sketchRows(spec)
-    : Math.min(2 * spec.rank, spec.features, spec.center ? Math.max(models - 1, 0) : models);
+    : Math.min(stateRowsFor(spec), spec.center ? Math.max(models - 1, 0) : models);
 
 /** Rows behind the mean's that tiles hold of a slot. */
 export const heldRows = (spec: SubspaceSpec, state: SubspaceState): number =>
@@ -101,9 +111,13 @@ export const ROUNDING = 2 ** -19;
 export const roundingTerm = (state: SubspaceState): number =>
   ROUNDING * Math.max(state.eigenvalues[0] ?? 0, state.largestNorm2);
 
-/** Upper end of the interval for eigenvalue j: λ_j ≤ true λ_j ≤ λ_j + min(Σ λ_{ℓ+1}, T − Σλ) + rounding. */
+/** Eigenvalues that lie below the true ones whatever came, but for rounding: the state's own, or those of what was shrunk. */
+export const certainEigenvalues = ({ eigenvalues, shrunk }: SubspaceState): Float64Array =>
+  shrunk?.certain ?? eigenvalues;
+
+/** How far above `certainEigenvalues` the true ones can lie: min(Σ λ_{ℓ+1}, T − Σλ) + rounding. */
 export const eigenvalueSlack = (state: SubspaceState): number => {
   let kept = 0;
-  for (const value of state.eigenvalues) kept += value;
+  for (const value of certainEigenvalues(state)) kept += value;
   return Math.min(state.truncation, Math.max(state.total - kept, 0)) + roundingTerm(state);
 };

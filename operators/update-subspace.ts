@@ -2,10 +2,11 @@
 // that makes the next state. All of it is float64 algebra on r + b + 1 rows; the weights themselves are never touched.
 // Cost O((r + b)^3), about 1 ms for rank 32 and block 32 with LAPACK.
 // Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1 (mean correction); Levy & Lindenbaum 2000 (sequential Karhunen-Loeve);
-// Ghashami, Liberty, Phillips & Woodruff 2016 (frequent directions, which differs in one line).
+// frequent directions, which differs in what it keeps: keep-rows.ts.
+import { keepLargest, keepShrunk } from './keep-rows.ts';
 import { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
-import { RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
+import { RANK_THRESHOLD, type SubspaceSpec, type SubspaceState, stateRowsFor } from './subspace-state.ts';
 
 /** Rows before the mean in every tile: the ones row and the negated shift. */
 export const CONSTANT_ROWS = 2;
@@ -127,28 +128,14 @@ export const updateSubspace = (
     for (let j = 0; j < i; j++) K[j * size + i] = K[i * size + j]!;
   }
 
-  // --- the eigenpairs worth keeping
-  const { values, vectors } = solve(K, size);
+  // --- the directions worth keeping
   const models = n + b;
-  const cap = Math.min(2 * spec.rank, spec.features, spec.center ? models - 1 : models, size);
   const blockNorm2 = largestNorm2(products, b);
-  const floor = RANK_THRESHOLD * Math.max(values[0]!, blockNorm2);
-  let rows = 0;
-  let kept = 0;
-  while (rows < cap && values[rows]! > floor) kept += values[rows++]!;
-  let dropped = rows < size ? Math.max(values[rows]!, 0) : 0;
-
-  // --- frequent directions: what is dropped of one direction is taken off all, so that none is favoured for having come
-  // first. Those that it leaves nothing of go too; the bound is then the largest of them, which is no less.
+  const limits = { most: Math.min(stateRowsFor(spec), spec.center ? models - 1 : models, size), norm2: blockNorm2 };
   const shrinks = spec.engine === 'frequent-directions';
-  const shrinkage = shrinks ? dropped : 0;
-  if (shrinks) {
-    while (rows > 0 && values[rows - 1]! - shrinkage <= floor) dropped = values[--rows]!;
-    kept = sumOf(values.subarray(0, rows)) - rows * shrinkage;
-  }
-  /** Squared lengths of the new rows before they are shrunk. */
-  const lengths2 = values.slice(0, rows);
-  const eigenvalues = lengths2.map((value) => value - shrinkage);
+  const keptRows = shrinks ? keepShrunk(K, size, [state], limits, solve) : keepLargest(K, size, limits, solve);
+  const { eigenvalues, weights, projections, dropped, shrunk } = keptRows;
+  const rows = eigenvalues.length;
 
   // --- P = Q C, and the mean row
   const width = 1 + r + b;
@@ -157,17 +144,13 @@ export const updateSubspace = (
   mix[0] = n * share;
   for (let i = 0; i < b; i++) mix[1 + r + i] = share;
   for (let j = 0; j < rows; j++) {
-    const q = vectors.subarray(j * size, (j + 1) * size);
+    const q = weights.subarray(j * size, (j + 1) * size);
     const out = mix.subarray((1 + j) * width, (2 + j) * width);
     const lift = c * q[last]!;
     out[0] = lift;
     for (let l = 0; l < r; l++) out[1 + l] = q[l]!;
     const average = spec.center ? sumOf(q.subarray(r, r + b)) / b : 0;
     for (let i = 0; i < b; i++) out[1 + r + i] = q[r + i]! - average - lift / b;
-    if (shrinkage > 0) {
-      const scale = Math.sqrt(eigenvalues[j]! / lengths2[j]!);
-      for (let i = 0; i < width; i++) out[i] = out[i]! * scale;
-    }
   }
 
   // --- what the next block needs of the new rows: products with the new mean, m' = share · (n m + Σ x)
@@ -188,17 +171,18 @@ export const updateSubspace = (
     models,
     eigenvalues,
     total: state.total + trace - oldTrace,
-    lost: Math.max(state.lost + trace - kept - (oldTrace - sumOf(state.eigenvalues)), 0),
+    lost: Math.max(state.lost + trace - sumOf(eigenvalues) - (oldTrace - sumOf(state.eigenvalues)), 0),
     truncation: state.truncation + dropped,
-    largestNorm2: Math.max(state.largestNorm2, blockNorm2, shrinks ? values[0]! : 0),
+    largestNorm2: Math.max(state.largestNorm2, blockNorm2),
     rowsDotMean: Float64Array.from({ length: rows }, (_, j) => times(1 + j)),
     meanNorm2: times(0),
     shiftDotMean: share * (n * state.shiftDotMean + sumOf(products.shiftX)),
     shiftNorm2: products.shiftShift,
     totalUncentred: state.totalUncentred + rawTotal,
+    ...(shrunk === undefined ? {} : { shrunk }),
   };
 
-  const moved = carryAndCoordinates(K, size, r, b, n, c, state.eigenvalues, lengths2, vectors);
+  const moved = carryAndCoordinates(K, size, r, b, n, c, state.eigenvalues, rows, projections);
   return {
     state: next,
     mix,
@@ -286,10 +270,9 @@ const carryAndCoordinates = (
   n: number,
   c: number,
   oldValues: Float64Array,
-  newValues: Float64Array,
-  vectors: Float64Array,
+  rows: number,
+  projections: Float64Array,
 ): { coordinates: Float64Array; distances: Float64Array; carry: CoordinateCarry } => {
-  const rows = newValues.length;
   const last = size - 1;
   // With c = sqrt(nb/(n+b)): the mean moves by a·t towards older models, by a₂·t away from the block's, t the last row.
   const a = c === 0 ? 0 : Math.sqrt(b / (n * (n + b)));
@@ -298,11 +281,10 @@ const carryAndCoordinates = (
   const offset = new Float64Array(rows);
   const coordinates = new Float64Array(b * rows);
   for (let j = 0; j < rows; j++) {
-    const s = Math.sqrt(newValues[j]!);
-    const q = vectors.subarray(j * size, (j + 1) * size);
-    for (let l = 0; l < r; l++) rotation[l * rows + j] = (q[l]! * s) / Math.sqrt(oldValues[l]!);
-    offset[j] = a * s * q[last]!;
-    for (let i = 0; i < b; i++) coordinates[i * rows + j] = s * (q[r + i]! - a2 * q[last]!);
+    const along = projections.subarray(j * size, (j + 1) * size);
+    for (let l = 0; l < r; l++) rotation[l * rows + j] = along[l]! / Math.sqrt(oldValues[l]!);
+    offset[j] = a * along[last]!;
+    for (let i = 0; i < b; i++) coordinates[i * rows + j] = along[r + i]! - a2 * along[last]!;
   }
   const gradient = new Float64Array(r);
   for (let l = 0; l < r; l++) gradient[l] = (2 * a * K[l * size + last]!) / Math.sqrt(oldValues[l]!);

@@ -8,7 +8,7 @@ import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatte
 import type { SideMode } from '../operators/scatter-tasks.ts';
 import { mayAdd, renewsAfter } from '../operators/stored-rows.ts';
 import type { EngineName } from '../operators/subspace.ts';
-import { maxStateRows, sketchRows } from '../operators/subspace-state.ts';
+import { maxStateRows, sketchRows, stateRowsFor } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatDuration } from '../sinks/human-format.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
@@ -65,7 +65,7 @@ const secondsOf = (
   const flops = isFactored(engine, config, slots, models)
     ? sum((slot) => factoredFlopsOf(slot, models, config))
     : sum((slot) => flopsOf(engine, slot, models.length, config) + passes * decodeFlops(slot, models));
-  const algebra = slots.length * algebraOf(engine, models.length, config);
+  const algebra = slots.reduce((sum, slot) => sum + algebraOf(engine, slot, models.length, config), 0);
   return Math.max(bytes / NOMINAL.bytes, flops / NOMINAL.flops / threads) + algebra / NOMINAL.algebra;
 };
 
@@ -130,9 +130,14 @@ export const keepsState = (engine: EngineName, { passes }: Pick<RunConfig, 'pass
   engine !== 'exact' && !(engine === 'randomized' && passes === 2);
 
 /** Operations of a slot's small algebra, some 10 n³ an eigendecomposition of n x n. */
-const algebraOf = (engine: EngineName, models: number, { rank, block }: RunConfig): number => {
+const algebraOf = (
+  engine: EngineName,
+  { features }: PlannedSlot,
+  models: number,
+  { rank, block }: RunConfig,
+): number => {
   if (engine === 'exact') return prefixesOf(models, block).reduce((sum, prefix) => sum + 10 * prefix.models ** 3, 0);
-  const size = Math.min(2 * rank, models) + Math.min(block, models);
+  const size = Math.min(stateRowsFor({ rank, features }), models) + Math.min(block, models);
   return Math.ceil(models / block) * 10 * size ** 3;
 };
 

@@ -7,7 +7,7 @@ import type { Device } from '../operators/devices/device.ts';
 import type { EigenSolver } from '../operators/linalg/symmetric-eigen.ts';
 import { mergeSketches } from '../operators/merge-sketches.ts';
 import { type MergedState, mergeStates, type StoredState } from '../operators/merge-states.ts';
-import type { SubspaceSpec } from '../operators/subspace-state.ts';
+import { type SubspaceSpec, stateRowsFor } from '../operators/subspace-state.ts';
 import type { SavedRows } from '../operators/tile-tasks.ts';
 import { type CoordinateCarry, cutsOf, type SubspaceUpdate } from '../operators/update-subspace.ts';
 import type { ChosenSlot } from './choose-slots.ts';
@@ -67,7 +67,8 @@ export interface MergedSlot {
 const MOST_ROWS = 640;
 
 /** States that one step takes: it depends on nothing but the rank. */
-export const statesAStep = (rank: number): number => Math.max(2, Math.floor(MOST_ROWS / (2 * rank + 3)));
+export const statesAStep = (rank: number): number =>
+  Math.max(2, Math.floor(MOST_ROWS / (stateRowsFor({ rank, features: Number.POSITIVE_INFINITY }) + 3)));
 
 /** Throws `NumericalFailure`, `SpillFailed`. */
 export const mergeSlot = ({ slot, spec, parts, to, scratch, device, solve }: SlotMerge): MergedSlot => {

@@ -47,7 +47,7 @@ export const boundKindOfMode = ({
 
 /** All eigenvalues that are known. What a Krylov space gave can only lie below the truth, by its residual at most. */
 export const spectrumOfMode = (result: ModeResult): readonly SpectrumRow[] => {
-  const { eigenvalues, residuals, rounding, lowered, total } = result.spectrum;
+  const { eigenvalues, certain, residuals, rounding, lowered, total } = result.spectrum;
   const frozen = isFrozenMode(result);
   let sum = 0;
   return Array.from(eigenvalues, (eigenvalue, j) => {
@@ -56,8 +56,8 @@ export const spectrumOfMode = (result: ModeResult): readonly SpectrumRow[] => {
       eigenvalue,
       evr: frozen ? null : eigenvalue / total,
       cumulative: frozen ? null : sum / total,
-      low: Math.max(eigenvalue - rounding, 0),
-      high: eigenvalue + (residuals?.[j] ?? 0) + lowered + rounding,
+      low: Math.max(certain[j]! - rounding, 0),
+      high: certain[j]! + (residuals?.[j] ?? 0) + lowered + rounding,
     };
   });
 };

@@ -1,7 +1,7 @@
 // From a finished slot to the rows of its tables: spectrum with bounds, convergence, coefficients, scores. The definitions
 // are those of docs/run-folder.md. Nothing here touches weights.
 import type { SubspaceEstimate } from '../operators/subspace.ts';
-import { eigenvalueSlack, ROUNDING, roundingTerm } from '../operators/subspace-state.ts';
+import { certainEigenvalues, eigenvalueSlack, ROUNDING, roundingTerm } from '../operators/subspace-state.ts';
 import { cutsOf } from '../operators/update-subspace.ts';
 import type { FinalCoefficients } from './final-coefficients.ts';
 import type { EvrAtCuts, SlotSummary } from './telemetry.ts';
@@ -91,16 +91,17 @@ export const spectrumOf = (subspace: SubspaceEstimate): readonly SpectrumRow[] =
   const known = engine === 'exact' ? state.eigenvalues.length : rank;
   const rounding = roundingTerm(state);
   const slack = eigenvalueSlack(state);
+  const certain = certainEigenvalues(state);
   const frozen = isFrozen(subspace);
   let sum = 0;
-  return Array.from(state.eigenvalues.subarray(0, known), (eigenvalue) => {
+  return Array.from(state.eigenvalues.subarray(0, known), (eigenvalue, j) => {
     sum += eigenvalue;
     return {
       eigenvalue,
       evr: frozen ? null : eigenvalue / state.total,
       cumulative: frozen ? null : sum / state.total,
-      low: Math.max(eigenvalue - rounding, 0),
-      high: eigenvalue + slack,
+      low: Math.max(certain[j]! - rounding, 0),
+      high: certain[j]! + slack,
     };
   });
 };

@@ -13,7 +13,7 @@ import { DamagedFile } from './errors.ts';
 import { hashBytes } from './hash-bytes.ts';
 
 /** The format of manifests and of all that they name. */
-export const CHECKPOINT_FORMAT = 2;
+export const CHECKPOINT_FORMAT = 3;
 
 /** Manifests that stay: if the newest is damaged, the one before it is whole. */
 const KEPT = 2;

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { jsDoubleProduct } from '../../operators/linalg/dense-products.ts';
 import { jsEigenSolver as solve } from '../../operators/linalg/symmetric-eigen.ts';
 import { type HeldState, mergeSubspaces } from '../../operators/merge-subspaces.ts';
-import type { SubspaceSpec, SubspaceState } from '../../operators/subspace-state.ts';
+import { type SubspaceSpec, type SubspaceState, stateRowsFor } from '../../operators/subspace-state.ts';
 import { normals } from './planted.ts';
 
 type Vector = Float64Array;
@@ -60,7 +60,7 @@ const merge = (
   seed: number,
 ) => {
   const normal = normals(seed);
-  const parts = streams.map((models, i) => stateOf(models, shifts[i]!, spec.center, 2 * spec.rank));
+  const parts = streams.map((models, i) => stateOf(models, shifts[i]!, spec.center, stateRowsFor(spec)));
   const rows: Vector[] = [shifts[0]!.map((value) => -value)];
   const held: HeldState[] = parts.map(({ state, mean, rows: own }, i) => {
     const all = [mean, ...own];
@@ -158,7 +158,7 @@ describe('mergeSubspaces', () => {
         const spec = { features: D, rank: 2, center: true, shiftIsOrigin: false };
         const truth = stateOf(streams.flat(), shifts[0]!, true, 40).state;
         const { state } = merge(spec, streams, shifts, seed).merged;
-        expect(state.eigenvalues.length).toBeLessThanOrEqual(4);
+        expect(state.eigenvalues.length).toBeLessThanOrEqual(stateRowsFor(spec));
         const slack = 1e-9 * truth.eigenvalues[0]!;
         state.eigenvalues.forEach((value, j) => {
           expect(value).toBeLessThanOrEqual(truth.eigenvalues[j]! + slack);
@@ -187,11 +187,11 @@ describe('mergeSubspaces', () => {
         const truth = stateOf(all, shifts[0]!, true, 40);
         const { merged, rows, mean } = merge(spec, streams, shifts, seed);
         const { state } = merged;
-        expect(state.eigenvalues.length).toBeLessThanOrEqual(4);
+        expect(state.eigenvalues.length).toBeLessThanOrEqual(stateRowsFor(spec));
         rows.forEach((row, j) => {
           expect(Math.abs(dot(row, row) - state.eigenvalues[j]!)).toBeLessThan(1e-9 * truth.state.eigenvalues[0]!);
         });
-        // ‖AᵀA − SᵀS‖₂, and that nothing of S is too large.
+        // ‖AᵀA − SᵀS‖₂; and of B, which is less what is withheld, that it is nowhere too large.
         const centred = all.map((x) => minus(minus(x, shifts[0]!), mean));
         const difference = new Float64Array(D * D);
         for (const [sign, some] of [
@@ -201,10 +201,25 @@ describe('mergeSubspaces', () => {
           for (const x of some)
             for (let a = 0; a < D; a++)
               for (let b = 0; b < D; b++) difference[a * D + b] = difference[a * D + b]! + sign * x[a]! * x[b]!;
-        const { values } = solve(difference, D);
         const slack = 1e-9 * truth.state.eigenvalues[0]!;
+        const ofRows = solve(difference, D).values;
+        expect(ofRows[0]!).toBeLessThanOrEqual(state.truncation + slack);
+        expect(-ofRows[D - 1]!).toBeLessThanOrEqual(state.truncation + slack);
+        const { certain, withheld } = state.shrunk!;
+        const r = rows.length;
+        const units = rows.map((row, j) => row.map((value) => value / Math.sqrt(state.eigenvalues[j]!)));
+        for (let j = 0; j < r; j++)
+          for (let l = 0; l < r; l++)
+            for (let a = 0; a < D; a++)
+              for (let b = 0; b < D; b++)
+                difference[a * D + b] = difference[a * D + b]! + withheld[j * r + l]! * units[j]![a]! * units[l]![b]!;
+        const { values } = solve(difference, D);
         expect(values[0]!).toBeLessThanOrEqual(state.truncation + slack);
         expect(values[D - 1]!).toBeGreaterThanOrEqual(-slack);
+        for (let j = 0; j < r; j++) {
+          expect(certain[j]!).toBeLessThanOrEqual(state.eigenvalues[j]! + slack);
+          expect(certain[j]! + state.truncation).toBeGreaterThanOrEqual(state.eigenvalues[j]! - slack);
+        }
         const kept = state.eigenvalues.reduce((a, b) => a + b, 0);
         expect(Math.abs(kept + state.lost - state.total)).toBeLessThan(1e-9 * state.total);
       }),
@@ -215,19 +230,22 @@ describe('mergeSubspaces', () => {
   it('bounds a direction that every stream has forgotten, though it is the largest of all', () => {
     const along = (axis: number, length: number): Vector =>
       Float64Array.from({ length: D }, (_, i) => (i === axis ? length : 0));
-    const streams = Array.from({ length: 5 }, (_, s) =>
-      [0, 1, 2, 3, 20].flatMap((axis) => {
-        const length = Math.sqrt(axis === 20 ? 0.45 : 0.5);
-        const own = axis === 20 ? 20 : 4 * s + axis;
-        return [along(own, length), along(own, -length)];
-      }),
+    // Each stream has one direction more than its state keeps, the last one, which is none of the others'.
+    const keeps = stateRowsFor({ rank: 1, features: D });
+    const streams = [0, D - 1 - keeps].map((first) =>
+      Array.from({ length: keeps + 1 }, (_, j) => {
+        const length = Math.sqrt(j === keeps ? 0.3 : 0.5);
+        return [along(j === keeps ? D - 1 : first + j, length), along(j === keeps ? D - 1 : first + j, -length)];
+      }).flat(),
     );
-    const spec = { features: D, rank: 2, center: true, shiftIsOrigin: false };
-    const { state } = merge(spec, streams, Array(5).fill(new Float64Array(D)), 1).merged;
-    // 4.5 along axis 20, of which the streams kept nothing.
-    expect(state.eigenvalues[0]!).toBeCloseTo(1, 9);
-    expect(state.total).toBeCloseTo(24.5, 9);
-    expect(state.eigenvalues[0]! + state.truncation).toBeGreaterThanOrEqual(4.5);
+    const spec = { features: D, rank: 1, center: true, shiftIsOrigin: false };
+    const { state } = merge(spec, streams, Array(2).fill(new Float64Array(D)), 1).merged;
+    // What both have is 2 long now; 1.2 along the last axis, of which the streams kept nothing.
+    expect(state.eigenvalues[0]!).toBeCloseTo(2, 9);
+    const last = state.eigenvalues.at(-1)!;
+    expect(last).toBeCloseTo(1, 9);
+    expect(state.total).toBeCloseTo(2 * keeps + 1.2, 9);
+    expect(last + state.truncation).toBeGreaterThanOrEqual(1.2);
   });
 
   it('knows no direction where every model is the same', () => {

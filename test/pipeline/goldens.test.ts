@@ -139,10 +139,8 @@ describe.each(devices)('on $name', ({ name: device }) => {
   it.each([
     ['full', 16, 8, 'incremental', 'incremental-full'],
     ['scratch', 16, 8, 'incremental', 'incremental-scratch'],
-    ['full', 4, 8, 'incremental', 'incremental-full-rank4'],
     ['scratch', 4, 8, 'incremental', 'incremental-scratch-rank4'],
     ['lora', 16, 8, 'incremental', 'incremental-lora'],
-    ['lora', 4, 8, 'incremental', 'incremental-lora-rank4'],
     ['full', 4, 4, 'exact', 'prefixes-full'],
     ['scratch', 4, 4, 'exact', 'prefixes-scratch'],
     ['lora', 4, 4, 'exact', 'prefixes-lora'],

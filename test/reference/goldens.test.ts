@@ -28,7 +28,9 @@ const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 describe.each(['full', 'scratch', 'lora'])('goldens of examples/zoo/%s', (kind) => {
   const exact = read<Exact>(kind);
 
-  it.each([`incremental-${kind}`, `incremental-${kind}-rank4`])('%s agrees with the exact spectra', (name) => {
+  // The other zoos have no more models than a state keeps rows.
+  const truncated = kind === 'scratch' ? ['incremental-scratch-rank4'] : [];
+  it.each([`incremental-${kind}`, ...truncated])('%s agrees with the exact spectra', (name) => {
     const streamed = read<Streamed>(name);
     expect(streamed.order).toEqual(exact.order);
     expect(Object.keys(streamed.slots)).toEqual(Object.keys(exact.slots));

@@ -2,7 +2,7 @@
 
 State after n models: S (rows orthogonal, row j scaled to s_j = sqrt(lam_j)), mean m (relative to the shift), exact total
 scatter T. A block X arrives, Y = [S; m; X], K = C Y Y' C' = Q lam Q', S' = Q[:l]' C Y (Ross et al. 2008, sec. 2.1.1).
-Uncentred: Y = [S; X], C = 1, no mean row. The first `rank` rows are reported, up to 2 rank are kept.
+Uncentred: Y = [S; X], C = 1, no mean row. The first `rank` rows are reported, up to max(2 rank, 16) are kept.
 """
 import numpy as np
 
@@ -42,7 +42,7 @@ class Subspace:
         lam, Q = np.linalg.eigh(K)
         lam, Q = lam[::-1], Q[:, ::-1]
         largest = G.diagonal()[r:].max()
-        cap = min(n + b - 1 if self.centred else n + b, self.features, 2 * self.rank)
+        cap = min(n + b - 1 if self.centred else n + b, self.features, max(2 * self.rank, 16))
         keep = min(cap, int((lam > RANK_THRESHOLD * max(lam[0], largest)).sum()))
         self.largest_gram = max(self.largest_gram, largest)
         self.total += np.trace(K) - np.trace(K[:r, :r])
