@@ -15,7 +15,7 @@ const root = mkdtempSync(join(tmpdir(), 'weightspan-kills-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 interface Way {
-  readonly engine: 'incremental' | 'exact';
+  readonly engine: 'incremental' | 'frequent-directions' | 'randomized' | 'exact';
   readonly models: number;
   readonly slots: readonly Slot[];
   readonly options: readonly string[];
@@ -46,9 +46,14 @@ const exactOn = (device: string): Way => {
   return { ...exact, models, options: [...exact.options, '--memory', memory] };
 };
 
-const ways = devices.flatMap(({ name }) => [incremental, exactOn(name)].map((way) => ({ name, ...way })));
+/** What these engines keep besides, on the first device alone: kills come between the same steps as on the other. */
+const others = (['frequent-directions', 'randomized'] as const).map((engine) => ({ ...incremental, engine }));
 
-const folderOf = ({ engine, models }: Pick<Way, 'engine' | 'models'>): string => join(root, `${engine}-${models}`);
+const ways = devices.flatMap(({ name }, i) =>
+  [incremental, exactOn(name), ...(i === 0 ? others : [])].map((way) => ({ name, ...way })),
+);
+
+const folderOf = ({ slots, models }: Pick<Way, 'slots' | 'models'>): string => join(root, `${slots.length}-${models}`);
 
 beforeAll(() => {
   for (const way of ways) if (!existsSync(folderOf(way))) writeMany(folderOf(way), way.models, 24, way.slots);
@@ -56,7 +61,7 @@ beforeAll(() => {
 
 describe.each(ways)('$engine on $name', ({ name, engine, models, slots, options, places }) => {
   it('leaves what a run leaves that was never stopped, and every model once', async () => {
-    const args = [folderOf({ engine, models }), '--rank', '4', '--device', name, '--engine', engine, ...options];
+    const args = [folderOf({ slots, models }), '--rank', '4', '--device', name, '--engine', engine, ...options];
     const whole = join(root, `${name}-${engine}-whole`);
     const began = performance.now();
     const plain = await runCli(['run', ...args, '--out', whole, '--quiet']);

@@ -1,8 +1,9 @@
 // `weightspan merge`: eight shards of the zoo's 24 networks against one run over all of them, on every device.
 // Tolerances: 1e-5 of the largest eigenvalue where nothing was truncated (float32 products and rotations of both ways, about
 // 1e-7 in practice); else the exact value inside the stored bounds, and within 5% of the largest of the single run's. Modes rows
-// and cols: 1e-6 of the largest on blas and 5e-6 on tfjs, what the engine exact promises of either way: their merge is float64
-// (1e-12 by itself, test/operators/merge-scatter.test.ts), but the products of the single run are float32.
+// and cols: 1e-12 where the shift stands before the stream (uncentred: the origin or the base) and shards are whole blocks, since the
+// same products are then added up in float64. Centred, what is multiplied depends on the mean so far, and products are float32: 1e-6 of the largest on blas
+// and 5e-6 on tfjs, what the engine exact promises of either way; the merge itself is 1e-12 (test/operators/merge-scatter.test.ts).
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -17,13 +18,16 @@ const root = mkdtempSync(join(tmpdir(), 'weightspan-merge-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 const at = (name: string): string => join(root, name);
 
+const full = readdirSync('examples/zoo/full')
+  .sort()
+  .map((name) => `examples/zoo/full/${name}`);
 const zoo = readdirSync('examples/zoo/scratch')
   .sort()
   .map((name) => `examples/zoo/scratch/${name}`);
 const SHARDS = 8;
 /** Milliseconds, for tests that start ten processes. */
 const LONG = 240_000;
-const shardOf = (i: number): string[] => zoo.filter((_, model) => Math.floor(model / 3) === i);
+const shardOf = (i: number): string[] => zoo.slice(i * 3, (i + 1) * 3);
 
 const succeed = async (...args: string[]): Promise<void> => {
   const { code, stderr } = await runCli([...args, '--quiet']);
@@ -33,14 +37,21 @@ const succeed = async (...args: string[]): Promise<void> => {
 const read = (run: string, table: string): Promise<Row[]> => readWithHyparquet(join(run, `${table}.parquet`));
 
 /** Shards of one kind in `<root>/<name>-0` to `-7`, and the single run in `<root>/<name>`. */
-const makeRuns = async (name: string, options: readonly string[], shards = SHARDS): Promise<string[]> => {
+const makeRuns = async (
+  name: string,
+  options: readonly string[],
+  shards = SHARDS,
+  models: readonly string[] = zoo,
+): Promise<string[]> => {
   const runs = Array.from({ length: shards }, (_, i) => at(`${name}-${i}`));
   // Two at a time: there are two cores.
+  const size = Math.ceil(models.length / shards);
   const every = async (first: number): Promise<void> => {
-    for (let i = first; i < shards; i += 2) await succeed('run', ...shardOf(i), '--out', runs[i]!, ...options);
+    for (let i = first; i < shards; i += 2)
+      await succeed('run', ...models.slice(i * size, (i + 1) * size), '--out', runs[i]!, ...options);
   };
   await Promise.all([every(0), every(1)]);
-  await succeed('run', ...zoo.slice(0, shards * 3), '--out', at(name), ...options);
+  await succeed('run', ...models, '--out', at(name), ...options);
   return runs;
 };
 
@@ -356,7 +367,7 @@ describe('of other engines', () => {
     async (engine, more) => {
       const name = `${engine}${more.join('').replaceAll(/\W/g, '-')}`;
       const options = [...common, '--engine', engine, '--rank', '16', '--mode', 'models,rows', ...more];
-      const runs = await makeRuns(name, options, 3);
+      const runs = await makeRuns(name, options, 3, zoo.slice(0, 9));
       await succeed('merge', ...runs, '--out', at(`${name}-merged`));
       const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
       expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
@@ -426,13 +437,38 @@ describe('of other centring', () => {
     'three shards are the single run %s',
     async (what, more) => {
       const name = `${what.replaceAll(/\W/g, '-')}`;
-      const runs = await makeRuns(name, [...common, '--rank', '16', '--mode', 'models,rows', ...more], 3);
+      const runs = await makeRuns(
+        name,
+        [...common, '--rank', '16', '--mode', 'models,rows', ...more],
+        3,
+        zoo.slice(0, 9),
+      );
       await succeed('merge', ...runs, '--out', at(`${name}-merged`));
       const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
       expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
       expect(worstDifference(found!, expected!, 'rows')).toBeLessThan(5e-6);
       await expectSameModels(at(`${name}-merged`), at(name), 1e-5);
       expect(existsSync(join(at(`${name}-merged`), 'mean'))).toBe(existsSync(join(at(name), 'mean')));
+    },
+    LONG,
+  );
+
+  it.each(
+    devices.flatMap(({ name }) => [
+      [name, 'the origin', zoo, 3, []] as const,
+      [name, 'the base', full.slice(1), 2, ['--base', full[0]!]] as const,
+    ]),
+  )(
+    "on %s rows and cols of shards of whole blocks are the single run to 1e-12 where the shift is the plan's: %s",
+    async (device, what, models, size, more) => {
+      const options = ['--device', device, '--block', `${size}`, '--rank', '16', '--mode', 'models,rows,cols'];
+      const name = `${device}-${what.replace(' ', '-')}`;
+      const shards = Math.ceil(models.length / size);
+      const runs = await makeRuns(name, [...options, '--no-center', ...more], shards, models);
+      await succeed('merge', ...runs.toReversed(), '--out', at(`${name}-merged`));
+      const [found, expected] = await Promise.all([at(`${name}-merged`), at(name)].map(spectraOf));
+      for (const mode of ['rows', 'cols']) expect(worstDifference(found!, expected!, mode)).toBeLessThan(1e-12);
+      expect(worstDifference(found!, expected!, 'models')).toBeLessThan(1e-5);
     },
     LONG,
   );
