@@ -27,6 +27,7 @@ export const defaults = {
   onBadSource: 'error',
   verify: false,
   device: 'auto',
+  precision: 'fp32',
   basis: true,
   energies: true,
   core: false,
@@ -86,6 +87,11 @@ function findContradictions(options: RunOptions, renames: readonly Rename[]): re
   }
   if (options.core === true && modesOf(options).length < modeNames.length) {
     issues.push(`core: needs all three modes; give --mode ${modeNames.join()}, found mode ${options.mode}`);
+  }
+  if (options.precision === 'tf32' && options.device !== 'cuda') {
+    issues.push(
+      `precision: tf32 is what tensor cores of NVIDIA cards do; give --device cuda, found device ${options.device ?? defaults.device}`,
+    );
   }
   const mayBeExact = engine === 'exact' || engine === 'auto';
   if (mayBeExact && options['snapshot-every'] !== undefined) {
@@ -179,6 +185,7 @@ export const resolveConfig = (
       memory: memory ?? defaultMemory(),
       threads: options.threads ?? defaultThreads(),
       device: options.device ?? defaults.device,
+      precision: options.precision ?? defaults.precision,
       basis: options.basis ?? defaults.basis,
       energies: options.energies ?? defaults.energies,
       core,

@@ -1,5 +1,5 @@
 // The resolved configuration of a run: what flags, a config file and the defaults add up to.
-import type { DeviceChoice } from '../operators/devices/device-choice.ts';
+import type { DeviceChoice, PrecisionChoice } from '../operators/devices/device-choice.ts';
 import type { CheckpointEvery } from './checkpoint-every.ts';
 import type { ModeName } from './schema.ts';
 
@@ -37,6 +37,8 @@ export interface RunConfig {
   readonly memory: number;
   readonly threads: number;
   readonly device: DeviceChoice;
+  /** Of products on device cuda. Absent in runs of earlier versions: fp32. */
+  readonly precision?: PrecisionChoice;
   /**
    * Write the directions. Of adapters in engine exact and mode models they are sums over the adapters, which coefficients
    * tell, and are written out only where that is asked for: `dense`.

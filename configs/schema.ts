@@ -2,7 +2,7 @@
 // A flag that is written --no-X on the command line is `X: false` here. An `expected` annotation is the second half of the
 // error message: `rank: expected a whole number of at least 1, found 0`.
 import { Schema } from 'effect';
-import { deviceChoices } from '../operators/devices/device-choice.ts';
+import { deviceChoices, precisionChoices } from '../operators/devices/device-choice.ts';
 import { parseCheckpointEvery } from './checkpoint-every.ts';
 import { parseMemorySize } from './memory-size.ts';
 
@@ -78,6 +78,7 @@ export const RunOptions = Schema.Struct({
   memory: Schema.optionalKey(size),
   threads: Schema.optionalKey(whole(1, 1024, 'a whole number from 1 to 1024')),
   device: Schema.optionalKey(choice(deviceChoices)),
+  precision: Schema.optionalKey(choice(precisionChoices)),
   'checkpoint-every': Schema.optionalKey(checkpointEvery),
   'drop-state': Schema.optionalKey(flag),
   'snapshot-every': Schema.optionalKey(whole(1, 2 ** 31 - 1, 'a whole number of at least 1')),

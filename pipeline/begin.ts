@@ -103,8 +103,8 @@ export const contentsOf = ({ used }: Begin): ReadonlyMap<number, string> =>
 
 /** The device that a run was begun on, where it decides the bits. */
 export const deviceDifference = (begun: DeviceInfo, found: DeviceInfo): string | null => {
-  const text = ({ name, library, version, kernel, chunk, panel }: DeviceInfo): string =>
-    `${name} (${library} ${version}, kernel ${kernel}, chunk ${chunk}, panel ${panel})`;
+  const text = ({ name, library, version, kernel, chunk, panel, precision }: DeviceInfo): string =>
+    `${name} (${library} ${version}, kernel ${kernel}, ${precision}, chunk ${chunk}, panel ${panel})`;
   return text(begun) === text(found) ? null : `begun on ${text(begun)}, found ${text(found)}`;
 };
 

@@ -137,6 +137,9 @@ export interface Plan extends ReadingPlan {
 
 type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUnavailable;
 
+/** Of a card's free memory, what slots are put together for: the rest is for products on their way, and for other processes. */
+const CARD_SHARE = 0.8;
+
 /** @param going on with a run, as it was begun; its sources are not looked for again */
 export const makePlan = (config: RunConfig, going: Continuation | null = null): Effect.Effect<Plan, PlanError> =>
   Effect.acquireUseRelease(
@@ -153,7 +156,12 @@ const planWith = (
 ): Effect.Effect<Plan, PlanError> =>
   Effect.gen(function* () {
     const device = yield* Effect.tryPromise({
-      try: () => findDevice(config.device, { threads: config.threads, begun: going?.begin.device ?? null }),
+      try: () =>
+        findDevice(config.device, {
+          threads: config.threads,
+          begun: going?.begin.device ?? null,
+          precision: config.precision ?? 'fp32',
+        }),
       catch: (cause) => cause,
     }).pipe(Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))));
     const known = going?.begin ?? null;
@@ -228,7 +236,9 @@ const planWith = (
     const baseModel = base === null ? null : models.pop()!;
     if (models.length === 0) return yield* noModelsLeft(skipped);
 
-    const { block, rank, center, threads, memory } = config;
+    const { block, rank, center, threads } = config;
+    // What is on a card is not in memory, but must find room there.
+    const memory = Math.min(config.memory, device.card === undefined ? config.memory : CARD_SHARE * device.card.free);
     const common = {
       models,
       base: baseModel,

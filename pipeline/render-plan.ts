@@ -1,4 +1,5 @@
 // The plan as text for people, and as JSON for machines.
+import type { FoundCard } from '../operators/devices/device-spec.ts';
 import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatter.ts';
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
@@ -187,8 +188,12 @@ const reasons = (plan: Plan): string[] => {
 export const describeDevice = ({ device }: Plan): string => {
   const { info, spec } = device;
   const where = spec.name === 'blas' ? `, ${spec.path}` : '';
-  return `${info.name} (${info.library} ${info.version}, kernel ${info.kernel}${where})`;
+  const card = device.card === undefined ? '' : `, ${describeCard(device.card, info.precision)}`;
+  return `${info.name} (${info.library} ${info.version}, kernel ${info.kernel}${where}${card})`;
 };
+
+const describeCard = ({ runtime, driver, free, total, hasSolver }: FoundCard, precision: string): string =>
+  `${precision}, CUDA ${runtime}, driver for CUDA ${driver}${hasSolver ? '' : ', no cuSOLVER'}, ${formatBytes(free)} of ${formatBytes(total)} free`;
 
 /** All of the plan as plain data, see docs/plan.md. */
 export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): unknown => ({
@@ -225,7 +230,11 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     bytes_to_read: weightBytes(group.slots, plan.models) * passes,
     flops: plan.groupFlops[i]!.models + plan.groupFlops[i]!.sides,
   })),
-  device: { ...plan.device.info, ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}) },
+  device: {
+    ...plan.device.info,
+    ...('path' in plan.device.spec ? { path: plan.device.spec.path } : {}),
+    ...(plan.device.card === undefined ? {} : { card: plan.device.card }),
+  },
   peak_memory: peakMemory(plan),
   passes: passesOf(plan),
   bytes_to_read: plan.bytesToRead,

@@ -131,6 +131,7 @@ const resultConfig = (engine: EngineName, config: RunConfig) => {
     // The way in which adapters are multiplied, and sides that are too wide to be kept whole.
     ...(basis === 'dense' ? { basis } : {}),
     ...(core ? { core } : {}),
+    ...(config.precision === 'tf32' ? { precision: config.precision } : {}),
     ...(mode.some((name) => name !== 'models') ? { wholeSides: config.engine === 'exact' } : {}),
   };
 };

@@ -1,13 +1,20 @@
 // Which device to open, as plain data that travels to workers, and the opening of it on the calling thread.
 
-import { DeviceUnavailable } from '../errors.ts';
+import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
 import { type DoubleProduct, jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { blasDevice } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
-import type { Device, DeviceInfo } from './device.ts';
-import { type DeviceChoice, deviceChoices, type GpuChoice } from './device-choice.ts';
+import type { CudaPaths } from './cuda-library.ts';
+import type { CudaPrecision, Device, DeviceInfo } from './device.ts';
+import {
+  type DeviceChoice,
+  deviceChoices,
+  type GpuChoice,
+  type PrecisionChoice,
+  type TensorChoice,
+} from './device-choice.ts';
 import { findBlas, pinnedKernelWarning } from './find-blas.ts';
 import { floatArena } from './float-arena.ts';
 import type { BackendSpec, TensorConnection } from './tensor-messages.ts';
@@ -15,6 +22,13 @@ import type { BackendSpec, TensorConnection } from './tensor-messages.ts';
 export type DeviceSpec =
   | { readonly name: 'blas'; readonly path: string }
   | { readonly name: 'tfjs' }
+  | {
+      readonly name: 'cuda';
+      readonly paths: CudaPaths;
+      readonly precision: CudaPrecision;
+      /** The BLAS for what the processor does beside the card; null: JavaScript. */
+      readonly blas: string | null;
+    }
   /** A tfjs backend in a thread of its own. */
   | { readonly name: 'tensors'; readonly backend: BackendSpec };
 
@@ -25,6 +39,20 @@ export interface FoundDevice {
   readonly solve: EigenSolver;
   readonly multiplyDouble: DoubleProduct;
   readonly warnings: readonly string[];
+  /** Where matrices are on a card. */
+  readonly card?: FoundCard;
+}
+
+/** A card, and what can be said of it beside what decides the bits. */
+export interface FoundCard {
+  /** E.g. 12.8, and the newest CUDA that the driver knows. */
+  readonly runtime: string;
+  readonly driver: string;
+  /** Bytes, as they were when it was found. */
+  readonly free: number;
+  readonly total: number;
+  /** Whether cuSOLVER is there. */
+  readonly hasSolver: boolean;
 }
 
 /**
@@ -33,6 +61,7 @@ export interface FoundDevice {
  */
 export const openDevice = async (spec: DeviceSpec, connection: TensorConnection | null = null): Promise<Device> => {
   if (spec.name === 'blas') return blasDevice(loadBlas(spec.path), floatArena());
+  if (spec.name === 'cuda') return openCuda(spec);
   if (spec.name === 'tensors') {
     const { openTensorDevice } = await import('./find-gpu.ts');
     return openTensorDevice(spec.backend, connection);
@@ -41,35 +70,107 @@ export const openDevice = async (spec: DeviceSpec, connection: TensorConnection 
   return tfjsDevice();
 };
 
+type CudaSpec = Extract<DeviceSpec, { readonly name: 'cuda' }>;
+
+const openCuda = async ({ paths, precision, blas }: CudaSpec) => {
+  const { CudaDevice } = await import('./cuda-device.ts');
+  const library = blas === null ? null : loadBlas(blas);
+  return new CudaDevice(paths, precision, {
+    solve: library?.solve ?? jsEigenSolver,
+    multiplyDouble: library?.multiplyDouble ?? jsDoubleProduct,
+  });
+};
+
 export interface FindOptions {
   /** Of the processor that a GPU must be faster than. */
   readonly threads: number;
   /** Of the run that goes on: `auto` then looks for the same again, and not for what is fastest now. */
   readonly begun?: DeviceInfo | null;
+  /** Device cuda. */
+  readonly precision?: PrecisionChoice;
 }
 
 /**
- * Finds the device asked for; `auto` is a GPU that was found worth it, else the fastest BLAS of this machine, or the embedded
- * tfjs where there is none.
+ * Finds the device asked for; `auto` is an NVIDIA card, else a GPU that was found worth it, else the fastest BLAS of this machine,
+ * or the embedded tfjs where there is none.
  * @throws DeviceUnavailable
  */
 export const findDevice = async (
   choice: DeviceChoice,
-  { threads, begun = null }: FindOptions = { threads: 1 },
+  { threads, begun = null, precision = 'fp32' }: FindOptions = { threads: 1 },
 ): Promise<FoundDevice> => {
+  if (choice === 'cuda') return findCard(precision);
   if (choice === 'tfjs:webgpu' || choice === 'tfjs:node-gpu') return findTensors(choice);
   if (choice === 'auto') {
+    const card = await cardIfAny(begun);
+    if (card !== null && 'spec' in card) return card;
     const gpu = begun === null ? await fasterGpu(threads) : await sameGpu(begun);
     if (gpu !== null) return gpu;
+    const processor = await findProcessor(choice);
+    return card === null ? processor : { ...processor, warnings: [...processor.warnings, card.warning] };
   }
   return findProcessor(choice);
+};
+
+/** @throws DeviceUnavailable */
+const findCard = async (precision: PrecisionChoice): Promise<FoundDevice> => {
+  const { findCuda } = await import('./find-cuda.ts');
+  const [{ CudaDevice }, { CUDA_EIGEN_ROWS }] = await Promise.all([
+    import('./cuda-device.ts'),
+    import('./cuda-eigen.ts'),
+  ]);
+  const blas = findBlas();
+  const spec: CudaSpec = {
+    name: 'cuda',
+    paths: findCuda(),
+    precision: precision === 'tf32' ? 'tf32' : 'float32',
+    blas: blas?.abi.path ?? null,
+  };
+  const device = await openCuda(spec);
+  const { runtime, driver } = device.card.facts;
+  const card = { runtime, driver, ...device.card.memory(), hasSolver: device.card.library.solver !== null };
+  const small = blas?.solve ?? jsEigenSolver;
+  await device.close();
+  // Opened again for the first large matrix, and then kept: most runs have none.
+  let large: EigenSolver | null = null;
+  return {
+    spec,
+    info: device.info,
+    solve: (matrix, n) => {
+      if (n < CUDA_EIGEN_ROWS || !card.hasSolver) return small(matrix, n);
+      large ??= new CudaDevice(spec.paths, spec.precision, { solve: small, multiplyDouble: device.multiplyDouble })
+        .solve;
+      return large(matrix, n);
+    },
+    multiplyDouble: device.multiplyDouble,
+    warnings: [],
+    card,
+  };
+};
+
+/** Who did not ask for a card hears of one that is there and cannot be used, and of nothing where there is none. */
+const cardIfAny = async (begun: DeviceInfo | null): Promise<FoundDevice | { readonly warning: string } | null> => {
+  if (begun !== null && begun.name !== 'cuda') return null;
+  const { findCuda } = await import('./find-cuda.ts');
+  try {
+    findCuda();
+  } catch (error) {
+    if (error instanceof DeviceUnavailable) return null;
+    throw error;
+  }
+  try {
+    return await findCard(begun?.precision === 'tf32' ? 'tf32' : 'fp32');
+  } catch (error) {
+    if (!(error instanceof DeviceUnavailable || error instanceof DeviceFailed)) throw error;
+    return { warning: `${error.message}; auto goes on without it` };
+  }
 };
 
 /** The choice that finds a device again. */
 export const choiceOf = ({ name, library }: DeviceInfo): DeviceChoice =>
   deviceChoices.find((choice) => choice.replace(':', '-') === library) ?? name;
 
-const findTensors = async (choice: GpuChoice): Promise<FoundDevice> => {
+const findTensors = async (choice: TensorChoice): Promise<FoundDevice> => {
   const { backendOf, openTensorDevice } = await import('./find-gpu.ts');
   const backend = backendOf(choice);
   const device = openTensorDevice(backend);

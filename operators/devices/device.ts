@@ -5,15 +5,18 @@ import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 
+/** Of products: float32 accumulators of float32 numbers, or of numbers cut to 10 bits of mantissa (tensor cores). */
+export type CudaPrecision = 'float32' | 'tf32';
+
 /** Who multiplies, precisely enough to say when two runs can have the same bits. */
 export interface DeviceInfo {
-  readonly name: 'blas' | 'tfjs';
-  /** E.g. `OpenBLAS`, `tfjs-wasm` or `tfjs-webgpu`. */
+  readonly name: 'blas' | 'tfjs' | 'cuda';
+  /** E.g. `OpenBLAS`, `tfjs-wasm`, `tfjs-webgpu` or `cuBLAS`. */
   readonly library: string;
   readonly version: string;
   /** The CPU kernel the library chose, e.g. `Haswell`, `SkylakeX`, `simd`; or the GPU and its driver. */
   readonly kernel: string;
-  readonly precision: 'float32';
+  readonly precision: CudaPrecision;
   /** Products one float32 accumulator takes before a float64 one takes over. */
   readonly chunk: number;
   /** Features of the widest matrix it is given: tiles are cut into panels of this width. A multiple of the chunk. */

@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url';
 import koffi from 'koffi';
 import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
 import type { Device } from './device.ts';
-import type { GpuChoice } from './device-choice.ts';
+import type { TensorChoice } from './device-choice.ts';
 import { probeDevice } from './probe-device.ts';
 import { TensorDevice } from './tensor-device.ts';
 import { TensorLink, TensorThread } from './tensor-link.ts';
@@ -14,7 +14,7 @@ import type { BackendFacts, BackendSpec, TensorConnection } from './tensor-messa
 const require = createRequire(import.meta.url);
 
 /** The packages of each, and under which name tfjs knows the backend of the one that registers itself. */
-const needs: Readonly<Record<GpuChoice, { readonly packages: readonly string[]; readonly registered: string }>> = {
+const needs: Readonly<Record<TensorChoice, { readonly packages: readonly string[]; readonly registered: string }>> = {
   'tfjs:webgpu': { packages: ['webgpu', '@tensorflow/tfjs-backend-webgpu'], registered: 'webgpu' },
   'tfjs:node-gpu': { packages: ['@tensorflow/tfjs-node-gpu'], registered: 'tensorflow' },
 };
@@ -35,7 +35,7 @@ export const isAnyInstalled = (): boolean => Object.values(needs).some(({ packag
  * The backend of a choice.
  * @throws DeviceUnavailable when its packages are not installed, with the command that installs them
  */
-export const backendOf = (choice: GpuChoice): BackendSpec => {
+export const backendOf = (choice: TensorChoice): BackendSpec => {
   const { packages, registered } = needs[choice];
   const missing = packages.filter((name) => !isInstalled(name));
   if (missing.length > 0) {

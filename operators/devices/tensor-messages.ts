@@ -2,12 +2,12 @@
 // they are sent; those with a ticket are answered, maybe out of order, and nobody waits for the others.
 
 import type { Dtype } from '../../sources/model.ts';
-import type { GpuChoice } from './device-choice.ts';
+import type { TensorChoice } from './device-choice.ts';
 
 /** Which tfjs backend a tensor thread opens, as plain data. */
 export interface BackendSpec {
   /** As `--device` names it, e.g. `tfjs:webgpu`. */
-  readonly device: GpuChoice;
+  readonly device: TensorChoice;
   /** As runs record it, e.g. `tfjs-webgpu`. */
   readonly library: string;
   /** Under which name tfjs knows it. */

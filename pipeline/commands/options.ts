@@ -81,6 +81,11 @@ export const options = {
   memory: text('memory', 'SIZE', 'Memory budget, e.g. 512MiB or 4GiB (default: 4GiB, or half of what is free if less)'),
   threads: text('threads', 'N', 'Worker threads (default: what affinity and the control group allow)'),
   device: text('device', 'NAME', `Who multiplies: ${deviceChoices.join(', ')} (default ${defaults.device})`),
+  precision: text(
+    'precision',
+    'WHAT',
+    `Of products on device cuda: fp32, or tf32, which is faster and has 10 bits of mantissa (default ${defaults.precision})`,
+  ),
   checkpointEvery: text(
     'checkpoint-every',
     'N|TIME',
@@ -137,6 +142,7 @@ export interface Flags {
   readonly memory: Given<string>;
   readonly threads: Given<string>;
   readonly device: Given<string>;
+  readonly precision: Given<string>;
   readonly checkpointEvery: Given<string>;
   readonly dropState: Given<boolean>;
   readonly snapshotEvery: Given<string>;
@@ -192,6 +198,7 @@ export function givenOptions(flags: Partial<Flags>): Readonly<Record<string, unk
     memory: number(flags.memory),
     threads: number(flags.threads),
     device: plain(flags.device),
+    precision: plain(flags.precision),
     'checkpoint-every': number(flags.checkpointEvery),
     'drop-state': plain(flags.dropState),
     'snapshot-every': number(flags.snapshotEvery),

@@ -2,7 +2,7 @@
 // products of unit-sized numbers reach about 1e-7 of it.
 import { describe, expect, it } from 'vitest';
 import type { Samples } from '../../operators/devices/device.ts';
-import { devices } from './devices.ts';
+import { devicesAndCard } from './devices.ts';
 import { normals } from './planted.ts';
 
 const samplesOf = (stand: Samples['stand'], side: number, count: number, padding: number, seed: number): Samples => {
@@ -18,7 +18,7 @@ const samplesOf = (stand: Samples['stand'], side: number, count: number, padding
 const entry = ({ values, stride, stand }: Samples, index: number, sample: number): number =>
   values[stand === 'rows' ? sample * stride + index : index * stride + sample]!;
 
-describe.each(devices)('addCross on $name', ({ openDevice }) => {
+describe.each(devicesAndCard)('addCross on $name', ({ openDevice }) => {
   it.each([
     ['rows', 7, 5, 3],
     ['columns', 5, 9, 4],

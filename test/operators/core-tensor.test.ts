@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { CoreTensor, coreCuts, coreGrid, type ModelVectors } from '../../operators/core-tensor.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { PlannedModel } from '../../sources/reading-plan.ts';
-import { devices, withTilesOf } from './devices.ts';
+import { devicesAndCard, withTilesOf } from './devices.ts';
 import { foldModes, normals } from './planted.ts';
 
 type Shape = readonly [number, number];
@@ -91,8 +91,8 @@ describe('CoreTensor', () => {
   });
 });
 
-describe.each(devices)('the core tensor on $name', ({ name, open }) => {
-  const tolerance = name === 'blas' ? 1e-6 : 5e-6;
+describe.each(devicesAndCard)('the core tensor on $name', ({ name, open }) => {
+  const tolerance = name === 'tfjs' ? 5e-6 : 1e-6;
 
   const withTiles = withTilesOf(open);
 

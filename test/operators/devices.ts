@@ -1,17 +1,19 @@
 // The devices that contract suites run over. What is missing is said loudly, and fails where CI asks for it. The GPU's comes
 // from the build: it starts a thread, and Node 20 cannot load TypeScript. Its adapter is software, about 500 times slower than
-// the processor itself, so that not every suite runs over it.
+// the processor itself, so that not every suite runs over it. The NVIDIA card is a double (test/cuda-double/README.md).
 import { afterAll } from 'vitest';
 import type { Device } from '../../operators/devices/device.ts';
-import { findDevice, openDevice } from '../../operators/devices/device-spec.ts';
+import { type DeviceSpec, findDevice, openDevice } from '../../operators/devices/device-spec.ts';
+import { findCuda } from '../../operators/devices/find-cuda.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
+import { cudaDouble } from '../cuda-double/build.ts';
 import { requirePart } from '../requires.ts';
 import { hasSoftwareAdapter } from '../software-adapter.ts';
 
 export interface DeviceUnderTest {
-  readonly name: 'blas' | 'tfjs' | 'tfjs:webgpu';
+  readonly name: 'blas' | 'tfjs' | 'tfjs:webgpu' | 'cuda';
   /** Tiles on this thread. */
   readonly open: () => Promise<Tiles>;
   readonly openDevice: () => Promise<Device>;
@@ -62,9 +64,29 @@ export const openGpu = async (): Promise<GpuDevice> => {
   return gpu;
 };
 
-/** Those of the processor, and a GPU in software. */
+/** The double of a card; null where it cannot be built. */
+export const cudaSpec: Extract<DeviceSpec, { readonly name: 'cuda' }> | null =
+  cudaDouble === null
+    ? null
+    : { name: 'cuda', paths: findCuda({ WEIGHTSPAN_CUDA: cudaDouble }), precision: 'float32', blas: null };
+
+const card: readonly DeviceUnderTest[] =
+  cudaSpec === null
+    ? []
+    : [
+        {
+          name: 'cuda',
+          open: async () => inlineTiles(await openDevice(cudaSpec), jsEigenSolver),
+          openDevice: () => openDevice(cudaSpec),
+        },
+      ];
+
+/** Those of the processor, and a card. */
+export const devicesAndCard: readonly DeviceUnderTest[] = [...devices, ...card];
+
+/** And a GPU in software. */
 export const everyDevice: readonly DeviceUnderTest[] = [
-  ...devices,
+  ...devicesAndCard,
   ...(hasSoftwareAdapter
     ? [
         {

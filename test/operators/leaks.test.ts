@@ -1,4 +1,5 @@
-// Nothing stays behind: matrices of blas are counted by their allocator, tensors of tfjs by tfjs itself. What an engine
+// Nothing stays behind: matrices of blas are counted by their allocator, tensors of tfjs by tfjs itself, matrices of cuda as they are
+// asked for and given back (what the card itself has left: cuda-device.test.ts). What an engine
 // takes while it runs does not grow with the number of blocks, and all of it is given back.
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
@@ -35,6 +36,22 @@ const watch = async (name: DeviceUnderTest['name']): Promise<Watched> => {
   if (name === 'tfjs:webgpu') {
     const device = await openGpu();
     return { tiles: inlineTiles(device, jsEigenSolver), live: () => device.memory().tensors };
+  }
+  if (name === 'cuda') {
+    let live = 0;
+    const device = await everyDevice.find((each) => each.name === name)!.openDevice();
+    const counted = new Proxy(device, {
+      get: (target, key) => {
+        const value = Reflect.get(target, key) as unknown;
+        if (typeof value !== 'function') return value;
+        return (...args: unknown[]) => {
+          if (key === 'allocate') live++;
+          if (key === 'free') live--;
+          return (value as (...args: unknown[]) => unknown).apply(target, args);
+        };
+      },
+    });
+    return { tiles: inlineTiles(counted, jsEigenSolver), live: () => live };
   }
   const tiles = await devices.find((device) => device.name === 'tfjs')!.open();
   return { tiles, live: () => tf.memory().numTensors };

@@ -7,7 +7,7 @@ import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { modelsAtOnce } from '../../operators/mode-scatter.ts';
 import type { SideMode } from '../../operators/scatter-tasks.ts';
 import { stateRowsFor } from '../../operators/subspace-state.ts';
-import { devices, withTilesOf } from './devices.ts';
+import { devicesAndCard, withTilesOf } from './devices.ts';
 import { foldModes, normals, scatterOf } from './planted.ts';
 
 const BOTH: readonly SideMode[] = ['rows', 'cols'];
@@ -29,8 +29,8 @@ const planted = (models: number, [rows, cols]: Shape, seed: number, noise = 1e-3
   });
 };
 
-describe.each(devices)('modes rows and cols on $name', ({ name, open }) => {
-  const tolerance = name === 'blas' ? 1e-6 : 5e-6;
+describe.each(devicesAndCard)('modes rows and cols on $name', ({ name, open }) => {
+  const tolerance = name === 'tfjs' ? 5e-6 : 1e-6;
 
   const withTiles = withTilesOf(open);
 

@@ -1,0 +1,363 @@
+// The cuda device: rows of float32 on an NVIDIA card, multiplied by cuBLAS. Work is put on a stream and not waited for, until
+// numbers must come down; Grams do so at the end of a visit (`settle`).
+// A chunk is 2,048 features, as on blas. The chunks of a matrix are one batch of products (they stand a chunk apart in every row, so
+// nothing is laid out anew), and a kernel adds them up in float64, on the card, in the order of chunks: the bits depend on neither
+// threads nor timing. They do depend on the card and on cuBLAS.
+import { TILE_WIDTH } from '../../sources/tile.ts';
+import { widenRow } from '../../sources/weight-batch.ts';
+import type { DoubleProduct } from '../linalg/dense-products.ts';
+import type { Extent } from '../linalg/packed-blocks.ts';
+import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
+import { addSquares } from './blas-device.ts';
+import { CudaCard } from './cuda-card.ts';
+import { cudaEigenSolver } from './cuda-eigen.ts';
+import type { CudaPaths, CudaPointer } from './cuda-library.ts';
+import { CudaUploads } from './cuda-uploads.ts';
+import type { CudaPrecision, Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
+
+/** Features, or samples, that one float32 accumulator takes. */
+export const CUDA_CHUNK = 2048;
+
+export interface CudaMatrix extends DeviceMatrix {
+  readonly at: CudaPointer;
+  readonly stride: number;
+}
+
+/** What an `out` waits for: its sums on the card. */
+interface Sums {
+  readonly at: CudaPointer;
+  readonly cells: number;
+}
+
+/** What the processor does for a card. */
+export interface Beside {
+  readonly solve: EigenSolver;
+  readonly multiplyDouble: DoubleProduct;
+}
+
+const NO = 0;
+const YES = 1;
+const UP = 1;
+const DOWN = 2;
+const WITHIN = 3;
+const ONE = Float32Array.of(1);
+const ZERO = Float32Array.of(0);
+
+/** Rows stand at multiples of 128 bytes. */
+const strideOf = (width: number): number => Math.ceil(width / 32) * 32;
+
+const floats = (pointer: CudaPointer, count: number): CudaPointer => pointer + BigInt(count * 4);
+
+export class CudaDevice implements Device<CudaMatrix> {
+  readonly info: DeviceInfo;
+  readonly card: CudaCard;
+  readonly solve: EigenSolver;
+  readonly multiplyDouble: DoubleProduct;
+  readonly #uploads: CudaUploads;
+  /** In the order in which they were first asked for. */
+  readonly #sums = new Map<Float64Array, Sums>();
+  /** Mixing weights that are on the card: those of a slot serve all of its panels. */
+  #weights: { readonly p: Float64Array; readonly at: CudaPointer } | null = null;
+  /** Products on their way to the sums, and samples: grown as needed. */
+  readonly #scratch = new Map<'products' | 'a' | 'b', { readonly at: CudaPointer; readonly bytes: number }>();
+
+  /** @throws DeviceUnavailable */
+  constructor(paths: CudaPaths, precision: CudaPrecision, beside: Beside) {
+    this.card = new CudaCard(paths, precision);
+    const { name, capability, blas, runtime, driver } = this.card.facts;
+    this.info = {
+      name: 'cuda',
+      library: 'cuBLAS',
+      version: blas,
+      kernel: `${name}, sm_${capability}, CUDA ${runtime}, driver for ${driver}`,
+      precision,
+      chunk: CUDA_CHUNK,
+      panel: TILE_WIDTH,
+    };
+    this.#uploads = new CudaUploads(this.card);
+    this.multiplyDouble = beside.multiplyDouble;
+    this.solve = cudaEigenSolver(this.card, beside.solve);
+  }
+
+  panelFor(): number {
+    return this.info.panel;
+  }
+
+  allocate(rows: number, width: number): CudaMatrix {
+    const stride = strideOf(width);
+    return { rows, width, stride, at: this.card.allocate(rows * stride * 4) };
+  }
+
+  free({ at }: CudaMatrix): void {
+    this.card.free(at);
+  }
+
+  reshape(matrix: CudaMatrix, width: number): CudaMatrix {
+    return { ...matrix, width, stride: strideOf(width) };
+  }
+
+  write({ at, stride, width }: CudaMatrix, first: number, data: Float32Array): void {
+    const rows = data.length / width;
+    if (rows === 0) return;
+    this.#copyUp(floats(at, first * stride), stride, data, width, width, rows);
+  }
+
+  read({ at, stride, width }: CudaMatrix, first: number, rows: number): Float32Array {
+    const out = new Float32Array(rows * width);
+    if (rows === 0) return out;
+    const { copyDown } = this.card.library.runtime;
+    const from = floats(at, first * stride);
+    this.card.perform(() => copyDown(out, width * 4, from, stride * 4, width * 4, rows, DOWN, this.card.stream));
+    this.card.wait();
+    return out;
+  }
+
+  widen(
+    batches: readonly PlacedRows[],
+    from: number,
+    { at: matrix, stride, width }: CudaMatrix,
+    shift: number | null,
+  ): void {
+    const added = shift === null ? 0n : floats(matrix, shift * stride);
+    for (const { batch, rows, at } of batches) {
+      // Rows that follow each other go up together.
+      for (let first = 0, next = 0; first < rows.length; first = next) {
+        for (next = first + 1; next < rows.length && at[next] === at[next - 1]! + 1; ) next++;
+        const place = { to: floats(matrix, at[first]! * stride), stride, width, shift: added };
+        const count = next - first;
+        if (batch.kind === 'stored') {
+          const size = batch.row(rows[first]!).length / batch.width;
+          const rowOf = (i: number): Uint8Array =>
+            batch.row(rows[first + i]!).subarray(from * size, (from + width) * size);
+          this.#uploads.rows(batch.dtype, count, rowOf, place);
+        } else {
+          const decoded = new Float32Array(width);
+          const rowOf = (i: number): Uint8Array => {
+            widenRow(batch, rows[first + i]!, from, decoded);
+            return new Uint8Array(decoded.buffer);
+          };
+          this.#uploads.rows('F32', count, rowOf, place);
+        }
+      }
+    }
+  }
+
+  readonly widenRow = widenRow;
+
+  gram(
+    { at, stride, width }: CudaMatrix,
+    aStart: number,
+    m: number,
+    bStart: number,
+    n: number,
+    out: Float64Array,
+  ): void {
+    const cells = m * n;
+    if (cells === 0) return;
+    const chunks = Math.floor(width / CUDA_CHUNK);
+    const rest = width - chunks * CUDA_CHUNK;
+    const all = chunks + (rest > 0 ? 1 : 0);
+    const products = this.#room('products', all * cells * 4);
+    const [a, b] = [floats(at, aStart * stride), floats(at, bStart * stride)];
+    const { blas } = this.card.library;
+    this.card.perform(() => {
+      // Column-major: the n x m matrix B Aᵀ is the m x n matrix A Bᵀ in rows.
+      if (chunks > 0)
+        blas.cublasSgemmStridedBatched(
+          ...[this.card.blas, YES, NO, n, m, CUDA_CHUNK, ONE, b, stride, CUDA_CHUNK, a, stride, CUDA_CHUNK, ZERO],
+          ...[products, n, cells, chunks],
+        );
+      const last = chunks * CUDA_CHUNK;
+      if (rest > 0)
+        blas.cublasSgemm_v2(
+          ...[this.card.blas, YES, NO, n, m, rest, ONE, floats(b, last), stride, floats(a, last), stride, ZERO],
+          ...[floats(products, chunks * cells), n],
+        );
+      this.#addChunks(products, all, cells, out);
+    });
+  }
+
+  gramOfAll(matrix: CudaMatrix, rows: number, out: Float64Array): void {
+    this.gram(matrix, 0, rows, 0, rows, out);
+  }
+
+  settle(): void {
+    const { copyDown } = this.card.library.runtime;
+    for (const [out, { at, cells }] of this.#sums) {
+      const sums = new Float64Array(cells);
+      this.card.perform(() => copyDown(sums, cells * 8, at, cells * 8, cells * 8, 1, DOWN, this.card.stream));
+      this.card.wait();
+      for (let i = 0; i < cells; i++) out[i] = out[i]! + sums[i]!;
+      this.card.free(at);
+    }
+    this.#sums.clear();
+  }
+
+  combine(p: Float64Array, m: number, from: CudaMatrix, aStart: number, n: number, out: CudaMatrix, at: number): void {
+    const { stride, width } = from;
+    if (at > 0) {
+      const { copyWithin } = this.card.library.runtime;
+      const [to, own] = [out.stride * 4, stride * 4];
+      this.card.perform(() => copyWithin(out.at, to, from.at, own, width * 4, at, WITHIN, this.card.stream));
+    }
+    this.#multiply(
+      p,
+      m,
+      n,
+      floats(from.at, aStart * stride),
+      stride,
+      ZERO,
+      floats(out.at, at * out.stride),
+      out.stride,
+      width,
+    );
+  }
+
+  accumulate(p: Float64Array, m: number, { at: matrix, stride, width }: CudaMatrix, at: number, n: number): void {
+    if (n === 0) return;
+    const from = floats(matrix, (at + m) * stride);
+    this.#multiply(p, m, n, from, stride, ONE, floats(matrix, at * stride), stride, width);
+  }
+
+  addScatter(samples: Samples, { rows, columns }: { rows: Extent; columns: Extent }, out: Float64Array): void {
+    this.addCross(samples, rows, samples, columns, out);
+  }
+
+  addCross(a: Samples, rows: Extent, b: Samples, columns: Extent, out: Float64Array): void {
+    const [m, n] = [rows.to - rows.from, columns.to - columns.from];
+    const byRows = a.stand === 'rows';
+    const { blas } = this.card.library;
+    for (let first = 0; first < a.count; first += CUDA_CHUNK) {
+      const count = Math.min(CUDA_CHUNK, a.count - first);
+      const [x, y] = [this.#samplesUp('a', a, first, count, rows), this.#samplesUp('b', b, first, count, columns)];
+      const products = this.#room('products', m * n * 4);
+      this.card.perform(() => {
+        // Row-major m x n = column-major n x m: Yᵀ X of what stands in rows, Y Xᵀ of what stands in columns.
+        const [ta, lda, tb, ldb] = byRows ? [NO, n, YES, m] : [YES, count, NO, count];
+        blas.cublasSgemm_v2(this.card.blas, ta, tb, n, m, count, ONE, y, lda, x, ldb, ZERO, products, n);
+        this.#addChunks(products, 1, m * n, out);
+      });
+    }
+    this.settle();
+  }
+
+  addEnergies(samples: Samples, from: number, to: number, directions: Float32Array, energies: Float64Array): void {
+    const k = energies.length;
+    const { side, stand } = samples;
+    const { blas } = this.card.library;
+    if (k === 0) return;
+    const v = this.#room('b', k * side * 4);
+    this.#copyUp(v, side, directions, side, side, k);
+    for (let first = from; first < to; first += CUDA_CHUNK) {
+      const count = Math.min(CUDA_CHUNK, to - first);
+      const x = this.#samplesUp('a', samples, first, count, { from: 0, to: side });
+      const products = this.#room('products', k * count * 4);
+      const inner = new Float32Array(k * count);
+      this.card.perform(() => {
+        // Row-major k x count, V · X or V · Xᵀ.
+        const [ta, lda] = stand === 'rows' ? [YES, side] : [NO, count];
+        blas.cublasSgemm_v2(this.card.blas, ta, NO, count, k, side, ONE, x, lda, v, side, ZERO, products, count);
+        const bytes = inner.byteLength;
+        this.card.library.runtime.copyDown(inner, bytes, products, bytes, bytes, 1, DOWN, this.card.stream);
+      });
+      this.card.wait();
+      addSquares(inner, k, count, energies);
+    }
+  }
+
+  async close(): Promise<void> {
+    try {
+      this.#uploads.close();
+      if (this.#weights !== null) this.card.free(this.#weights.at);
+      for (const { at } of this.#scratch.values()) this.card.free(at);
+      for (const { at } of this.#sums.values()) this.card.free(at);
+    } catch {
+      // A card that was lost takes nothing back; the process's end does.
+    }
+    this.#weights = null;
+    this.#scratch.clear();
+    this.#sums.clear();
+    this.card.close();
+  }
+
+  /** C (m x w, strideC) = P (m x n) · A (n x w, strideA) + beta C. */
+  #multiply(
+    p: Float64Array,
+    m: number,
+    n: number,
+    a: CudaPointer,
+    strideA: number,
+    beta: Float32Array,
+    c: CudaPointer,
+    strideC: number,
+    width: number,
+  ): void {
+    if (m === 0 || width === 0) return;
+    const weights = this.#weightsUp(p);
+    const { blas } = this.card.library;
+    this.card.perform(() =>
+      blas.cublasSgemm_v2(...[this.card.blas, NO, NO, width, m, n, ONE, a, strideA, weights, n, beta, c, strideC]),
+    );
+  }
+
+  #weightsUp(p: Float64Array): CudaPointer {
+    if (this.#weights?.p === p) return this.#weights.at;
+    if (this.#weights !== null) this.card.free(this.#weights.at);
+    this.#weights = null;
+    const at = this.card.allocate(p.length * 4);
+    this.#copyUp(at, p.length, Float32Array.from(p), p.length, p.length, 1);
+    this.#weights = { p, at };
+    return at;
+  }
+
+  /** Some entries of some samples, close together, as they stand. */
+  #samplesUp(
+    room: 'a' | 'b',
+    { values, stride, stand }: Samples,
+    first: number,
+    count: number,
+    { from, to }: Extent,
+  ): CudaPointer {
+    const entries = to - from;
+    const at = this.#room(room, entries * count * 4);
+    if (stand === 'rows') this.#copyUp(at, entries, values.subarray(first * stride + from), stride, entries, count);
+    else this.#copyUp(at, count, values.subarray(from * stride + first), stride, count, entries);
+    return at;
+  }
+
+  /** From an array; it may be changed when this returns, since memory that is not pinned is staged first. */
+  #copyUp(
+    to: CudaPointer,
+    toStride: number,
+    from: Float32Array,
+    fromStride: number,
+    width: number,
+    rows: number,
+  ): void {
+    if (width === 0 || rows === 0) return;
+    const { copyUp } = this.card.library.runtime;
+    this.card.perform(() => copyUp(to, toStride * 4, from, fromStride * 4, width * 4, rows, UP, this.card.stream));
+  }
+
+  /** out += chunks of products, when it is settled. */
+  #addChunks(products: CudaPointer, chunks: number, cells: number, out: Float64Array): void {
+    let sums = this.#sums.get(out);
+    if (sums === undefined) {
+      sums = { at: this.card.allocate(cells * 8), cells };
+      this.card.library.runtime.cudaMemsetAsync(sums.at, 0, cells * 8, this.card.stream);
+      this.#sums.set(out, sums);
+    }
+    this.card.launch('add_chunks', cells, [products, sums.at, chunks, cells]);
+  }
+
+  /** Memory that serves one product after another: they are on one stream. */
+  #room(name: 'products' | 'a' | 'b', bytes: number): CudaPointer {
+    const known = this.#scratch.get(name);
+    if (known !== undefined && known.bytes >= bytes) return known.at;
+    if (known !== undefined) this.card.free(known.at);
+    this.#scratch.delete(name);
+    const at = this.card.allocate(bytes);
+    this.#scratch.set(name, { at, bytes });
+    return at;
+  }
+}

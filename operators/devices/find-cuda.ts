@@ -1,0 +1,124 @@
+// Finds CUDA's libraries where they usually are: a folder named in WEIGHTSPAN_CUDA, the loader's own path, CUDA_HOME, /usr/local/cuda*
+// and the packages of Python environments, PyTorch's among them. All come from one version of CUDA, the newest that is whole.
+// That they are there says nothing of a card: opening the device does.
+import { existsSync, readdirSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import koffi from 'koffi';
+import { DeviceUnavailable } from '../errors.ts';
+import type { CudaPaths } from './cuda-library.ts';
+
+/** Names by version of CUDA; cuSOLVER counts its own. */
+const versions = [
+  {
+    cuda: 13,
+    runtime: 'libcudart.so.13',
+    blas: 'libcublas.so.13',
+    compiler: 'libnvrtc.so.13',
+    solver: 'libcusolver.so.12',
+  },
+  {
+    cuda: 12,
+    runtime: 'libcudart.so.12',
+    blas: 'libcublas.so.12',
+    compiler: 'libnvrtc.so.12',
+    solver: 'libcusolver.so.11',
+  },
+] as const;
+
+const DRIVER = 'libcuda.so.1';
+
+/** What libraries need of others in their own folders, which not every package's own search path says. */
+const besides: Readonly<Record<string, readonly string[]>> = {
+  'libcublas.so.13': ['libcublasLt.so.13'],
+  'libcublas.so.12': ['libcublasLt.so.12'],
+  'libcusolver.so.12': ['libnvJitLink.so.13', 'libcusparse.so.12'],
+  'libcusolver.so.11': ['libnvJitLink.so.12', 'libcusparse.so.12'],
+};
+
+const foldersBelow = (folder: string, pattern: RegExp): string[] =>
+  existsSync(folder)
+    ? readdirSync(folder)
+        .filter((name) => pattern.test(name))
+        .sort()
+        .map((name) => join(folder, name))
+    : [];
+
+/** Folders that may hold the libraries, in the order in which they are looked through. */
+export const cudaFolders = (env: NodeJS.ProcessEnv, root = '/'): readonly string[] => {
+  const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((home): home is string => Boolean(home));
+  const toolkits = [...homes, ...foldersBelow(join(root, 'usr/local'), /^cuda(-[\d.]+)?$/).toReversed()];
+  const prefixes = [env.CONDA_PREFIX, env.VIRTUAL_ENV, join(root, 'usr'), join(root, 'usr/local')].filter(
+    (prefix): prefix is string => Boolean(prefix),
+  );
+  for (const folder of (env.PATH ?? '').split(delimiter))
+    if (folder !== '' && existsSync(join(folder, 'python3'))) prefixes.push(dirname(folder));
+  const packages = [...new Set(prefixes)].flatMap((prefix) =>
+    foldersBelow(join(prefix, 'lib'), /^python3/).flatMap((python) =>
+      ['site-packages', 'dist-packages'].map((name) => join(python, name)),
+    ),
+  );
+  return [
+    ...new Set([
+      ...toolkits.flatMap((home) => [join(home, 'lib64'), join(home, 'lib'), join(home, 'targets/x86_64-linux/lib')]),
+      ...(env.CONDA_PREFIX ? [join(env.CONDA_PREFIX, 'lib')] : []),
+      ...packages.flatMap((folder) => [
+        ...foldersBelow(join(folder, 'nvidia'), /./).map((name) => join(name, 'lib')),
+        join(folder, 'torch/lib'),
+      ]),
+    ]),
+  ].filter((folder) => existsSync(folder));
+};
+
+const loads = (path: string): boolean => {
+  try {
+    koffi.load(path, { global: true });
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/**
+ * The libraries to load.
+ * @throws DeviceUnavailable with what was looked for and what is missing
+ */
+export const findCuda = (env: NodeJS.ProcessEnv = process.env, root = '/'): CudaPaths => {
+  const named = env.WEIGHTSPAN_CUDA;
+  const folders = named ? [named] : cudaFolders(env, root);
+  const find = (name: string): string | null => {
+    const inFolder = folders.map((folder) => join(folder, name)).find((path) => existsSync(path));
+    const path = inFolder ?? (named || !loads(name) ? null : name);
+    if (path === null) return null;
+    for (const beside of besides[name] ?? []) {
+      const near = join(dirname(path), beside);
+      if (existsSync(near)) loads(near);
+    }
+    return path;
+  };
+  const where = named
+    ? `in ${named} (WEIGHTSPAN_CUDA)`
+    : `on the loader's path and in ${folders.join(', ') || 'no folder'}`;
+  const driver = find(DRIVER) ?? (named && loads(DRIVER) ? DRIVER : null);
+  if (driver === null)
+    throw unavailable(`no NVIDIA driver: ${DRIVER} was looked for ${where}; install the driver of the card`);
+  const missing: string[] = [];
+  for (const { cuda, ...names } of versions) {
+    const found = { runtime: find(names.runtime), blas: find(names.blas), compiler: find(names.compiler) };
+    const { runtime, blas, compiler } = found;
+    if (runtime !== null && blas !== null && compiler !== null) {
+      const solver = find(names.solver);
+      return { runtime, blas, compiler, driver, solver: solver !== null && loads(solver) ? solver : null };
+    }
+    const lacking = (['runtime', 'blas', 'compiler'] as const).filter((part) => found[part] === null);
+    if (lacking.length < 3) missing.push(`CUDA ${cuda} lacks ${lacking.map((part) => names[part]).join(' and ')}`);
+  }
+  const known =
+    missing.length > 0
+      ? missing.join('; ')
+      : `neither CUDA 12 nor CUDA 13 (${versions[1].runtime}, ${versions[0].runtime})`;
+  throw unavailable(
+    `${known}: looked for ${where}; install CUDA's runtime, cuBLAS and NVRTC (a PyTorch environment that is active has them), or name their folder in WEIGHTSPAN_CUDA`,
+  );
+};
+
+const unavailable = (detail: string): DeviceUnavailable => new DeviceUnavailable({ device: 'cuda', detail });
