@@ -64,12 +64,12 @@ export class CudaDevice implements Device<CudaMatrix> {
   /** @throws DeviceUnavailable */
   constructor(paths: CudaPaths, precision: CudaPrecision, beside: Beside) {
     this.card = new CudaCard(paths, precision);
-    const { name, capability, blas, runtime, driver } = this.card.facts;
+    const { name, capability, blas } = this.card.facts;
     this.info = {
       name: 'cuda',
       library: 'cuBLAS',
       version: blas,
-      kernel: `${name}, sm_${capability}, CUDA ${runtime}, driver for ${driver}`,
+      kernel: `${name}, sm_${capability}`,
       precision,
       chunk: CUDA_CHUNK,
       panel: TILE_WIDTH,

@@ -163,14 +163,21 @@ describe.skipIf(cudaSpec === null)('cuda', () => {
     expect(device.read(to, 1, 1)).toEqual(rows[1]);
     near(device.read(to, 2, 1), mixed(0, 3, 4));
     near(device.read(to, 3, 1), mixed(1, 3, 4));
-    device.accumulate(weights, 2, from, 1, 3);
+    // Other weights, of the same size.
+    device.accumulate(
+      weights.map((w) => -w),
+      2,
+      from,
+      1,
+      3,
+    );
     near(
       device.read(from, 1, 1),
-      mixed(0, 3, 3).map((x, i) => x + rows[1]![i]!),
+      mixed(0, 3, 3).map((x, i) => rows[1]![i]! - x),
     );
     near(
       device.read(from, 2, 1),
-      mixed(1, 3, 3).map((x, i) => x + rows[2]![i]!),
+      mixed(1, 3, 3).map((x, i) => rows[2]![i]! - x),
     );
     expect(device.read(from, 3, 1)).toEqual(rows[3]);
     await device.close();

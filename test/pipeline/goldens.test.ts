@@ -9,7 +9,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parquetReadObjects } from 'hyparquet';
 import { afterAll, describe, expect, it } from 'vitest';
-import { devices } from '../operators/devices.ts';
+import { cudaDouble } from '../cuda-double/build.ts';
+import { devicesAndCard } from '../operators/devices.ts';
 
 type Row = Record<string, number | bigint | string | null>;
 
@@ -50,7 +51,9 @@ const run = (
     '--out',
     out,
   ];
-  execFileSync('node', ['dist/pipeline/cli.js', 'run', `examples/zoo/${kind}`, ...options.map(String)]);
+  execFileSync('node', ['dist/pipeline/cli.js', 'run', `examples/zoo/${kind}`, ...options.map(String)], {
+    env: { ...process.env, ...(device === 'cuda' ? { WEIGHTSPAN_CUDA: cudaDouble! } : {}) },
+  });
   return out;
 };
 
@@ -64,14 +67,14 @@ interface Reference {
   readonly coefficients?: readonly (readonly number[])[];
 }
 
-describe.each(devices)('on $name', ({ name: device }) => {
+describe.each(devicesAndCard)('on $name', ({ name: device }) => {
   it.each([
     ['full', 'incremental', 1e-5],
     ['scratch', 'incremental', 1e-5],
     ['lora', 'incremental', 1e-5],
-    ['full', 'exact', device === 'blas' ? 1e-6 : 5e-6],
-    ['scratch', 'exact', device === 'blas' ? 1e-6 : 5e-6],
-    ['lora', 'exact', device === 'blas' ? 1e-6 : 5e-6],
+    ['full', 'exact', device === 'tfjs' ? 5e-6 : 1e-6],
+    ['scratch', 'exact', device === 'tfjs' ? 5e-6 : 1e-6],
+    ['lora', 'exact', device === 'tfjs' ? 5e-6 : 1e-6],
   ] as const)('%s at full rank, engine %s, equals the exact spectra', async (kind, engine, tolerance) => {
     const out = run(device, kind, 64, 16, engine);
     const reference = golden(kind).slots;
@@ -97,7 +100,7 @@ describe.each(devices)('on $name', ({ name: device }) => {
 
   it.each(['full', 'scratch', 'lora'])('%s in the modes rows and cols equals the exact spectra', async (kind) => {
     // The promise of the engine exact: 1e-6 of the largest on blas, 5e-6 on tfjs.
-    const tolerance = device === 'blas' ? 1e-6 : 5e-6;
+    const tolerance = device === 'tfjs' ? 5e-6 : 1e-6;
     const out = run(device, kind, 16, 6, 'incremental', 'rows,cols');
     const reference = golden(kind).slots;
     const [slots, spectrum, subspaces, energies, models, modelSlots] = await Promise.all(

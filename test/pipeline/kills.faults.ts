@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cudaDouble } from '../cuda-double/build.ts';
 import { devices } from '../operators/devices.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { runCli } from './cli-process.ts';
@@ -49,9 +50,16 @@ const exactOn = (device: string): Way => {
 /** What these engines keep besides, on the first device alone: kills come between the same steps as on the other. */
 const others = (['frequent-directions', 'randomized'] as const).map((engine) => ({ ...incremental, engine }));
 
-const ways = devices.flatMap(({ name }, i) =>
-  [incremental, exactOn(name), ...(i === 0 ? others : [])].map((way) => ({ name, ...way })),
-);
+/** A card's double does one thing at a time, and takes its time: fewer models. */
+const onCard = cudaDouble === null ? [] : [{ ...incremental, name: 'cuda', models: 900 }];
+if (cudaDouble !== null) process.env.WEIGHTSPAN_CUDA = cudaDouble;
+
+const ways = [
+  ...devices.flatMap(({ name }, i) =>
+    [incremental, exactOn(name), ...(i === 0 ? others : [])].map((way) => ({ name: name as string, ...way })),
+  ),
+  ...onCard,
+];
 
 const folderOf = ({ slots, models }: Pick<Way, 'slots' | 'models'>): string => join(root, `${slots.length}-${models}`);
 
