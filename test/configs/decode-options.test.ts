@@ -67,7 +67,7 @@ describe('every option', () => {
     ['memory', true, 'memory: expected a size of at least 1MiB, such as 512MiB, 4GiB or a number of bytes, found true'],
     ['threads', 0, `threads: ${whole} from 1 to 1024, found 0`],
     ['threads', 1025, `threads: ${whole} from 1 to 1024, found 1025`],
-    ['device', 'gpu', 'device: expected one of auto, blas, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "gpu"'],
+    ['device', 'gpu', 'device: expected one of auto, blas, cuda, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "gpu"'],
     ['basis', 0, 'basis: expected true, false or dense, found 0'],
     ['json', 'yes', 'json: expected true or false, found "yes"'],
     ['quiet', [], 'quiet: expected true or false, found a list'],
@@ -102,7 +102,7 @@ it('reports everything at once and keeps what is right', () => {
     'run.yaml',
   );
   expect([...issues].sort()).toEqual([
-    'run.yaml: device: expected one of auto, blas, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "x"',
+    'run.yaml: device: expected one of auto, blas, cuda, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "x"',
     'run.yaml: include[1]: expected a glob, found 3',
     'run.yaml: include[2]: expected a glob, found nothing',
     'run.yaml: rank: expected a whole number of at least 1, found 0',

@@ -63,7 +63,7 @@ describe('configuration errors', () => {
         `${config}: rank: expected a whole number of at least 1, found 0`,
         `${config}: threads: expected a whole number from 1 to 1024, found "many"`,
         'block: expected a whole number from 1 to 4096, found 2.5',
-        'device: expected one of auto, blas, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "gpu"',
+        'device: expected one of auto, blas, cuda, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "gpu"',
         'exclude: contradicts include: both name "a"',
         'memory: expected a size of at least 1MiB, such as 512MiB, 4GiB or a number of bytes, found "4G"',
         'on-bad-source: expected one of error, skip, found "ask"',
