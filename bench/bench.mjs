@@ -1,10 +1,11 @@
 // npm run bench [-- PART… --quick]: fit (alone where no part is named), engines, modes, lora, memory, scale, cold,
-// checkpoints, watch or all. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
+// checkpoints, watch or all; cuda, which needs a card. Every part makes its data below data/ once, prints its tables and leaves its figures below results/.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { benchCheckpoints } from './checkpoints.mjs';
 import { benchCold } from './cold.mjs';
 import { cli } from './command.mjs';
+import { benchCuda } from './cuda.mjs';
 import { benchEngines } from './engines.mjs';
 import { benchFit } from './fit.mjs';
 import { benchLora } from './lora.mjs';
@@ -23,6 +24,7 @@ const parts = {
   cold: benchCold,
   checkpoints: benchCheckpoints,
   watch: benchWatch,
+  cuda: benchCuda,
 };
 const words = process.argv.slice(2);
 const quick = words.includes('--quick');
@@ -37,7 +39,11 @@ if (!existsSync(cli)) {
   process.exit(64);
 }
 
-const wanted = named.includes('all') ? Object.keys(parts) : named.length > 0 ? named : ['fit'];
+const wanted = named.includes('all')
+  ? Object.keys(parts).filter((name) => name !== 'cuda')
+  : named.length > 0
+    ? named
+    : ['fit'];
 for (const name of wanted) {
   console.error(`bench ${name}${quick ? ' (quick)' : ''}`);
   try {
