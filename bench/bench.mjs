@@ -12,7 +12,6 @@ import { benchLora } from './lora.mjs';
 import { benchMemory } from './memory.mjs';
 import { benchModes } from './modes.mjs';
 import { benchScale } from './scale.mjs';
-import { benchWatch } from './watch.mjs';
 
 const parts = {
   fit: benchFit,
@@ -23,7 +22,8 @@ const parts = {
   scale: benchScale,
   cold: benchCold,
   checkpoints: benchCheckpoints,
-  watch: benchWatch,
+  // It needs a browser's driver, which not every place has that asks for another part.
+  watch: async (options) => (await import('./watch.mjs')).benchWatch(options),
   cuda: benchCuda,
 };
 const words = process.argv.slice(2);

@@ -67,7 +67,11 @@ describe('every option', () => {
     ['memory', true, 'memory: expected a size of at least 1MiB, such as 512MiB, 4GiB or a number of bytes, found true'],
     ['threads', 0, `threads: ${whole} from 1 to 1024, found 0`],
     ['threads', 1025, `threads: ${whole} from 1 to 1024, found 1025`],
-    ['device', 'gpu', 'device: expected one of auto, blas, cuda, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "gpu"'],
+    [
+      'device',
+      'gpu',
+      'device: expected one of auto, blas, cuda, tfjs, tfjs:wasm, tfjs:webgpu, tfjs:node-gpu, found "gpu"',
+    ],
     ['basis', 0, 'basis: expected true, false or dense, found 0'],
     ['json', 'yes', 'json: expected true or false, found "yes"'],
     ['quiet', [], 'quiet: expected true or false, found a list'],
