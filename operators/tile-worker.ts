@@ -3,7 +3,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
-import { DeviceFailed } from './errors.ts';
+import { DeviceFailed, DeviceUnavailable } from './errors.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
@@ -42,6 +42,8 @@ export type TileRequest =
 const port = parentPort!;
 const { device: spec, connection } = workerData as TileWorkerData;
 const opened = openDevice(spec, connection).then((device) => ({ device, tiles: new TileStore(device) }));
+// Told to whoever asks for something first.
+opened.catch(() => {});
 
 /** Under which name a task's time is told. */
 const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
@@ -96,7 +98,9 @@ port.on('message', async ({ id, request }: { id: number; request: TileRequest })
   } catch (error) {
     const { message, stack } = error as Error;
     const spill = error instanceof SpillFailed ? { path: error.path, code: error.code } : undefined;
-    const { device, reason, detail } = error instanceof DeviceFailed ? error : {};
+    // It was there when the run was planned.
+    const failed = error instanceof DeviceUnavailable ? new DeviceFailed({ ...error, reason: 'other' }) : error;
+    const { device, reason, detail } = failed instanceof DeviceFailed ? failed : {};
     port.postMessage({ id, error: message, stack, spill, device: device && { device, reason, detail } });
   }
 });

@@ -57,7 +57,10 @@ export const mergeRuns = (
     yield* checkOutput(out, runs);
     const { parts, problems } = yield* attempt(() => readParts(runs));
     const found = yield* attempt(() =>
-      findDevice(parts[0] === undefined ? 'auto' : choiceOf(parts[0].begin.device)).catch((cause) => {
+      findDevice(parts[0] === undefined ? 'auto' : choiceOf(parts[0].begin.device), {
+        threads: 1,
+        precision: parts[0]?.begin.device.precision === 'tf32' ? 'tf32' : 'fp32',
+      }).catch((cause) => {
         if (!allowInexact) throw cause;
         return findProcessor('auto');
       }),

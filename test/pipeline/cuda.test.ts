@@ -173,6 +173,12 @@ describe.skipIf(cudaDouble === null)('a card', { timeout: 120_000 }, () => {
       /cudaErrorMemoryAllocation \(2\): out of memory: \d+ MiB asked for, \d+ MiB of the card's 8192 MiB are free .*a smaller --memory/,
     ],
     [
+      // The first thread's: the plan's own was the first.
+      'taken by others',
+      { WEIGHTSPAN_DOUBLE_FAIL: 'cublasCreate_v2:2:3' },
+      /cublasCreate_v2 gave CUBLAS_STATUS_ALLOC_FAILED/,
+    ],
+    [
       'failing at uploads',
       { WEIGHTSPAN_DOUBLE_FAIL: 'cudaMemcpyAsync:70:1' },
       /cudaMemcpyAsync gave cudaErrorInvalidValue/,
