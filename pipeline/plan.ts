@@ -140,6 +140,13 @@ type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUna
 /** Of a card's free memory, what slots are put together for: the rest is for products on their way, and for other processes. */
 const CARD_SHARE = 0.8;
 
+/** A run that was begun on a device that is not here. */
+const withoutIt = ({ device, detail }: DeviceUnavailable): DeviceUnavailable =>
+  new DeviceUnavailable({
+    device,
+    detail: `${detail}; the run was begun on this device: --device blas (or tfjs) --allow-inexact goes on without it`,
+  });
+
 /** @param going on with a run, as it was begun; its sources are not looked for again */
 export const makePlan = (config: RunConfig, going: Continuation | null = null): Effect.Effect<Plan, PlanError> =>
   Effect.acquireUseRelease(
@@ -163,7 +170,11 @@ const planWith = (
           precision: config.precision ?? 'fp32',
         }),
       catch: (cause) => cause,
-    }).pipe(Effect.catch((cause) => (cause instanceof DeviceUnavailable ? Effect.fail(cause) : Effect.die(cause))));
+    }).pipe(
+      Effect.catch((cause) =>
+        cause instanceof DeviceUnavailable ? Effect.fail(going === null ? cause : withoutIt(cause)) : Effect.die(cause),
+      ),
+    );
     const known = going?.begin ?? null;
     const base =
       known !== null

@@ -238,7 +238,7 @@ const extend = (
       const old = { ...planned, models: planned.models.slice(0, known) };
       yield* attempt(() => checkUnchanged(out, going.begin, old, roots));
       if (planned.models.length === known) return false;
-      yield* sameDevice(out, before, planned, options.allowInexact);
+      const difference = yield* sameDevice(out, before, planned, options.allowInexact);
       const checked = config.verify ? yield* verified(planned, known) : { plan: planned, contents: new Map() };
       const { plan } = checked;
       yield* checkSpace(out, plan);
@@ -246,7 +246,8 @@ const extend = (
       removeScratch(resultsFolder(out, plan));
       yield* attempt(() => createRunFolder(resultsFolder(out, plan), config));
       const begin = beginOf(plan, new Map([...contentsOf(before), ...checked.contents]));
-      const inexact = content.inexact;
+      // Where all is read again, it is all of this device.
+      const inexact = [...content.inexact, ...(isContinued && difference !== null ? [difference] : [])];
       yield* work({
         out,
         plan,

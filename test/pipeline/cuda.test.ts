@@ -155,6 +155,20 @@ describe.skipIf(cudaDouble === null)('a card', { timeout: 120_000 }, () => {
     expect(stdout).not.toMatch(/warning.*cuda/);
   });
 
+  it('a run that was begun on one, where there is none: told how to go on, and goes on', async () => {
+    expect((await run('moved', 'cuda', onDouble())).code).toBe(0);
+    const more = ['extend', at('moved'), 'examples/zoo/base', '--quiet'];
+    mkdirSync(at('nothing'));
+    const refused = await runCli(more, { WEIGHTSPAN_CUDA: at('nothing') });
+    expect(refused.code).toBe(69);
+    expect(refused.stderr).toMatch(
+      /no NVIDIA driver: .*begun on this device: --device blas .* --allow-inexact goes on/,
+    );
+    const { code, stderr } = await runCli([...more, '--device', processor, '--allow-inexact'], {});
+    expect(code, stderr).toBe(0);
+    expect(settings('moved')).toMatchObject({ device: { name: processor }, inexact: [expect.stringMatching(/cuda/)] });
+  });
+
   it('without cuSOLVER it works too, and the plan says so', async () => {
     const libraries = at('without-solver');
     mkdirSync(libraries);
