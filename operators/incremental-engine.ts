@@ -320,6 +320,7 @@ export class IncrementalEngine {
           features: slot.features,
           maxRows: rowsBeforeBlock(maxStateRows(spec, plan.models.length)) + block,
           passingRows: null,
+          careful: spec.engine === 'randomized',
           spill,
         })),
       );

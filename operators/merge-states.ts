@@ -46,7 +46,7 @@ export const mergeStates = (
   solve: EigenSolver,
 ): MergedState => {
   const rows = parts.reduce((sum, part, i) => sum + rowsOfPart(part, i), 1);
-  const widest = Math.min(slot.features, device.panelFor(rows));
+  const widest = Math.min(slot.features, device.panelFor(rows, false));
   const matrix = device.allocate(rows, widest);
   const gram = new Float64Array(rows * rows);
   const tiles = tilesOf(slot.features);

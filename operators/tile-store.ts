@@ -95,8 +95,9 @@ export class TileStore {
     this.#slots = slots.map((layout, slot) => {
       const tiles = tilesOf(layout.features).filter((tile) => owns(slot, tile.index));
       if (tiles.length === 0) return null;
-      const { maxRows, passingRows, spill } = layout;
-      const widest = Math.min(layout.features, this.#device.panelFor(Math.max(maxRows, passingRows ?? 0)));
+      const { maxRows, passingRows, spill, careful = false } = layout;
+      const rows = Math.max(maxRows, passingRows ?? 0);
+      const widest = Math.min(layout.features, this.#device.panelFor(rows, careful));
       const allocate = (rows: number, width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(rows, widest), width);
       const shared = passingRows === null && spill === null ? null : allocate(passingRows ?? maxRows, widest);

@@ -16,6 +16,8 @@ export interface SlotLayout {
   readonly passingRows: number | null;
   /** The two files that hold the rows of a slot too large for the memory; null where tiles keep them. */
   readonly spill: readonly [string, string] | null;
+  /** Whether products must be as right as the device can make them: a sketch enlarges their rounding. */
+  readonly careful?: boolean;
 }
 
 /** Where a task finds the rows of a spilled slot, and where it leaves them. */

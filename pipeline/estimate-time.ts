@@ -295,7 +295,7 @@ const probeVisits = (plan: Plan, device: Device): number => {
   const perFeature = 2 * ((before + block) * block + (1 + r) * (adds ? block : 1 + r + block) + decoding);
   const width = Math.min(
     slot.features,
-    device.panelFor(before + block),
+    device.panelFor(before + block, plan.engine === 'randomized'),
     Math.max(64, Math.floor(VISIT_FLOPS / perFeature)),
   );
   const batch = probeRows(slot, plan.models[0]!, block, width);

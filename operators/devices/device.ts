@@ -49,8 +49,11 @@ export interface Samples {
 
 export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   readonly info: DeviceInfo;
-  /** Features of the widest matrix of so many rows: `info.panel`, or fewer chunks where the device's limits ask for it. */
-  panelFor(rows: number): number;
+  /**
+   * Features of the widest matrix of so many rows: `info.panel`, or fewer where the device's limits ask for it.
+   * @param careful for sums that must be right to 1e-7 of the products' size, where a chunk is not by itself
+   */
+  panelFor(rows: number, careful: boolean): number;
   /** Uninitialised memory for a matrix. */
   allocate(rows: number, width: number): M;
   free(matrix: M): void;

@@ -10,7 +10,7 @@ const FEATURES = 65_536;
 /** Milliseconds of the fastest of two rounds, after one that compiles and allocates. */
 export const probeDevice = (device: Device): number => {
   const rows = STATE + BLOCK;
-  const panel = Math.min(FEATURES, device.panelFor(rows));
+  const panel = Math.min(FEATURES, device.panelFor(rows, false));
   const bytes = new Uint8Array(new Float32Array(panel).fill(0.01).buffer);
   const batch: StoredRows = {
     kind: 'stored',

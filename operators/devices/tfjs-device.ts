@@ -20,6 +20,9 @@ import { partOf } from './sample-part.ts';
 /** Features one float32 accumulator takes. */
 export const TFJS_CHUNK = 1024;
 
+/** The same where rounding is enlarged later: one accumulator's error grows with what it takes. */
+const CAREFUL_CHUNK = 256;
+
 /** Rows [start, start + rows) of a matrix that came together. */
 interface Band {
   readonly start: number;
@@ -92,8 +95,8 @@ class TfjsDevice implements Device<TfjsMatrix> {
     this.info = info;
   }
 
-  panelFor(): number {
-    return TFJS_CHUNK;
+  panelFor(_rows: number, careful: boolean): number {
+    return careful ? CAREFUL_CHUNK : TFJS_CHUNK;
   }
 
   allocate(rows: number, width: number): TfjsMatrix {

@@ -317,13 +317,12 @@ const expectExactInBounds = (found: Spectra): void => {
   }
 };
 
-// A sketch is a sum over models, so it makes no difference that it misses most of 24 models at rank 4. On tfjs the single run
-// itself differs by a few 1e-6 where models come in another order.
+// A sketch is a sum over models, so it makes no difference that it misses most of 24 models at rank 4.
 describe.each(devices)('of the engine randomized on $name', ({ name: device }) => {
   it(
     'eight shards are the single run, in any order, and can be extended',
     async () => {
-      const tolerance = device === 'blas' ? 1e-6 : 5e-6;
+      const tolerance = 1e-6;
       const name = `sketch-${device}`;
       const runs = await makeRuns(name, ['--device', device, '--block', '2', '--engine', 'randomized', '--rank', '4']);
       const [merged, other, seven] = ['merged', 'other', 'seven'].map((what) => at(`${name}-${what}`)) as [
