@@ -19,6 +19,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { leaseName, newestLease } from '../../pipeline/lease-owner.ts';
+import { CHECKPOINT_FORMAT } from '../../sinks/checkpoint-store.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { cli, runCli, startCli } from './cli-process.ts';
 import { writeMany } from './killing.ts';
@@ -186,7 +187,9 @@ describe('resume', () => {
       rewriteManifest(inCheckpoints(run, name), (manifest) => ({ ...manifest, format }));
     const { code, stderr } = await resumed(run);
     expect(code).toBe(65);
-    expect(stderr).toContain(`written in checkpoint format ${format}, and this version of weightspan reads format 2`);
+    expect(stderr).toContain(
+      `written in checkpoint format ${format}, and this version of weightspan reads format ${CHECKPOINT_FORMAT}`,
+    );
     expect(manifestsOf(run)).toEqual(manifestsOf(stopped));
   });
 
@@ -558,7 +561,7 @@ it('the built command has all of them', () => {
 it.each([
   ['a group', []],
   // Groups of one slot.
-  ['the last group', ['--memory', '1MiB']],
+  ['the last group', ['--memory', '1.2MB']],
 ])('killed behind the last block of %s, goes on and can be extended', async (name, memory) => {
   const run = join(root, `behind-${name.replaceAll(' ', '-')}`);
   // A checkpoint at the last block of each group.
@@ -578,7 +581,7 @@ it.each([
 it('killed between two groups, goes on and can be extended: what the first one left is kept', async () => {
   const out = join(root, 'between');
   // Groups of one slot, and a checkpoint at the last block of each.
-  const args = [models, '--out', out, ...common, '--memory', '1MiB', '--checkpoint-every', '200'];
+  const args = [models, '--out', out, ...common, '--memory', '1.2MB', '--checkpoint-every', '200'];
   const { child, ended, seen } = startCli(['run', ...args, '--json']);
   await seen('stdout', '"type":"group","group":1');
   child.kill('SIGKILL');
