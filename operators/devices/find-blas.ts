@@ -1,8 +1,8 @@
 // Finds the BLAS libraries of this machine and takes the fastest, by timing one small product, not by name.
 // A library given in WEIGHTSPAN_BLAS is taken as it is. To load one costs 20 to 50 ms, so the search stops at a handful.
-import { existsSync, readdirSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { type BlasLibrary, loadBlas } from './blas-library.ts';
+import { matching, pythonPackages } from './python-packages.ts';
 
 /** Names the system's loader may know. */
 const loaderNames: Partial<Record<NodeJS.Platform, readonly string[]>> = {
@@ -11,29 +11,11 @@ const loaderNames: Partial<Record<NodeJS.Platform, readonly string[]>> = {
   win32: ['libopenblas.dll', 'mkl_rt.2.dll'],
 };
 
-const matching = (folder: string, pattern: RegExp): string[] => {
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder)
-    .filter((name) => pattern.test(name))
-    .sort()
-    .map((name) => join(folder, name));
-};
-
 /** Libraries inside Python environments: conda's own, and the private OpenBLAS of NumPy wheels. */
-const environmentLibraries = (env: NodeJS.ProcessEnv): string[] => {
-  const prefixes = [env.CONDA_PREFIX, env.VIRTUAL_ENV, '/usr', '/usr/local'].filter((p): p is string => Boolean(p));
-  for (const folder of (env.PATH ?? '').split(delimiter)) {
-    if (folder !== '' && existsSync(join(folder, 'python3'))) prefixes.push(dirname(folder));
-  }
-  return [...new Set(prefixes)].flatMap((prefix) => [
-    ...(prefix === env.CONDA_PREFIX ? matching(join(prefix, 'lib'), /^lib(openblas|mkl_rt)\.so(\.\d+)?$/) : []),
-    ...matching(join(prefix, 'lib'), /^python3/).flatMap((python) =>
-      ['site-packages', 'dist-packages'].flatMap((packages) =>
-        matching(join(python, packages, 'numpy.libs'), /^libscipy_openblas.*\.so$/),
-      ),
-    ),
-  ]);
-};
+const environmentLibraries = (env: NodeJS.ProcessEnv): string[] => [
+  ...(env.CONDA_PREFIX ? matching(join(env.CONDA_PREFIX, 'lib'), /^lib(openblas|mkl_rt)\.so(\.\d+)?$/) : []),
+  ...pythonPackages(env).flatMap((packages) => matching(join(packages, 'numpy.libs'), /^libscipy_openblas.*\.so$/)),
+];
 
 /** Milliseconds of the fastest of three 384 x 384 x 384 products. */
 const timeProduct = (blas: BlasLibrary): number => {

@@ -1,11 +1,12 @@
 // Finds CUDA's libraries where they usually are: a folder named in WEIGHTSPAN_CUDA, the loader's own path, CUDA_HOME, /usr/local/cuda*
 // and the packages of Python environments, PyTorch's among them. All come from one version of CUDA, the newest that is whole.
 // That they are there says nothing of a card: opening the device does.
-import { existsSync, readdirSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import koffi from 'koffi';
 import { DeviceUnavailable } from '../errors.ts';
 import type { CudaPaths } from './cuda-library.ts';
+import { matching, pythonPackages } from './python-packages.ts';
 
 /** Names by version of CUDA; cuSOLVER counts its own. */
 const versions = [
@@ -35,34 +36,16 @@ const besides: Readonly<Record<string, readonly string[]>> = {
   'libcusolver.so.11': ['libnvJitLink.so.12', 'libcusparse.so.12'],
 };
 
-const foldersBelow = (folder: string, pattern: RegExp): string[] =>
-  existsSync(folder)
-    ? readdirSync(folder)
-        .filter((name) => pattern.test(name))
-        .sort()
-        .map((name) => join(folder, name))
-    : [];
-
 /** Folders that may hold the libraries, in the order in which they are looked through. */
-export const cudaFolders = (env: NodeJS.ProcessEnv, root = '/'): readonly string[] => {
+const cudaFolders = (env: NodeJS.ProcessEnv): readonly string[] => {
   const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((home): home is string => Boolean(home));
-  const toolkits = [...homes, ...foldersBelow(join(root, 'usr/local'), /^cuda(-[\d.]+)?$/).toReversed()];
-  const prefixes = [env.CONDA_PREFIX, env.VIRTUAL_ENV, join(root, 'usr'), join(root, 'usr/local')].filter(
-    (prefix): prefix is string => Boolean(prefix),
-  );
-  for (const folder of (env.PATH ?? '').split(delimiter))
-    if (folder !== '' && existsSync(join(folder, 'python3'))) prefixes.push(dirname(folder));
-  const packages = [...new Set(prefixes)].flatMap((prefix) =>
-    foldersBelow(join(prefix, 'lib'), /^python3/).flatMap((python) =>
-      ['site-packages', 'dist-packages'].map((name) => join(python, name)),
-    ),
-  );
+  const toolkits = [...homes, ...matching('/usr/local', /^cuda(-[\d.]+)?$/).toReversed()];
   return [
     ...new Set([
       ...toolkits.flatMap((home) => [join(home, 'lib64'), join(home, 'lib'), join(home, 'targets/x86_64-linux/lib')]),
       ...(env.CONDA_PREFIX ? [join(env.CONDA_PREFIX, 'lib')] : []),
-      ...packages.flatMap((folder) => [
-        ...foldersBelow(join(folder, 'nvidia'), /./).map((name) => join(name, 'lib')),
+      ...pythonPackages(env).flatMap((folder) => [
+        ...matching(join(folder, 'nvidia'), /./).map((name) => join(name, 'lib')),
         join(folder, 'torch/lib'),
       ]),
     ]),
@@ -82,9 +65,9 @@ const loads = (path: string): boolean => {
  * The libraries to load.
  * @throws DeviceUnavailable with what was looked for and what is missing
  */
-export const findCuda = (env: NodeJS.ProcessEnv = process.env, root = '/'): CudaPaths => {
+export const findCuda = (env: NodeJS.ProcessEnv = process.env): CudaPaths => {
   const named = env.WEIGHTSPAN_CUDA;
-  const folders = named ? [named] : cudaFolders(env, root);
+  const folders = named ? [named] : cudaFolders(env);
   const find = (name: string): string | null => {
     const inFolder = folders.map((folder) => join(folder, name)).find((path) => existsSync(path));
     const path = inFolder ?? (named || !loads(name) ? null : name);
