@@ -7,6 +7,7 @@
 import { displayName } from '../sources/display-name.ts';
 import { NumericalFailure } from './errors.ts';
 import { allFinite } from './find-faults.ts';
+import { packShrunk, unpackShrunk } from './keep-rows.ts';
 import { type ModeSpectrum, makeLargestPositive } from './scatter-spectrum.ts';
 import type { FollowTask, SampleRange, SideMode, SideSamples } from './scatter-tasks.ts';
 import {
@@ -95,9 +96,7 @@ export class FollowedScatter {
     const rowsDotMean = new Float64Array(r);
     this.#state = { ...emptySubspace, ...scalars, eigenvalues, rowsDotMean };
     if (this.#engine !== 'frequent-directions' || r === 0) return;
-    const certain = numbers.slice(first + r, first + 2 * r);
-    const withheld = numbers.slice(first + 2 * r, first + 2 * r + r * r);
-    this.#state = { ...this.#state, shrunk: { certain, withheld } };
+    this.#state = { ...this.#state, shrunk: unpackShrunk(numbers.subarray(first + r), r) };
   }
 
   /** Folds models' samples in. Rejects with NumericalFailure where a product is not finite. */
@@ -149,11 +148,9 @@ export class FollowedScatter {
     });
     numbers[SCALARS.length] = this.#state.eigenvalues.length;
     const { eigenvalues, shrunk } = this.#state;
-    const [first, r] = [SCALARS.length + 1, eigenvalues.length];
+    const first = SCALARS.length + 1;
     numbers.set(eigenvalues, first);
-    if (shrunk === undefined) return;
-    numbers.set(shrunk.certain, first + r);
-    numbers.set(shrunk.withheld, first + 2 * r);
+    if (shrunk !== undefined) numbers.set(packShrunk(shrunk), first + eigenvalues.length);
   }
 
   #features(): readonly FollowTask['features'][] {

@@ -6,9 +6,10 @@
 // Cost O(size³), with 4 products of size² ℓ for frequent directions.
 // Source: Ghashami, Liberty, Phillips & Woodruff 2016; what is added back to all directions alike: Desai, Ghashami & Phillips
 // 2015 (arXiv 1501.06561), sec. 3, compensative frequent directions.
-import { type DoubleProduct, jsDoubleProduct } from './linalg/dense-products.ts';
+import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
-import { RANK_THRESHOLD } from './subspace-state.ts';
+import { symmetrise } from './linalg/symmetrise.ts';
+import { RANK_THRESHOLD, type StreamingEngine } from './subspace-state.ts';
 
 /** Of frequent directions: how the shrunk matrix B lies below what the rows of a state say. */
 export interface Shrunk {
@@ -23,6 +24,20 @@ export interface OldRows {
   readonly eigenvalues: Float64Array;
   readonly shrunk?: Shrunk | undefined;
 }
+
+/** All of a state's `shrunk`, r + r² numbers. */
+export const packShrunk = ({ certain, withheld }: Shrunk): Float64Array => {
+  const packed = new Float64Array(certain.length + withheld.length);
+  packed.set(certain);
+  packed.set(withheld, certain.length);
+  return packed;
+};
+
+/** @param r rows of the state */
+export const unpackShrunk = (packed: Float64Array, r: number): Shrunk => ({
+  certain: packed.slice(0, r),
+  withheld: packed.slice(r, r + r * r),
+});
 
 export interface KeptRows {
   /** Squared lengths of the new rows, ℓ, descending. */
@@ -42,12 +57,38 @@ export interface KeepLimits {
   readonly norm2: number;
 }
 
-/** The largest, at most `most`, and none that is noise. */
-export const keepLargest = (K: Float64Array, size: number, limits: KeepLimits, solve: EigenSolver): KeptRows => {
-  const { values, vectors } = solve(K, size);
-  const floor = RANK_THRESHOLD * Math.max(values[0]!, limits.norm2);
+/**
+ * @param K Gram matrix of rows that came together, size x size, symmetric
+ * @param old states whose rows are the first ones of K
+ */
+export const keepRows = (
+  engine: StreamingEngine | undefined,
+  K: Float64Array,
+  size: number,
+  old: readonly OldRows[],
+  limits: KeepLimits,
+  solve: EigenSolver,
+  product: DoubleProduct = jsDoubleProduct,
+): KeptRows =>
+  engine === 'frequent-directions'
+    ? keepShrunk(K, size, old, limits, solve, product)
+    : keepLargest(K, size, limits, solve);
+
+/** Below it an eigenvalue is noise. */
+const floorOf = (values: Float64Array, { norm2 }: KeepLimits): number => RANK_THRESHOLD * Math.max(values[0]!, norm2);
+
+/** How many are worth keeping. */
+const countLargest = (values: Float64Array, limits: KeepLimits): number => {
+  const floor = floorOf(values, limits);
   let rows = 0;
   while (rows < limits.most && values[rows]! > floor) rows++;
+  return rows;
+};
+
+/** The largest, at most `most`, and none that is noise. */
+const keepLargest = (K: Float64Array, size: number, limits: KeepLimits, solve: EigenSolver): KeptRows => {
+  const { values, vectors } = solve(K, size);
+  const rows = countLargest(values, limits);
   const weights = vectors.subarray(0, rows * size);
   return {
     eigenvalues: values.slice(0, rows),
@@ -58,28 +99,21 @@ export const keepLargest = (K: Float64Array, size: number, limits: KeepLimits, s
 };
 
 /** The largest of the shrunk matrix, shrunk once more. */
-export const keepShrunk = (
+const keepShrunk = (
   K: Float64Array,
   size: number,
   old: readonly OldRows[],
   limits: KeepLimits,
   solve: EigenSolver,
-  product: DoubleProduct = jsDoubleProduct,
+  product: DoubleProduct,
 ): KeptRows => {
-  const times = (a: Float64Array, m: number, b: Float64Array, n: number, transposed: boolean): Float64Array => {
-    const out = new Float64Array(m * n);
-    if (m * n > 0) product({ a: false, b: transposed }, { m, n, k: size }, a, size, b, transposed ? size : n, out, n);
-    return out;
-  };
   // B = zᵀ Gᵀ G z of the rows z.
   const G = shrinking(old, size, solve);
-  const KG = times(K, size, G, size, true);
-  const inner = times(G, size, KG, size, false);
-  symmetrise(inner, size);
+  const KG = productOf(K, G, size, size, size, { transposed: true, product });
+  const inner = symmetrise(productOf(G, KG, size, size, size, { product }), size);
   const { values, vectors } = solve(inner, size);
-  const floor = RANK_THRESHOLD * Math.max(values[0]!, limits.norm2);
-  let rows = 0;
-  while (rows < limits.most && values[rows]! > floor) rows++;
+  const floor = floorOf(values, limits);
+  let rows = countLargest(values, limits);
   const shrinkage = rows < size ? Math.max(values[rows]!, 0) : 0;
   // Those that shrinking leaves nothing of go too; the bound is then the largest of them, which is no less.
   let dropped = shrinkage;
@@ -88,7 +122,7 @@ export const keepShrunk = (
 
   // The unit directions of B, out of z, and z along them.
   const unit = vectors.slice(0, rows * size).map((value, i) => value / Math.sqrt(values[Math.floor(i / size)]!));
-  const along = times(unit, rows, KG, size, true);
+  const along = productOf(unit, KG, rows, size, size, { transposed: true, product });
   // What is withheld along them: what was, as far as they keep to the old directions, and now this.
   const estimate = new Float64Array(rows * rows);
   let at = 0;
@@ -106,23 +140,16 @@ export const keepShrunk = (
   }
   // Turned to where the estimate is diagonal.
   const turned = solve(estimate, rows);
-  const turn = (a: Float64Array, width: number): Float64Array => {
-    const out = new Float64Array(rows * width);
-    jsDoubleProduct({ a: false, b: false }, { m: rows, n: width, k: rows }, turned.vectors, rows, a, width, out, width);
-    return out;
-  };
-  const toOld = times(unit, rows, G, size, false);
+  const turn = (a: Float64Array, width: number): Float64Array => productOf(turned.vectors, a, rows, rows, width);
+  const toOld = productOf(unit, G, rows, size, size, { product });
   const lengths = turned.values.map(Math.sqrt);
-  const half = turn(withheld, rows);
-  const whole = new Float64Array(rows * rows);
-  jsDoubleProduct({ a: false, b: true }, { m: rows, n: rows, k: rows }, half, rows, turned.vectors, rows, whole, rows);
-  symmetrise(whole, rows);
+  const whole = productOf(turn(withheld, rows), turned.vectors, rows, rows, rows, { transposed: true });
   return {
     eigenvalues: turned.values,
     weights: turn(toOld, size).map((value, i) => value * lengths[Math.floor(i / size)]!),
     projections: turn(along, size),
     dropped,
-    shrunk: { certain, withheld: whole },
+    shrunk: { certain, withheld: symmetrise(whole, rows) },
   };
 };
 
@@ -161,12 +188,6 @@ const addTurned = (
   const cosines = new Float64Array(rows * r);
   for (let j = 0; j < rows; j++)
     for (let l = 0; l < r; l++) cosines[j * r + l] = along[j * stride + l]! / Math.sqrt(eigenvalues[l]!);
-  const half = new Float64Array(rows * r);
-  jsDoubleProduct({ a: false, b: false }, { m: rows, n: r, k: r }, cosines, r, withheld, r, half, r);
+  const half = productOf(cosines, withheld, rows, r, r);
   jsDoubleProduct({ a: false, b: true }, { m: rows, n: rows, k: r }, half, r, cosines, r, out, rows);
-};
-
-const symmetrise = (a: Float64Array, n: number): void => {
-  for (let i = 0; i < n; i++)
-    for (let j = 0; j < i; j++) a[i * n + j] = a[j * n + i] = (a[i * n + j]! + a[j * n + i]!) / 2;
 };

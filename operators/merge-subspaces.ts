@@ -6,10 +6,11 @@
 // Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1, with a block that is known by its own mean and scatter; sketches of frequent
 // directions are merged by shrinking what they hold together (Ghashami, Liberty, Phillips & Woodruff 2016, sec. 3).
 // Cost O(R³) for R rows in all.
-import { type KeptRows, keepLargest, keepShrunk } from './keep-rows.ts';
-import type { DoubleProduct } from './linalg/dense-products.ts';
+import { type KeptRows, keepRows } from './keep-rows.ts';
+import { type DoubleProduct, productOf } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
-import { type SubspaceSpec, type SubspaceState, stateRowsFor } from './subspace-state.ts';
+import { symmetrise } from './linalg/symmetrise.ts';
+import { maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { CoordinateCarry } from './update-subspace.ts';
 
 /** A state and how its rows are held: [m; S] = R Y, R null for the identity (stored-rows.ts). */
@@ -58,14 +59,9 @@ export const mergeSubspaces = (
   });
   const inner = new Float64Array(held * held);
   for (let i = 0; i < held; i++) inner.set(gram.subarray((i + 1) * (held + 1) + 1, (i + 2) * (held + 1)), i * held);
-  const times = (a: Float64Array, m: number, b: Float64Array, n: number, transposed: boolean): Float64Array => {
-    const out = new Float64Array(m * n);
-    if (m > 0 && n > 0)
-      product({ a: false, b: transposed }, { m, n, k: held }, a, held, b, transposed ? held : n, out, n);
-    return out;
-  };
-  const K = times(times(z, size, inner, held, false), size, z, size, true);
-  symmetrise(K, size);
+  const times = (a: Float64Array, m: number, b: Float64Array, n: number, transposed: boolean): Float64Array =>
+    productOf(a, b, m, held, n, { transposed, product });
+  const K = symmetrise(times(times(z, size, inner, held, false), size, z, size, true), size);
 
   // --- the mean of all, and the largest squared norm that a Gram diagonal shows
   const mean = new Float64Array(held);
@@ -77,15 +73,10 @@ export const mergeSubspaces = (
   const meansNorm2 = means.reduce((most, row) => Math.max(most, norm2(row)), 0);
 
   // --- the directions worth keeping
-  const limits = { most: Math.min(stateRowsFor(spec), spec.center ? models - 1 : models, size), norm2: meansNorm2 };
+  const limits = { most: Math.min(maxStateRows(spec, models), size), norm2: meansNorm2 };
   const states = parts.map(({ state }) => state);
-  const shrinks = spec.engine === 'frequent-directions';
   const { eigenvalues, weights, projections, dropped, shrunk } =
-    size === 0
-      ? nothing
-      : shrinks
-        ? keepShrunk(K, size, states, limits, solve, product)
-        : keepLargest(K, size, limits, solve);
+    size === 0 ? nothing : keepRows(spec.engine, K, size, states, limits, solve, product);
   const kept = eigenvalues.length;
   const mix = new Float64Array((1 + kept) * held);
   mix.set(mean);
@@ -192,9 +183,4 @@ const carriesOf = (
     at += r;
     return { rotation, offset, gradient, constant };
   });
-};
-
-const symmetrise = (a: Float64Array, n: number): void => {
-  for (let i = 0; i < n; i++)
-    for (let j = 0; j < i; j++) a[i * n + j] = a[j * n + i] = (a[i * n + j]! + a[j * n + i]!) / 2;
 };

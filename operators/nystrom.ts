@@ -2,8 +2,9 @@
 // centred here and nowhere before, and an estimate of how far M̂ is from M, from rows of Ψ that take no part in it.
 // M̂ ≤ M: it is M compressed to the space of Y. Cost: O(L³), two eigendecompositions of L x L at most.
 // Source: Tropp, Yurtsever, Udell & Cevher 2017 (fixed-rank Nyström); 2019, sec. 6 (error estimate).
-import { jsDoubleProduct as multiply } from './linalg/dense-products.ts';
+import { productOf } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
+import { symmetrise } from './linalg/symmetrise.ts';
 import { RANK_THRESHOLD, type SubspaceSpec, TEST_ROWS } from './subspace-state.ts';
 
 /** The small matrices of a slot, L rows of signs (or, in a second pass, of directions). */
@@ -64,9 +65,8 @@ export const nystrom = (
   }
   // --- F = E Y, F Fᵀ = U Λ Uᵀ
   const half = productOf(whitening, dots, kept, rows, rows);
-  const small = new Float64Array(kept * kept);
-  multiply({ a: false, b: true }, { m: kept, n: kept, k: rows }, half, rows, whitening, rows, small, kept);
-  const { values, vectors: mixing } = kept === 0 ? nothing : solve(symmetric(small, kept), kept);
+  const small = productOf(half, whitening, kept, rows, kept, { transposed: true });
+  const { values, vectors: mixing } = kept === 0 ? nothing : solve(symmetrise(small, kept), kept);
   const most = Math.min(spec.features, spec.center ? models - 1 : models, kept);
   const floor = RANK_THRESHOLD * Math.max(values[0] ?? 0, norm2);
   let rank = 0;
@@ -106,22 +106,4 @@ const estimateError = (dots: Float64Array, core: Float64Array, whitening: Float6
   let error2 = 0;
   for (let i = 0; i < image.length; i++) error2 += image[i]! * residual[i]!;
   return CAUTION * Math.sqrt((Math.max(error2, 0) + ESTIMATE_FLOOR * norm2) / TEST_ROWS);
-};
-
-/** A (m x k) · B (k x n). */
-export const productOf = (a: Float64Array, b: Float64Array, m: number, k: number, n: number): Float64Array => {
-  const out = new Float64Array(m * n);
-  multiply({ a: false, b: false }, { m, n, k }, a, k, b, n, out, n);
-  return out;
-};
-
-/** Without what rounding made of it on one side alone. */
-const symmetric = (matrix: Float64Array, n: number): Float64Array => {
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j < i; j++) {
-      const mean = (matrix[i * n + j]! + matrix[j * n + i]!) / 2;
-      matrix[i * n + j] = matrix[j * n + i] = mean;
-    }
-  }
-  return matrix;
 };

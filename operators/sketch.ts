@@ -6,10 +6,10 @@
 // Y Yᵀ from z, Y Xᵀ and X Xᵀ: with exactly the z that made Y, rounding in z does not matter, and rounding in a product is
 // compressed, never enlarged, by B^-½ Z.
 // Source: nystrom.ts.
-import { jsDoubleProduct as multiply } from './linalg/dense-products.ts';
+import { jsDoubleProduct as multiply, productOf } from './linalg/dense-products.ts';
 import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
-import { nystrom, productOf, type Sketch } from './nystrom.ts';
+import { nystrom, type Sketch } from './nystrom.ts';
 import { type SubspaceSpec, type SubspaceState, sketchRows, TEST_ROWS } from './subspace-state.ts';
 import {
   type BlockGram,

@@ -15,7 +15,7 @@ import {
   tableToIPC,
   type Vector,
 } from 'apache-arrow';
-import type { Shrunk } from './keep-rows.ts';
+import { packShrunk, unpackShrunk } from './keep-rows.ts';
 import type { Sketch } from './nystrom.ts';
 import type { SubspaceState } from './subspace-state.ts';
 
@@ -49,19 +49,9 @@ const listOf = ({ state, map, norms2 }: SavedSlot, name: (typeof lists)[number])
   return { map, norms2, eigenvalues: state.eigenvalues, rowsDotMean: state.rowsDotMean }[name];
 };
 
-/** r + r² numbers. */
-const packShrunk = ({ certain, withheld }: Shrunk): Float64Array => concatenate([certain, withheld]);
-
-const unpackShrunk = (packed: Float64Array, r: number): Shrunk => ({
-  certain: packed.slice(0, r),
-  withheld: packed.slice(r),
-});
-
 /** A sketch's parts one after the other, the number of its rows first. */
-const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array =>
-  concatenate([Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions]);
-
-const concatenate = (parts: readonly Float64Array[]): Float64Array => {
+const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array => {
+  const parts = [Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions];
   const packed = new Float64Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const part of parts) {

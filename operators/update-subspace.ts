@@ -3,10 +3,10 @@
 // Cost O((r + b)^3), about 1 ms for rank 32 and block 32 with LAPACK.
 // Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1 (mean correction); Levy & Lindenbaum 2000 (sequential Karhunen-Loeve);
 // frequent directions, which differs in what it keeps: keep-rows.ts.
-import { keepLargest, keepShrunk } from './keep-rows.ts';
+import { keepRows } from './keep-rows.ts';
 import { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
-import { RANK_THRESHOLD, type SubspaceSpec, type SubspaceState, stateRowsFor } from './subspace-state.ts';
+import { maxStateRows, RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 
 /** Rows before the mean in every tile: the ones row and the negated shift. */
 export const CONSTANT_ROWS = 2;
@@ -131,10 +131,9 @@ export const updateSubspace = (
   // --- the directions worth keeping
   const models = n + b;
   const blockNorm2 = largestNorm2(products, b);
-  const limits = { most: Math.min(stateRowsFor(spec), spec.center ? models - 1 : models, size), norm2: blockNorm2 };
-  const shrinks = spec.engine === 'frequent-directions';
-  const keptRows = shrinks ? keepShrunk(K, size, [state], limits, solve) : keepLargest(K, size, limits, solve);
-  const { eigenvalues, weights, projections, dropped, shrunk } = keptRows;
+  const limits = { most: Math.min(maxStateRows(spec, models), size), norm2: blockNorm2 };
+  const kept = keepRows(spec.engine, K, size, [state], limits, solve);
+  const { eigenvalues, weights, projections, dropped, shrunk } = kept;
   const rows = eigenvalues.length;
 
   // --- P = Q C, and the mean row

@@ -31,3 +31,20 @@ export const jsDoubleProduct: DoubleProduct = (transpose, { m, n, k }, a, lda, b
     }
   }
 };
+
+/**
+ * A (m x k) · B (k x n), or A · Bᵀ (B is then n x k), as a new matrix.
+ * @param product loops, unless another is given
+ */
+export const productOf = (
+  a: Float64Array,
+  b: Float64Array,
+  m: number,
+  k: number,
+  n: number,
+  { transposed = false, product = jsDoubleProduct }: { transposed?: boolean; product?: DoubleProduct } = {},
+): Float64Array => {
+  const out = new Float64Array(m * n);
+  if (m * n > 0) product({ a: false, b: transposed }, { m, n, k }, a, k, b, transposed ? k : n, out, n);
+  return out;
+};
