@@ -1,13 +1,12 @@
 // What a card can do at best, through weightspan's own bindings: copies up from pinned memory, and one large float32 product.
 // Prints one JSON object. card-limit.mjs [--quick]
 import { CudaCard } from '../dist/operators/devices/cuda-card.js';
-import { pointerCell } from '../dist/operators/devices/cuda-library.js';
+import { COPY, pointerCell } from '../dist/operators/devices/cuda-library.js';
 import { findCuda } from '../dist/operators/devices/find-cuda.js';
 
 const quick = process.argv.includes('--quick');
 const BYTES = quick ? 2 ** 20 : 2 ** 28;
 const SIDE = quick ? 256 : 8192;
-const UP = 1;
 
 const card = new CudaCard(findCuda(), 'float32');
 const { runtime, blas } = card.library;
@@ -28,7 +27,7 @@ const cell = pointerCell();
 runtime.cudaHostAlloc(cell, BYTES, 0);
 const pinned = cell[0];
 const target = card.allocate(BYTES);
-const copy_s = fastest(() => runtime.cudaMemcpyAsync(target, pinned, BYTES, UP, card.stream));
+const copy_s = fastest(() => runtime.cudaMemcpyAsync(target, pinned, BYTES, COPY.up, card.stream));
 
 const [a, b, c] = [0, 1, 2].map(() => card.allocate(SIDE * SIDE * 4));
 for (const matrix of [a, b]) runtime.cudaMemsetAsync(matrix, 0, SIDE * SIDE * 4, card.stream);

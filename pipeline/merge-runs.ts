@@ -59,7 +59,7 @@ export const mergeRuns = (
     const found = yield* attempt(() =>
       findDevice(parts[0] === undefined ? 'auto' : choiceOf(parts[0].begin.device), {
         threads: 1,
-        precision: parts[0]?.begin.device.precision === 'tf32' ? 'tf32' : 'fp32',
+        precision: parts[0]?.begin.device.precision ?? 'float32',
       }).catch((cause) => {
         if (!allowInexact) throw cause;
         return findProcessor('auto');

@@ -167,7 +167,7 @@ const planWith = (
         findDevice(config.device, {
           threads: config.threads,
           begun: going?.begin.device ?? null,
-          precision: config.precision ?? 'fp32',
+          precision: config.precision === 'tf32' ? 'tf32' : 'float32',
         }),
       catch: (cause) => cause,
     }).pipe(

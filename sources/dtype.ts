@@ -43,6 +43,16 @@ export const bytesPerElement = (dtype: Dtype): number => readable[dtype];
 // Misaligned 16- and 64-bit data goes through here, 16 KiB at a time: fresh memory would cost more than the widening.
 const scratch = new Uint8Array(16_384);
 
+/** What every bit pattern of a 16- or 8-bit dtype widens to, in order: 65,536 or 256 numbers. */
+export const widenedPatterns = (dtype: Dtype): Float32Array => {
+  const size = 2 ** (8 * bytesPerElement(dtype));
+  const patterns = dtype === 'F16' || dtype === 'BF16' ? new Uint16Array(size) : new Uint8Array(size);
+  for (let i = 0; i < size; i++) patterns[i] = i;
+  const values = new Float32Array(size);
+  widen(dtype, new Uint8Array(patterns.buffer), values);
+  return values;
+};
+
 /**
  * Widens `out.length` elements to float32.
  *

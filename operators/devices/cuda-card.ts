@@ -5,6 +5,8 @@ import koffi from 'koffi';
 import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
 import { CUDA_KERNELS, CUDA_THREADS, kernelNames } from './cuda-kernels.ts';
 import {
+  type CheckedCall,
+  COPY,
   CudaFailure,
   type CudaLibrary,
   type CudaPaths,
@@ -35,9 +37,10 @@ const CAPABILITY_MINOR = 76;
 /** cublasMath_t: products of float32 in float32, and in TF32 (10 bits of mantissa). */
 const MATH_MODE: Readonly<Record<CudaPrecision, number>> = { float32: 0, tf32: 3 };
 
+type Floats = Float32Array | Float64Array;
+
 /** 12080 as 12.8. */
-export const cudaVersion = (version: number): string =>
-  `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
+const cudaVersion = (version: number): string => `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
 
 const blasVersion = (version: number): string =>
   version >= 100_000
@@ -173,6 +176,24 @@ export class CudaCard {
     return this.perform(() => this.#made(this.library.runtime.cudaEventCreateWithFlags, NO_TIMING));
   }
 
+  /**
+   * Copies rows of `width` bytes, pitches apart, from an array. It may be changed when this returns: memory that is not pinned is
+   * staged first.
+   */
+  copyUp(to: CudaPointer, toPitch: number, from: Floats, fromPitch: number, width: number, rows: number): void {
+    if (width === 0 || rows === 0) return;
+    const { copyUp } = this.library.runtime;
+    this.perform(() => copyUp(to, toPitch, from, fromPitch, width, rows, COPY.up, this.stream));
+  }
+
+  /** Copies as many rows as `out` holds, `width` bytes each and close together in it, once all products before are done. */
+  copyDown(out: Floats | Int32Array, from: CudaPointer, fromPitch = out.byteLength, width = out.byteLength): void {
+    if (out.byteLength === 0) return;
+    const { copyDown } = this.library.runtime;
+    this.perform(() => copyDown(out, width, from, fromPitch, width, out.byteLength / width, COPY.down, this.stream));
+    this.wait();
+  }
+
   /** Waits for all products. */
   wait(): void {
     this.perform(() => this.library.runtime.cudaStreamSynchronize(this.stream));
@@ -201,7 +222,7 @@ export class CudaCard {
     }
   }
 
-  #made(make: (cell: BigUint64Array, ...more: unknown[]) => void, ...more: unknown[]): CudaPointer {
+  #made(make: CheckedCall, ...more: unknown[]): CudaPointer {
     const cell = pointerCell();
     make(cell, ...more);
     return cell[0]!;
@@ -233,30 +254,29 @@ const compileKernels = ({ compiler }: CudaLibrary, capability: number): Uint8Arr
   const known = archs.includes(capability);
   const newest = Math.max(...archs.filter((arch) => arch <= capability));
   const program = pointerCell();
+  const fetched = (sizeOf: CheckedCall, get: CheckedCall): Uint8Array => {
+    const bytes = pointerCell();
+    sizeOf(program[0]!, bytes);
+    const out = new Uint8Array(Number(bytes[0]!));
+    get(program[0]!, out);
+    return out;
+  };
   compiler.nvrtcCreateProgram(program, CUDA_KERNELS, 'weightspan.cu', 0, 0n, 0n);
   try {
     const architecture = `--gpu-architecture=${known ? `sm_${capability}` : `compute_${newest}`}`;
     try {
       compiler.nvrtcCompileProgram(program[0]!, 1, [architecture]);
     } catch (error) {
-      const bytes = pointerCell();
-      compiler.nvrtcGetProgramLogSize(program[0]!, bytes);
-      const log = new Uint8Array(Number(bytes[0]!));
-      compiler.nvrtcGetProgramLog(program[0]!, log);
+      const log = fetched(compiler.nvrtcGetProgramLogSize, compiler.nvrtcGetProgramLog);
       const text = Buffer.from(log.subarray(0, -1)).toString().trim();
       throw new DeviceUnavailable({
         device: 'cuda',
         detail: `${(error as Error).message} for ${architecture}: ${text}`,
       });
     }
-    const [sizeOf, get] = known
-      ? [compiler.nvrtcGetCUBINSize, compiler.nvrtcGetCUBIN]
-      : [compiler.nvrtcGetPTXSize, compiler.nvrtcGetPTX];
-    const bytes = pointerCell();
-    sizeOf(program[0]!, bytes);
-    const image = new Uint8Array(Number(bytes[0]!));
-    get(program[0]!, image);
-    return image;
+    return known
+      ? fetched(compiler.nvrtcGetCUBINSize, compiler.nvrtcGetCUBIN)
+      : fetched(compiler.nvrtcGetPTXSize, compiler.nvrtcGetPTX);
   } finally {
     compiler.nvrtcDestroyProgram(program);
   }

@@ -3,6 +3,7 @@
 // A chunk is 2,048 features, as on blas. The chunks of a matrix are one batch of products (they stand a chunk apart in every row, so
 // nothing is laid out anew), and a kernel adds them up in float64, on the card, in the order of chunks: the bits depend on neither
 // threads nor timing. They do depend on the card and on cuBLAS.
+import { bytesPerElement } from '../../sources/dtype.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
 import { widenRow } from '../../sources/weight-batch.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
@@ -11,7 +12,7 @@ import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
 import { CudaCard } from './cuda-card.ts';
 import { cudaEigenSolver } from './cuda-eigen.ts';
-import type { CudaPaths, CudaPointer } from './cuda-library.ts';
+import { COPY, type CudaPaths, type CudaPointer } from './cuda-library.ts';
 import { CudaUploads } from './cuda-uploads.ts';
 import type { CudaPrecision, Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 
@@ -37,9 +38,6 @@ export interface Beside {
 
 const NO = 0;
 const YES = 1;
-const UP = 1;
-const DOWN = 2;
-const WITHIN = 3;
 const ONE = Float32Array.of(1);
 const ZERO = Float32Array.of(0);
 
@@ -76,7 +74,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     };
     this.#uploads = new CudaUploads(this.card);
     this.multiplyDouble = beside.multiplyDouble;
-    this.solve = cudaEigenSolver(this.card, beside.solve);
+    this.solve = cudaEigenSolver(this.card.library.solver !== null, () => this.card, beside.solve);
   }
 
   panelFor(): number {
@@ -97,18 +95,12 @@ export class CudaDevice implements Device<CudaMatrix> {
   }
 
   write({ at, stride, width }: CudaMatrix, first: number, data: Float32Array): void {
-    const rows = data.length / width;
-    if (rows === 0) return;
-    this.#copyUp(floats(at, first * stride), stride, data, width, width, rows);
+    this.card.copyUp(floats(at, first * stride), stride * 4, data, width * 4, width * 4, data.length / width);
   }
 
   read({ at, stride, width }: CudaMatrix, first: number, rows: number): Float32Array {
     const out = new Float32Array(rows * width);
-    if (rows === 0) return out;
-    const { copyDown } = this.card.library.runtime;
-    const from = floats(at, first * stride);
-    this.card.perform(() => copyDown(out, width * 4, from, stride * 4, width * 4, rows, DOWN, this.card.stream));
-    this.card.wait();
+    this.card.copyDown(out, floats(at, first * stride), stride * 4, width * 4);
     return out;
   }
 
@@ -126,7 +118,7 @@ export class CudaDevice implements Device<CudaMatrix> {
         const place = { to: floats(matrix, at[first]! * stride), stride, width, shift: added };
         const count = next - first;
         if (batch.kind === 'stored') {
-          const size = batch.row(rows[first]!).length / batch.width;
+          const size = bytesPerElement(batch.dtype);
           const rowOf = (i: number): Uint8Array =>
             batch.row(rows[first + i]!).subarray(from * size, (from + width) * size);
           this.#uploads.rows(batch.dtype, count, rowOf, place);
@@ -182,11 +174,9 @@ export class CudaDevice implements Device<CudaMatrix> {
   }
 
   settle(): void {
-    const { copyDown } = this.card.library.runtime;
     for (const [out, { at, cells }] of this.#sums) {
       const sums = new Float64Array(cells);
-      this.card.perform(() => copyDown(sums, cells * 8, at, cells * 8, cells * 8, 1, DOWN, this.card.stream));
-      this.card.wait();
+      this.card.copyDown(sums, at);
       for (let i = 0; i < cells; i++) out[i] = out[i]! + sums[i]!;
       this.card.free(at);
     }
@@ -198,7 +188,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     if (at > 0) {
       const { copyWithin } = this.card.library.runtime;
       const [to, own] = [out.stride * 4, stride * 4];
-      this.card.perform(() => copyWithin(out.at, to, from.at, own, width * 4, at, WITHIN, this.card.stream));
+      this.card.perform(() => copyWithin(out.at, to, from.at, own, width * 4, at, COPY.within, this.card.stream));
     }
     this.#multiply(
       p,
@@ -247,7 +237,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     const { blas } = this.card.library;
     if (k === 0) return;
     const v = this.#room('b', k * side * 4);
-    this.#copyUp(v, side, directions, side, side, k);
+    this.card.copyUp(v, side * 4, directions, side * 4, side * 4, k);
     for (let first = from; first < to; first += CUDA_CHUNK) {
       const count = Math.min(CUDA_CHUNK, to - first);
       const x = this.#samplesUp('a', samples, first, count, { from: 0, to: side });
@@ -257,10 +247,8 @@ export class CudaDevice implements Device<CudaMatrix> {
         // Row-major k x count, V · X or V · Xᵀ.
         const [ta, lda] = stand === 'rows' ? [YES, side] : [NO, count];
         blas.cublasSgemm_v2(this.card.blas, ta, NO, count, k, side, ONE, x, lda, v, side, ZERO, products, count);
-        const bytes = inner.byteLength;
-        this.card.library.runtime.copyDown(inner, bytes, products, bytes, bytes, 1, DOWN, this.card.stream);
       });
-      this.card.wait();
+      this.card.copyDown(inner, products);
       addSquares(inner, k, count, energies);
     }
   }
@@ -305,7 +293,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     if (this.#weights !== null) this.card.free(this.#weights.at);
     this.#weights = null;
     const at = this.card.allocate(p.length * 4);
-    this.#copyUp(at, p.length, Float32Array.from(p), p.length, p.length, 1);
+    this.card.copyUp(at, p.length * 4, Float32Array.from(p), p.length * 4, p.length * 4, 1);
     this.#weights = { p, at };
     return at;
   }
@@ -320,23 +308,10 @@ export class CudaDevice implements Device<CudaMatrix> {
   ): CudaPointer {
     const entries = to - from;
     const at = this.#room(room, entries * count * 4);
-    if (stand === 'rows') this.#copyUp(at, entries, values.subarray(first * stride + from), stride, entries, count);
-    else this.#copyUp(at, count, values.subarray(from * stride + first), stride, count, entries);
+    const [start, width, rows] =
+      stand === 'rows' ? [first * stride + from, entries, count] : [from * stride + first, count, entries];
+    this.card.copyUp(at, width * 4, values.subarray(start), stride * 4, width * 4, rows);
     return at;
-  }
-
-  /** From an array; it may be changed when this returns, since memory that is not pinned is staged first. */
-  #copyUp(
-    to: CudaPointer,
-    toStride: number,
-    from: Float32Array,
-    fromStride: number,
-    width: number,
-    rows: number,
-  ): void {
-    if (width === 0 || rows === 0) return;
-    const { copyUp } = this.card.library.runtime;
-    this.card.perform(() => copyUp(to, toStride * 4, from, fromStride * 4, width * 4, rows, UP, this.card.stream));
   }
 
   /** out += chunks of products, when it is settled. */

@@ -9,17 +9,15 @@ import { CudaFailure, type CudaPointer, deviceFailed, pointerCell } from './cuda
 export const CUDA_EIGEN_ROWS = 1024;
 const VECTORS = 1;
 const LOWER = 0;
-const UP = 1;
-const DOWN = 2;
 
+/** @param open the card, which is asked for with the first large matrix */
 export const cudaEigenSolver =
-  (card: CudaCard, small: EigenSolver): EigenSolver =>
+  (hasSolver: boolean, open: () => CudaCard, small: EigenSolver): EigenSolver =>
   (matrix, n) =>
-    n < CUDA_EIGEN_ROWS || card.library.solver === null ? small(matrix, n) : solveOnCard(card, matrix, n);
+    n < CUDA_EIGEN_ROWS || !hasSolver ? small(matrix, n) : solveOnCard(open(), matrix, n);
 
 const solveOnCard = (card: CudaCard, matrix: Float64Array, n: number): ReturnType<EigenSolver> => {
   const solver = card.library.solver!;
-  const { copyUp, copyDown } = card.library.runtime;
   const taken: CudaPointer[] = [];
   const take = (bytes: number): CudaPointer => {
     const at = card.allocate(bytes);
@@ -36,13 +34,12 @@ const solveOnCard = (card: CudaCard, matrix: Float64Array, n: number): ReturnTyp
       const length = new Int32Array(1);
       solver.cusolverDnDsyevd_bufferSize(handle, VECTORS, LOWER, n, a, n, w, length);
       const work = take(length[0]! * 8);
-      copyUp(a, n * 8, matrix, n * 8, n * 8, n, UP, card.stream);
+      card.copyUp(a, n * 8, matrix, n * 8, n * 8, n);
       solver.cusolverDnDsyevd(handle, VECTORS, LOWER, n, a, n, w, work, length[0]!, info);
       const [ascending, columns, status] = [new Float64Array(n), new Float64Array(n * n), new Int32Array(1)];
-      copyDown(ascending, n * 8, w, n * 8, n * 8, 1, DOWN, card.stream);
-      copyDown(columns, n * 8, a, n * 8, n * 8, n, DOWN, card.stream);
-      copyDown(status, 4, info, 4, 4, 1, DOWN, card.stream);
-      card.wait();
+      card.copyDown(ascending, w);
+      card.copyDown(columns, a, n * 8, n * 8);
+      card.copyDown(status, info);
       if (status[0] !== 0)
         throw new NumericalFailure({
           slot: '-',

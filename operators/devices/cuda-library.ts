@@ -24,7 +24,6 @@ type Call = (...args: unknown[]) => unknown;
 export type CheckedCall = (...args: unknown[]) => void;
 
 const runtimeCalls = {
-  cudaGetDeviceCount: '(void *count)',
   cudaSetDevice: '(int device)',
   cudaDeviceGetAttribute: '(void *value, int attribute, int device)',
   cudaMemGetInfo: '(void *free, void *total)',
@@ -43,6 +42,9 @@ const runtimeCalls = {
   cudaEventRecord: '(uint64_t event, uint64_t stream)',
   cudaEventSynchronize: '(uint64_t event)',
 } as const;
+
+/** cudaMemcpyKind. */
+export const COPY = { up: 1, down: 2, within: 3 } as const;
 
 /** The same function where one side is an array of this process. */
 const copies = {
@@ -77,7 +79,6 @@ const blasCalls = {
 } as const;
 
 const compilerCalls = {
-  nvrtcVersion: '(void *major, void *minor)',
   nvrtcGetNumSupportedArchs: '(void *count)',
   nvrtcGetSupportedArchs: '(void *archs)',
   nvrtcCreateProgram:
@@ -123,9 +124,10 @@ const outOfMemory: Readonly<Record<Family, readonly number[]>> = {
   solver: [2],
 };
 /** What leaves a context of no use: launch failures, illegal addresses, a card that fell off the bus, or is taken away. */
+const lostContext = [46, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719];
 const lost: Readonly<Record<Family, readonly number[]>> = {
-  runtime: [46, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719],
-  driver: [46, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719],
+  runtime: lostContext,
+  driver: lostContext,
   blas: [1, 13, 14],
   compiler: [],
   solver: [1, 6, 7],
@@ -152,8 +154,8 @@ export class CudaFailure extends Error {
 }
 
 /** A failure of a device that was open. */
-export const deviceFailed = ({ message, reason }: CudaFailure, more = ''): DeviceFailed =>
-  new DeviceFailed({ device: 'cuda', reason, detail: `${message}${more}` });
+export const deviceFailed = ({ message, reason }: CudaFailure): DeviceFailed =>
+  new DeviceFailed({ device: 'cuda', reason, detail: message });
 
 /**
  * Loads CUDA's libraries.
@@ -194,17 +196,20 @@ export const loadCuda = (paths: CudaPaths): CudaLibrary => {
       }),
     ) as Checked<T>;
   };
+  /** What a library says of a status. */
+  const teller = (path: string, name: string): Call => bind(load(path), path, `const char *${name}(int status)`);
   const named = (path: string, name: string): ((status: number) => string) => {
-    const call = bind(load(path), path, `const char *${name}(int status)`);
-    return (status) => `${call(status)} (${status})`;
+    const tell = teller(path, name);
+    return (status) => `${tell(status)} (${status})`;
   };
   const version = (name: string): number => {
     const out = new Int32Array(1);
     return bind(load(paths.runtime), paths.runtime, `int ${name}(void *version)`)(out) === 0 ? out[0]! : 0;
   };
   const ofRuntime = named(paths.runtime, 'cudaGetErrorName');
-  const toldBy = named(paths.runtime, 'cudaGetErrorString');
-  const words = (status: number): string => `${ofRuntime(status)}: ${toldBy(status).replace(/ \(\d+\)$/, '')}`;
+  const explain = teller(paths.runtime, 'cudaGetErrorString');
+  // The driver's numbers are the runtime's.
+  const words = (status: number): string => `${ofRuntime(status)}: ${explain(status)}`;
   return {
     runtime: {
       ...checked('runtime', paths.runtime, runtimeCalls, words),

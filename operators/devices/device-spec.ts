@@ -8,13 +8,7 @@ import { blasDevice } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
 import type { CudaPaths } from './cuda-library.ts';
 import type { CudaPrecision, Device, DeviceInfo } from './device.ts';
-import {
-  type DeviceChoice,
-  deviceChoices,
-  type GpuChoice,
-  type PrecisionChoice,
-  type TensorChoice,
-} from './device-choice.ts';
+import { type DeviceChoice, deviceChoices, type GpuChoice, type TensorChoice } from './device-choice.ts';
 import { findBlas, pinnedKernelWarning } from './find-blas.ts';
 import { floatArena } from './float-arena.ts';
 import type { BackendSpec, TensorConnection } from './tensor-messages.ts';
@@ -87,7 +81,7 @@ export interface FindOptions {
   /** Of the run that goes on: `auto` then looks for the same again, and not for what is fastest now. */
   readonly begun?: DeviceInfo | null;
   /** Device cuda. */
-  readonly precision?: PrecisionChoice;
+  readonly precision?: CudaPrecision;
 }
 
 /**
@@ -97,9 +91,9 @@ export interface FindOptions {
  */
 export const findDevice = async (
   choice: DeviceChoice,
-  { threads, begun = null, precision = 'fp32' }: FindOptions = { threads: 1 },
+  { threads, begun = null, precision = 'float32' }: FindOptions = { threads: 1 },
 ): Promise<FoundDevice> => {
-  if (choice === 'cuda') return findCard(precision);
+  if (choice === 'cuda') return findCard((await import('./find-cuda.ts')).findCuda(), precision);
   if (choice === 'tfjs:webgpu' || choice === 'tfjs:node-gpu') return findTensors(choice);
   if (choice === 'auto') {
     const card = await cardIfAny(begun);
@@ -113,35 +107,21 @@ export const findDevice = async (
 };
 
 /** @throws DeviceUnavailable */
-const findCard = async (precision: PrecisionChoice): Promise<FoundDevice> => {
-  const { findCuda } = await import('./find-cuda.ts');
-  const [{ CudaDevice }, { CUDA_EIGEN_ROWS }] = await Promise.all([
-    import('./cuda-device.ts'),
-    import('./cuda-eigen.ts'),
-  ]);
+const findCard = async (paths: CudaPaths, precision: CudaPrecision): Promise<FoundDevice> => {
+  const [{ CudaCard }, { cudaEigenSolver }] = await Promise.all([import('./cuda-card.ts'), import('./cuda-eigen.ts')]);
   const blas = findBlas();
-  const spec: CudaSpec = {
-    name: 'cuda',
-    paths: findCuda(),
-    precision: precision === 'tf32' ? 'tf32' : 'float32',
-    blas: blas?.abi.path ?? null,
-  };
+  const spec: CudaSpec = { name: 'cuda', paths, precision, blas: blas?.abi.path ?? null };
   const device = await openCuda(spec);
   const { runtime, driver } = device.card.facts;
   const card = { runtime, driver, ...device.card.memory(), hasSolver: device.card.library.solver !== null };
-  const small = blas?.solve ?? jsEigenSolver;
   await device.close();
   // Opened again for the first large matrix, and then kept: most runs have none.
-  let large: EigenSolver | null = null;
+  let opened: InstanceType<typeof CudaCard> | null = null;
+  const open = () => (opened ??= new CudaCard(paths, precision));
   return {
     spec,
     info: device.info,
-    solve: (matrix, n) => {
-      if (n < CUDA_EIGEN_ROWS || !card.hasSolver) return small(matrix, n);
-      large ??= new CudaDevice(spec.paths, spec.precision, { solve: small, multiplyDouble: device.multiplyDouble })
-        .solve;
-      return large(matrix, n);
-    },
+    solve: cudaEigenSolver(card.hasSolver, open, blas?.solve ?? jsEigenSolver),
     multiplyDouble: device.multiplyDouble,
     warnings: [],
     card,
@@ -152,14 +132,15 @@ const findCard = async (precision: PrecisionChoice): Promise<FoundDevice> => {
 const cardIfAny = async (begun: DeviceInfo | null): Promise<FoundDevice | { readonly warning: string } | null> => {
   if (begun !== null && begun.name !== 'cuda') return null;
   const { findCuda } = await import('./find-cuda.ts');
+  let paths: CudaPaths;
   try {
-    findCuda();
+    paths = findCuda();
   } catch (error) {
     if (error instanceof DeviceUnavailable) return null;
     throw error;
   }
   try {
-    return await findCard(begun?.precision === 'tf32' ? 'tf32' : 'fp32');
+    return await findCard(paths, begun?.precision ?? 'float32');
   } catch (error) {
     if (!(error instanceof DeviceUnavailable || error instanceof DeviceFailed)) throw error;
     return { warning: `${error.message}; auto goes on without it` };

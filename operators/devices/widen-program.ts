@@ -2,7 +2,7 @@
 // It moves bits and rounds nothing. 8- and 16-bit floats but bfloat16 are looked up in a table that the processor's widening
 // made, so that both agree in every pattern.
 import * as tf from '@tensorflow/tfjs-core';
-import { widen as widenOnProcessor } from '../../sources/dtype.ts';
+import { widenedPatterns } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
 import { chunkCount, chunkWidth } from './tensor-chunks.ts';
 
@@ -97,12 +97,7 @@ export class WidenProgram {
     if (dtype === 'F32' || dtype === 'BF16') return null;
     const known = this.#tables.get(dtype);
     if (known !== undefined) return known;
-    const size = dtype === 'F16' ? 2 ** 16 : 2 ** 8;
-    const patterns = dtype === 'F16' ? new Uint16Array(size) : new Uint8Array(size);
-    for (let i = 0; i < size; i++) patterns[i] = i;
-    const values = new Float32Array(size);
-    widenOnProcessor(dtype, new Uint8Array(patterns.buffer), values);
-    const table = tf.tensor1d(new Int32Array(values.buffer), 'int32');
+    const table = tf.tensor1d(new Int32Array(widenedPatterns(dtype).buffer), 'int32');
     this.#tables.set(dtype, table);
     return table;
   }
