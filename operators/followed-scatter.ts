@@ -126,7 +126,13 @@ export class FollowedScatter {
       throw new NumericalFailure({ slot: displayName(this.#slot), detail });
     }
     const gram = { values, columns: b, block: b, shiftSum: 0 };
-    const { state, mix, newRows } = updateSubspace(this.#spec, this.#state, gram, this.#tiles.solve);
+    const { state, mix, newRows } = updateSubspace(
+      this.#spec,
+      this.#state,
+      gram,
+      this.#tiles.solve,
+      this.#tiles.multiplyDouble,
+    );
     // Without the mean's row and column.
     const width = 1 + r + b;
     const plain = new Float64Array(newRows * (r + b));

@@ -392,9 +392,9 @@ export class IncrementalEngine {
     engine.settled = true;
     const { spec, state, stored } = engine;
     const { columns, shiftSum } = visit;
-    const { solve } = this.#options.tiles;
+    const { solve, multiplyDouble } = this.#options.tiles;
     const held = heldRows(spec, state);
-    const values = gramOfState(visit.gram, columns, held, stored);
+    const values = gramOfState(visit.gram, columns, held, stored, multiplyDouble);
     const gram = { values, columns, block: models.length, shiftSum };
     if (isSecondPass(block)) {
       const { state: grown, mix } = updateSketchAgain(spec, state, gram, solve);
@@ -403,10 +403,12 @@ export class IncrementalEngine {
       return null;
     }
     const isSketch = spec.engine === 'randomized';
-    const update = (isSketch ? updateSketch : updateSubspace)(spec, state, gram, solve);
+    const update = isSketch
+      ? updateSketch(spec, state, gram, solve)
+      : updateSubspace(spec, state, gram, solve, multiplyDouble);
     engine.stored = isSketch
       ? rowsAdded(update.mix, 1 + held, models.length)
-      : rowsAfter(spec, stored, state, update, blockNorms2(gram), renewsAfter(block.index));
+      : rowsAfter(spec, stored, state, update, blockNorms2(gram), renewsAfter(block.index), multiplyDouble);
     engine.state = update.state;
     return { slot: engine.slot, models, update };
   }

@@ -1,7 +1,7 @@
 // One thread's work for the modes rows and cols; what the tasks mean stands in scatter-tasks.ts.
 import { firstBadWeight, hasBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
-import type { WeightRows } from '../sources/weight-batch.ts';
+import { storedRow, type WeightRows } from '../sources/weight-batch.ts';
 import type { Device, Samples } from './devices/device.ts';
 import { performFactorTask } from './factor-work.ts';
 import { follow, turn } from './follow-work.ts';
@@ -54,7 +54,7 @@ const survey = (device: Device, task: SurveyTask): readonly BadValue[] => {
   eachStored(task, (tile, _position, batch, row) => {
     const model = batch.models[row]!;
     // Factors were looked at when they were staged, and their product is bounded.
-    if (batch.kind === 'factored' || bad.has(model) || !hasBadWeight(batch.dtype, batch.row(row))) return;
+    if (batch.kind === 'factored' || bad.has(model) || !hasBadWeight(batch.dtype, storedRow(batch, row))) return;
     const x = new Float32Array(tile.width);
     device.widenRow(batch, row, 0, x);
     // A float64 just beyond the limit may be rounded back to it.

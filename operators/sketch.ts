@@ -7,14 +7,13 @@
 // compressed, never enlarged, by B^-½ Z.
 // Source: nystrom.ts.
 import { jsDoubleProduct as multiply, productOf } from './linalg/dense-products.ts';
-import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { nystrom, type Sketch } from './nystrom.ts';
 import { type SubspaceSpec, type SubspaceState, sketchRows, TEST_ROWS } from './subspace-state.ts';
 import {
   type BlockGram,
   CONSTANT_ROWS,
-  cutsOf,
+  driftOf,
   largestNorm2,
   type Products,
   type SubspaceUpdate,
@@ -347,15 +346,6 @@ const turned = (
   multiply({ a: false, b: true }, size, half, 1 + rows, newDirections, 1 + rows, rotation, now);
   return rotation;
 };
-
-const driftOf = (
-  spec: SubspaceSpec,
-  rotation: Float64Array,
-  old: number,
-  now: number,
-  solve: EigenSolver,
-): SubspaceUpdate['drift'] =>
-  cutsOf(spec.rank).map((j) => (j <= old && j <= now ? principalAngles(rotation, now, j, solve) : null));
 
 const plain = { a: false, b: false };
 

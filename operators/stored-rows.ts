@@ -4,7 +4,7 @@
 // M [Y; X] = M₁ (Y' + M₁⁻¹ M₂ Y''), M₁ the first 1 + ℓ columns: adding few rows Y'' onto the ones that stay gives the next
 // Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Now and then, and where M₁
 // is close to singular, the rows are mixed in full, after which R is the identity again.
-import { jsDoubleProduct } from './linalg/dense-products.ts';
+import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import { solveLinear } from './linalg/linear-system.ts';
 import type { SubspaceSpec, SubspaceState } from './subspace-state.ts';
 import type { Mix } from './tile-tasks.ts';
@@ -58,23 +58,22 @@ export const gramOfState = (
   columns: number,
   stateRows: number,
   { map }: StoredRows,
+  product: DoubleProduct = jsDoubleProduct,
 ): Float64Array => {
   if (map === null) return values;
   const size = 1 + stateRows;
   const rows = values.length / columns;
   const out = values.slice();
   const from = CONSTANT_ROWS * columns;
-  multiplyInto(out.subarray(from, from + size * columns), map, values.subarray(from), size, columns);
+  out.set(productOf(map, values.subarray(from, from + size * columns), size, size, columns, { product }), from);
   if (columns === rows) {
-    const row = new Float64Array(size);
-    for (let i = 0; i < rows; i++) {
-      row.set(out.subarray(i * columns + CONSTANT_ROWS, i * columns + CONSTANT_ROWS + size));
-      for (let j = 0; j < size; j++) {
-        let sum = 0;
-        for (let l = 0; l < size; l++) sum += map[j * size + l]! * row[l]!;
-        out[i * columns + CONSTANT_ROWS + j] = sum;
-      }
-    }
+    // All rows, of which the map's columns are turned too.
+    const turned = out.slice();
+    for (let i = 0; i < rows; i++) turned.fill(0, i * columns + CONSTANT_ROWS, i * columns + CONSTANT_ROWS + size);
+    const right = { a: false, b: true };
+    const [held, target] = [out.subarray(CONSTANT_ROWS), turned.subarray(CONSTANT_ROWS)];
+    product(right, { m: rows, n: size, k: size }, held, columns, map, size, target, columns);
+    return turned;
   }
   return out;
 };
@@ -92,11 +91,12 @@ export const rowsAfter = (
   update: SubspaceUpdate,
   blockNorms2: Float64Array,
   renew: boolean,
+  product: DoubleProduct = jsDoubleProduct,
 ): StoredRows => {
   const old = 1 + update.oldRows;
   const m = 1 + update.newRows;
   const n = old + blockNorms2.length;
-  const values = wholeMix(update.mix, stored.map, old, m, n);
+  const values = wholeMix(update.mix, stored.map, old, m, n, product);
   const whole: Mix = { kind: 'replace', values, m, n };
   if (!renew && mayAdd(spec.features, m)) {
     // Uncentred, the mean is a row of zeros, which stays as it is.
@@ -138,18 +138,18 @@ export const rowsReplaced = ({ due }: StoredRows, mix: Float64Array, m: number):
 };
 
 /** M = P diag(R, I), m x n. */
-const wholeMix = (p: Float64Array, map: Float64Array | null, old: number, m: number, n: number): Float64Array => {
+const wholeMix = (
+  p: Float64Array,
+  map: Float64Array | null,
+  old: number,
+  m: number,
+  n: number,
+  product: DoubleProduct,
+): Float64Array => {
   const values = p.slice();
   if (map === null) return values;
-  const row = new Float64Array(old);
-  for (let i = 0; i < m; i++) {
-    row.fill(0);
-    for (let l = 0; l < old; l++) {
-      const factor = p[i * n + l]!;
-      for (let j = 0; j < old; j++) row[j] = row[j]! + factor * map[l * old + j]!;
-    }
-    values.set(row, i * n);
-  }
+  for (let i = 0; i < m; i++) values.fill(0, i * n, i * n + old);
+  product({ a: false, b: false }, { m, n: old, k: old }, p, n, map, old, values, n);
   return values;
 };
 
@@ -188,17 +188,4 @@ const additionOf = (
   const norms2 = blurOf(values, heldNorms2.subarray(m), m, rest).map((added, i) => heldNorms2[i]! + added);
   const blur2 = blurOf(map, norms2, m, m);
   return blur2.every((blur, i) => blur <= MOST_BLUR2 * mixingBlur2[i]!) ? { values, map, norms2 } : null;
-};
-
-/** out (size x columns) = A (size x size) · B (size x columns). */
-const multiplyInto = (out: Float64Array, a: Float64Array, b: Float64Array, size: number, columns: number): void => {
-  out.fill(0);
-  for (let i = 0; i < size; i++) {
-    for (let l = 0; l < size; l++) {
-      const factor = a[i * size + l]!;
-      for (let j = 0; j < columns; j++) {
-        out[i * columns + j] = out[i * columns + j]! + factor * b[l * columns + j]!;
-      }
-    }
-  }
 };

@@ -4,6 +4,7 @@
 // Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1 (mean correction); Levy & Lindenbaum 2000 (sequential Karhunen-Loeve);
 // frequent directions, which differs in what it keeps: keep-rows.ts.
 import { keepRows } from './keep-rows.ts';
+import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { maxStateRows, RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
@@ -82,6 +83,7 @@ export const blockNorms2 = ({ values, columns, block }: Omit<BlockGram, 'shiftSu
 
 /**
  * Folds a block of b models into a state of r rows.
+ * @param product loops, unless another is given
  * @throws RangeError when a block is empty
  */
 export const updateSubspace = (
@@ -89,29 +91,108 @@ export const updateSubspace = (
   state: SubspaceState,
   gram: BlockGram,
   solve: EigenSolver,
+  product: DoubleProduct = jsDoubleProduct,
 ): SubspaceUpdate => {
   const b = gram.block;
   if (b < 1) throw new RangeError('a block needs at least one model');
   const r = state.eigenvalues.length;
   const n = state.models;
+  const models = n + b;
   const products = productsOf(gram, state);
-  const { rowRow, rowMean, meanMean, rowX, meanX, xx } = products;
-  const k = Math.min(spec.rank, r);
+  const c = spec.center && n > 0 ? Math.sqrt((n * b) / models) : 0;
+  const size = r + b + 1;
+  const K = centredGram(spec, state, products, b, c);
+  const [oldTrace, trace] = [traceOf(K, size, r), traceOf(K, size, size)];
 
-  // --- the centred Gram K of [S; X − x̄; c (m − x̄)]
+  // --- the directions worth keeping
+  const blockNorm2 = largestNorm2(products, b);
+  const limits = { most: Math.min(maxStateRows(spec, models), size), norm2: blockNorm2 };
+  const kept = keepRows(spec.engine, K, size, [state], limits, solve, product);
+  const { eigenvalues, weights, projections, dropped, shrunk } = kept;
+  const rows = eigenvalues.length;
+
+  // --- the mean row, and P = Q C
+  const width = 1 + r + b;
+  const mix = new Float64Array((1 + rows) * width);
+  const share = spec.center ? 1 / models : 0;
+  mix[0] = n * share;
+  mix.fill(share, 1 + r, width);
+  const centring = centringOf(spec, r, b, c);
+  if (rows > 0)
+    product(
+      { a: false, b: false },
+      { m: rows, n: width, k: size },
+      weights,
+      size,
+      centring,
+      width,
+      mix.subarray(width),
+      width,
+    );
+  // What the next block needs of the new rows: products with the new mean.
+  const dotMean = productOf(mix, dotsWithMean(products, r, b, n, share), 1 + rows, width, 1, { product });
+
+  const scored = scoreModels(spec, state, gram, products, Math.min(spec.rank, r));
+  let rawTotal = 0;
+  for (let i = 0; i < b; i++) rawTotal += scored[i]!.rawNorm2;
+  const next: SubspaceState = {
+    models,
+    eigenvalues,
+    total: state.total + trace - oldTrace,
+    lost: Math.max(state.lost + trace - sumOf(eigenvalues) - (oldTrace - sumOf(state.eigenvalues)), 0),
+    truncation: state.truncation + dropped,
+    largestNorm2: Math.max(state.largestNorm2, blockNorm2),
+    rowsDotMean: dotMean.slice(1),
+    meanNorm2: dotMean[0]!,
+    shiftDotMean: share * (n * state.shiftDotMean + sumOf(products.shiftX)),
+    shiftNorm2: products.shiftShift,
+    totalUncentred: state.totalUncentred + rawTotal,
+    ...(shrunk === undefined ? {} : { shrunk }),
+  };
+
+  const moved = carryAndCoordinates(K, state, b, c, projections, rows, product);
+  return {
+    state: next,
+    mix,
+    oldRows: r,
+    newRows: rows,
+    models: scored.map((model, i) => ({ ...model, distance2: moved.distances[i]! })),
+    coordinates: moved.coordinates,
+    carry: moved.carry,
+    drift: driftOf(spec, moved.carry.rotation, r, rows, solve, product),
+  };
+};
+
+/** How far the directions at the cuts have turned. @param rotation old x now, cosines of old directions with new ones */
+export const driftOf = (
+  spec: SubspaceSpec,
+  rotation: Float64Array,
+  old: number,
+  now: number,
+  solve: EigenSolver,
+  product?: DoubleProduct,
+): SubspaceUpdate['drift'] =>
+  cutsOf(spec.rank).map((j) => (j <= old && j <= now ? principalAngles(rotation, now, j, solve, product) : null));
+
+/** K, the Gram matrix of [S; X − x̄; c (m − x̄)]: (r + b + 1)², x̄ the block's mean, or zero where nothing is centred. */
+const centredGram = (
+  spec: SubspaceSpec,
+  { eigenvalues }: SubspaceState,
+  { rowRow, rowMean, meanMean, rowX, meanX, xx }: Products,
+  b: number,
+  c: number,
+): Float64Array => {
+  const r = eigenvalues.length;
   const size = r + b + 1;
   const last = size - 1;
   const K = new Float64Array(size * size);
-  const c = spec.center && n > 0 ? Math.sqrt((n * b) / (n + b)) : 0;
   const rowAverages = rowMeans(rowX, r, b, spec.center);
   const xAverages = rowMeans(xx, b, b, spec.center);
   const grand = rowMeans(xAverages, 1, b, spec.center)[0]!;
   const meanAverage = rowMeans(meanX, 1, b, spec.center)[0]!;
-  let oldTrace = 0;
   for (let j = 0; j < r; j++) {
-    if (rowRow === null) K[j * size + j] = state.eigenvalues[j]!;
+    if (rowRow === null) K[j * size + j] = eigenvalues[j]!;
     else K.set(rowRow.subarray(j * r, j * r + j + 1), j * size);
-    oldTrace += K[j * size + j]!;
     const average = rowAverages[j]!;
     for (let i = 0; i < b; i++) K[(r + i) * size + j] = rowX[j * b + i]! - average;
     K[last * size + j] = c * (rowMean[j]! - average);
@@ -122,78 +203,44 @@ export const updateSubspace = (
     K[last * size + r + i] = c * (meanX[i]! - meanAverage - (xAverages[i]! - grand));
   }
   K[last * size + last] = c * c * (meanMean - 2 * meanAverage + grand);
-  let trace = 0;
-  for (let i = 0; i < size; i++) {
-    trace += K[i * size + i]!;
-    for (let j = 0; j < i; j++) K[j * size + i] = K[i * size + j]!;
-  }
+  for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) K[j * size + i] = K[i * size + j]!;
+  return K;
+};
 
-  // --- the directions worth keeping
-  const models = n + b;
-  const blockNorm2 = largestNorm2(products, b);
-  const limits = { most: Math.min(maxStateRows(spec, models), size), norm2: blockNorm2 };
-  const kept = keepRows(spec.engine, K, size, [state], limits, solve);
-  const { eigenvalues, weights, projections, dropped, shrunk } = kept;
-  const rows = eigenvalues.length;
-
-  // --- P = Q C, and the mean row
+/** C: makes [S; X − x̄; c (m − x̄)] out of [m; S; X], (r + b + 1) x (1 + r + b). */
+const centringOf = ({ center }: SubspaceSpec, r: number, b: number, c: number): Float64Array => {
   const width = 1 + r + b;
-  const mix = new Float64Array((1 + rows) * width);
-  const share = spec.center ? 1 / models : 0;
-  mix[0] = n * share;
-  for (let i = 0; i < b; i++) mix[1 + r + i] = share;
-  for (let j = 0; j < rows; j++) {
-    const q = weights.subarray(j * size, (j + 1) * size);
-    const out = mix.subarray((1 + j) * width, (2 + j) * width);
-    const lift = c * q[last]!;
-    out[0] = lift;
-    for (let l = 0; l < r; l++) out[1 + l] = q[l]!;
-    const average = spec.center ? sumOf(q.subarray(r, r + b)) / b : 0;
-    for (let i = 0; i < b; i++) out[1 + r + i] = q[r + i]! - average - lift / b;
+  const C = new Float64Array((r + b + 1) * width);
+  const mean = center ? 1 / b : 0;
+  for (let i = 0; i < r + b; i++) {
+    if (i >= r) C.fill(-mean, i * width + 1 + r, (i + 1) * width);
+    const at = i * width + 1 + i;
+    C[at] = C[at]! + 1;
   }
+  C[(r + b) * width] = c;
+  C.fill(-c * mean, (r + b) * width + 1 + r);
+  return C;
+};
 
-  // --- what the next block needs of the new rows: products with the new mean, m' = share · (n m + Σ x)
-  const dotMean = new Float64Array(width);
-  dotMean[0] = share * (n * meanMean + sumOf(meanX));
-  for (let j = 0; j < r; j++) dotMean[1 + j] = share * (n * rowMean[j]! + sumOf(rowX.subarray(j * b, (j + 1) * b)));
-  for (let i = 0; i < b; i++) dotMean[1 + r + i] = share * (n * meanX[i]! + sumOf(xx.subarray(i * b, (i + 1) * b)));
-  const times = (row: number): number => {
-    let sum = 0;
-    for (let i = 0; i < width; i++) sum += mix[row * width + i]! * dotMean[i]!;
-    return sum;
-  };
+/** Products of [m; S; X] with the new mean, share · (n m + Σ x). */
+const dotsWithMean = (
+  { meanMean, rowMean, rowX, meanX, xx }: Products,
+  r: number,
+  b: number,
+  n: number,
+  share: number,
+): Float64Array => {
+  const dots = new Float64Array(1 + r + b);
+  dots[0] = share * (n * meanMean + sumOf(meanX));
+  for (let j = 0; j < r; j++) dots[1 + j] = share * (n * rowMean[j]! + sumOf(rowX.subarray(j * b, (j + 1) * b)));
+  for (let i = 0; i < b; i++) dots[1 + r + i] = share * (n * meanX[i]! + sumOf(xx.subarray(i * b, (i + 1) * b)));
+  return dots;
+};
 
-  const scored = scoreModels(spec, state, gram, products, k);
-  let rawTotal = 0;
-  for (let i = 0; i < b; i++) rawTotal += scored[i]!.rawNorm2;
-  const next: SubspaceState = {
-    models,
-    eigenvalues,
-    total: state.total + trace - oldTrace,
-    lost: Math.max(state.lost + trace - sumOf(eigenvalues) - (oldTrace - sumOf(state.eigenvalues)), 0),
-    truncation: state.truncation + dropped,
-    largestNorm2: Math.max(state.largestNorm2, blockNorm2),
-    rowsDotMean: Float64Array.from({ length: rows }, (_, j) => times(1 + j)),
-    meanNorm2: times(0),
-    shiftDotMean: share * (n * state.shiftDotMean + sumOf(products.shiftX)),
-    shiftNorm2: products.shiftShift,
-    totalUncentred: state.totalUncentred + rawTotal,
-    ...(shrunk === undefined ? {} : { shrunk }),
-  };
-
-  const moved = carryAndCoordinates(K, size, r, b, n, c, state.eigenvalues, rows, projections);
-  return {
-    state: next,
-    mix,
-    oldRows: r,
-    newRows: rows,
-    models: scored.map((model, i) => ({ ...model, distance2: moved.distances[i]! })),
-    coordinates: moved.coordinates,
-    carry: moved.carry,
-    drift: cutsOf(spec.rank).map((j) =>
-      j <= r && j <= rows ? principalAngles(moved.carry.rotation, rows, j, solve) : null,
-    ),
-  };
+const traceOf = (K: Float64Array, size: number, rows: number): number => {
+  let trace = 0;
+  for (let i = 0; i < rows; i++) trace += K[i * size + i]!;
+  return trace;
 };
 
 /** The parts of a Gram by name; the state's own come from the state unless they were measured anew. */
@@ -263,37 +310,46 @@ export const scoreModels = (
 /** Coordinates of the block in the new directions, and how older models' coordinates and distances move. */
 const carryAndCoordinates = (
   K: Float64Array,
-  size: number,
-  r: number,
+  { eigenvalues, models: n }: SubspaceState,
   b: number,
-  n: number,
   c: number,
-  oldValues: Float64Array,
-  rows: number,
   projections: Float64Array,
+  rows: number,
+  product: DoubleProduct,
 ): { coordinates: Float64Array; distances: Float64Array; carry: CoordinateCarry } => {
+  const r = eigenvalues.length;
+  const size = r + b + 1;
   const last = size - 1;
   // With c = sqrt(nb/(n+b)): the mean moves by a·t towards older models, by a₂·t away from the block's, t the last row.
   const a = c === 0 ? 0 : Math.sqrt(b / (n * (n + b)));
   const a2 = c === 0 ? 0 : Math.sqrt(n / (b * (n + b)));
-  const rotation = new Float64Array(r * rows);
-  const offset = new Float64Array(rows);
-  const coordinates = new Float64Array(b * rows);
-  for (let j = 0; j < rows; j++) {
-    const along = projections.subarray(j * size, (j + 1) * size);
-    for (let l = 0; l < r; l++) rotation[l * rows + j] = along[l]! / Math.sqrt(oldValues[l]!);
-    offset[j] = a * along[last]!;
-    for (let i = 0; i < b; i++) coordinates[i * rows + j] = along[r + i]! - a2 * along[last]!;
+  // The old unit directions, the block's models and the mean's move, out of the rows of K: their parts along the new ones.
+  const parts = new Float64Array(size * size);
+  for (let l = 0; l < r; l++) parts[l * size + l] = 1 / Math.sqrt(eigenvalues[l]!);
+  for (let i = r; i < last; i++) {
+    parts[i * size + i] = 1;
+    parts[i * size + last] = -a2;
   }
+  parts[last * size + last] = a;
+  const along = productOf(parts, projections, size, size, rows, { transposed: true, product });
   const gradient = new Float64Array(r);
-  for (let l = 0; l < r; l++) gradient[l] = (2 * a * K[l * size + last]!) / Math.sqrt(oldValues[l]!);
+  for (let l = 0; l < r; l++) gradient[l] = (2 * a * K[l * size + last]!) / Math.sqrt(eigenvalues[l]!);
   const lastNorm2 = K[last * size + last]!;
   const distances = new Float64Array(b);
   for (let i = 0; i < b; i++) {
     const row = (r + i) * size;
     distances[i] = Math.max(K[row + r + i]! - 2 * a2 * K[row + last]! + a2 * a2 * lastNorm2, 0);
   }
-  return { coordinates, distances, carry: { rotation, offset, gradient, constant: a * a * lastNorm2 } };
+  return {
+    coordinates: along.slice(r * rows, last * rows),
+    distances,
+    carry: {
+      rotation: along.slice(0, r * rows),
+      offset: along.slice(last * rows),
+      gradient,
+      constant: a * a * lastNorm2,
+    },
+  };
 };
 
 /** The largest squared norm among the mean and the block's models. */

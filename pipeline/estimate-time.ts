@@ -381,6 +381,7 @@ const probeAlgebra = (plan: Plan): Algebra => {
       state,
       { values, columns: block, block, shiftSum: 0 },
       plan.device.solve,
+      plan.device.multiplyDouble,
     );
     return (performance.now() - start) / 1e3;
   };

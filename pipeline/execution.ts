@@ -596,7 +596,9 @@ export class Execution {
           this.#keepsState ? this.#afterBlock(update, save, beside) : this.#afterPart(),
         afterGroup: (group) => this.#afterGroup(group, 'models'),
         finish: (subspace) =>
-          this.#finishSlot(subspace, subspace, () => spooledHistory(this.#checkpoints.spool, subspace)),
+          this.#finishSlot(subspace, subspace, () =>
+            spooledHistory(this.#checkpoints.spool, subspace, this.#tiles.multiplyDouble),
+          ),
       }),
       tap((update) => this.#recordBlock(update)),
     );
@@ -792,8 +794,14 @@ export class Execution {
     const use = (estimates: readonly SubspaceEstimate[], update: BlockUpdate): Observable<never> =>
       defer(() => {
         const start = performance.now();
-        const folder = writeSnapshot(this.#out, this.#plan, update, estimates, this.#checkpoints.spool, (id) =>
-          this.#skippedOf(id),
+        const folder = writeSnapshot(
+          this.#out,
+          this.#plan,
+          update,
+          estimates,
+          this.#checkpoints.spool,
+          (id) => this.#skippedOf(id),
+          this.#tiles.multiplyDouble,
         );
         this.#telemetry({ type: 'snapshot', folder, modelsSeen: update.modelsSeen });
         this.#writing += performance.now() - start;

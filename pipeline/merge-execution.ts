@@ -231,7 +231,7 @@ export class MergeExecution {
         at: rowsAt,
       };
       this.#bytesRead += savedRows(heldRows(spec, state)) * slot.features * 4;
-      const members = membersOf(open.spool, slotId, state.eigenvalues.length, merge.idOf[i]!);
+      const members = membersOf(open.spool, slotId, state.eigenvalues.length, merge.idOf[i]!, device.multiplyDouble);
       return [{ stored: { state, map, rows }, members }];
     });
     if (parts.length === 0) return null;
@@ -258,7 +258,11 @@ export class MergeExecution {
     const subspace = subspaceOf(slot, spec, found, this.#options.device.multiplyDouble);
     const skipped = skippedOf(slot.id);
     for (const [model, reason] of skipped) journal.write({ kind: 'skip', slot: slot.id, model, reason });
-    const { summary, models: known } = this.#tables.append(subspace, spooledHistory(spool, subspace), skipped);
+    const { summary, models: known } = this.#tables.append(
+      subspace,
+      spooledHistory(spool, subspace, this.#options.device.multiplyDouble),
+      skipped,
+    );
     this.#summaries.push(summary);
     for (const finding of slotFindings(subspace, known, this.#modelOf)) this.#warnings.add(finding);
     if (!plan.config.basis) return;

@@ -4,6 +4,7 @@
 import { closeSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Device } from '../operators/devices/device.ts';
+import type { DoubleProduct } from '../operators/linalg/dense-products.ts';
 import type { EigenSolver } from '../operators/linalg/symmetric-eigen.ts';
 import { mergeSketches } from '../operators/merge-sketches.ts';
 import { type MergedState, mergeStates, type StoredState } from '../operators/merge-states.ts';
@@ -38,8 +39,9 @@ export const membersOf = (
   slotId: number,
   rows: number,
   idOf: (model: number) => number,
+  product: DoubleProduct,
 ): Members => {
-  const final = finalCoefficients(spool, slotId, new Float64Array(rows).fill(1));
+  const final = finalCoefficients(spool, slotId, new Float64Array(rows).fill(1), product);
   const updates = Array.from({ length: spool.count(slotId) }, (_, i) => spool.read(slotId, i));
   const { modelIds, coordinates, norm2, rawNorm2, meanEntry } = slotModels(final, updates);
   return { ids: Array.from(modelIds, idOf), coordinates, distance2: norm2, rawNorm2, meanEntry };

@@ -1,6 +1,7 @@
 // What tables tell of a slot's models and of the stream so far: from the blocks that the engine `incremental` left in the
 // spool, or from the prefixes that the engine `exact` looked at. The same rows either way.
 import type { ExactSlot } from '../operators/exact-pca.ts';
+import type { DoubleProduct } from '../operators/linalg/dense-products.ts';
 import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { type FinalCoefficients, finalCoefficients } from './final-coefficients.ts';
 import { driftValues, type SpooledUpdate, scoreValues, type UpdateSpool } from './update-spool.ts';
@@ -11,9 +12,13 @@ export interface SlotHistory {
   readonly final: FinalCoefficients;
 }
 
-export const spooledHistory = (spool: UpdateSpool, { slot, signs }: SubspaceEstimate): SlotHistory => ({
+export const spooledHistory = (
+  spool: UpdateSpool,
+  { slot, signs }: SubspaceEstimate,
+  product: DoubleProduct,
+): SlotHistory => ({
   updates: Array.from({ length: spool.count(slot.id) }, (_, i) => spool.read(slot.id, i)),
-  final: finalCoefficients(spool, slot.id, signs),
+  final: finalCoefficients(spool, slot.id, signs, product),
 });
 
 export const exactHistory = ({

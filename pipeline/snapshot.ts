@@ -2,6 +2,7 @@
 import { mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BlockUpdate } from '../operators/incremental-pca.ts';
+import type { DoubleProduct } from '../operators/linalg/dense-products.ts';
 import type { SubspaceEstimate } from '../operators/subspace.ts';
 import { nodeDisk } from '../sinks/disk.ts';
 import { sinkFailure, TEMPORARY_PREFIX, writeJsonDurably } from '../sinks/durable-file.ts';
@@ -28,6 +29,7 @@ export const writeSnapshot = (
   estimates: readonly SubspaceEstimate[],
   spool: UpdateSpool,
   skippedOf: (slotId: number) => ReadonlyMap<number, string>,
+  product: DoubleProduct,
 ): string => {
   const name = String(blockOfRun(update)).padStart(6, '0');
   const temporary = join(out, 'snapshots', TEMPORARY_PREFIX + name);
@@ -38,7 +40,7 @@ export const writeSnapshot = (
     const tables = new SlotTables(temporary, seen, { modes: 'models' });
     try {
       for (const estimate of estimates)
-        tables.append(estimate, spooledHistory(spool, estimate), skippedOf(estimate.slot.id));
+        tables.append(estimate, spooledHistory(spool, estimate, product), skippedOf(estimate.slot.id));
     } catch (error) {
       tables.abort();
       throw error;

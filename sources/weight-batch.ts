@@ -99,9 +99,15 @@ export interface StoredRows {
   readonly dtype: Dtype;
   readonly width: number;
   readonly models: Int32Array;
-  /** Row i's stored bytes, a view. */
-  readonly row: (i: number) => Uint8Array;
+  /** All rows as they are stored, one after the other, a view. */
+  readonly bytes: Uint8Array;
 }
+
+/** Row i's stored bytes, a view. */
+export const storedRow = ({ dtype, width, bytes }: StoredRows, i: number): Uint8Array => {
+  const size = width * bytesPerElement(dtype);
+  return bytes.subarray(i * size, (i + 1) * size);
+};
 
 /** Some features of LoRA modules: row i is ΔW of model i, of which only the factors are at hand. */
 export interface FactoredRows {
@@ -120,7 +126,7 @@ export const widenRow = (rows: WeightRows, row: number, from: number, out: Float
     return;
   }
   const size = bytesPerElement(rows.dtype);
-  widen(rows.dtype, rows.row(row).subarray(from * size, (from + out.length) * size), out);
+  widen(rows.dtype, storedRow(rows, row).subarray(from * size, (from + out.length) * size), out);
 };
 
 /** Reads a batch back without copying. */
@@ -136,6 +142,6 @@ export const weightRows = (batch: RecordBatch): StoredRows => {
     width: list.listSize,
     // Arrow pads buffers that travelled as a stream.
     models: (ids!.values as Int32Array).subarray(0, batch.numRows),
-    row: (i) => new Uint8Array(values.buffer, values.byteOffset + i * stride, stride),
+    bytes: new Uint8Array(values.buffer, values.byteOffset, batch.numRows * stride),
   };
 };

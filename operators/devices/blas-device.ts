@@ -4,7 +4,7 @@
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
 import type { AdapterFactors } from '../../sources/adapter-factors.ts';
 import { eachRectangle } from '../../sources/decode-delta.ts';
-import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
+import { type StoredRows, type WeightRows, widenRow } from '../../sources/weight-batch.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import type { BlasLibrary } from './blas-library.ts';
@@ -64,6 +64,13 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     if (rows.kind === 'factored') decodeWith(blas, rows.factors[row]!, rows.start + from, out);
     else widenRow(rows, row, from, out);
   };
+  /** Whether rows are float32 as they stand, and neighbours here and there. */
+  const copiesRows = (batch: WeightRows, rows: readonly number[], at: readonly number[]): batch is StoredRows =>
+    blas.copyRows !== null &&
+    batch.kind === 'stored' &&
+    batch.dtype === 'F32' &&
+    rows.at(-1)! - rows[0]! === rows.length - 1 &&
+    at.at(-1)! - at[0]! === rows.length - 1;
   return {
     info: {
       name: 'blas',
@@ -90,14 +97,21 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       return out;
     },
     widen: (batches, from, { data, stride, width }, shift) => {
-      const shiftRow = shift === null ? null : data.subarray(shift * stride, shift * stride + width);
+      let [first, end] = [Number.POSITIVE_INFINITY, 0];
       for (const { batch, rows, at } of batches) {
-        rows.forEach((row, i) => {
-          const out = data.subarray(at[i]! * stride, at[i]! * stride + width);
-          widenOne(batch, row, from, out);
-          if (shiftRow !== null) blas.add(width, shiftRow, out);
-        });
+        if (rows.length === 0) continue;
+        [first, end] = [Math.min(first, at[0]!), Math.max(end, at.at(-1)! + 1)];
+        if (copiesRows(batch, rows, at)) {
+          const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
+          const source = values.subarray(rows[0]! * batch.width + from);
+          blas.copyRows!(rows.length, width, source, batch.width, data.subarray(at[0]! * stride), stride);
+        } else
+          rows.forEach((row, i) => {
+            widenOne(batch, row, from, data.subarray(at[i]! * stride, at[i]! * stride + width));
+          });
       }
+      if (shift === null || end === 0) return;
+      blas.addToRows(end - first, width, data.subarray(shift * stride), data.subarray(first * stride), stride);
     },
     widenRow: widenOne,
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {

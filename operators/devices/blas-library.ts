@@ -37,8 +37,10 @@ export interface BlasLibrary {
   /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ. */
   readonly multiplyByOwnTranspose: SsyrkCall;
   readonly multiplyDouble: DoubleProduct;
-  /** y += x, length n. */
-  readonly add: (n: number, x: Float32Array, y: Float32Array) => void;
+  /** Every row of A (m x n, row stride lda) += x. */
+  readonly addToRows: (m: number, n: number, x: Float32Array, a: Float32Array, lda: number) => void;
+  /** B (m x n, ldb) = A (m x n, lda). Null where the library has no LAPACK. */
+  readonly copyRows: CopyRows | null;
   /** Null where the library has no LAPACK. */
   readonly solve: EigenSolver | null;
 }
@@ -56,6 +58,8 @@ export type SgemmCall = (
   c: Float32Array,
   ldc: number,
 ) => void;
+
+export type CopyRows = (m: number, n: number, a: Float32Array, lda: number, b: Float32Array, ldb: number) => void;
 
 /** The naming schemes in use: plain, and NumPy's private OpenBLAS with 64-bit integers. */
 const schemes: readonly Omit<BlasAbi, 'path'>[] = [
@@ -90,8 +94,9 @@ export const loadBlas = (path: string): BlasLibrary => {
       `void ${name('cblas_sgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, float alpha, ` +
         `const float *a, ${int} lda, const float *b, ${int} ldb, float beta, float *c, ${int} ldc)`,
     );
-    const saxpy = bind(
-      `void ${name('cblas_saxpy')}(${int} n, float a, const float *x, ${int} ix, float *y, ${int} iy)`,
+    const sger = bind(
+      `void ${name('cblas_sger')}(int order, ${int} m, ${int} n, float alpha, const float *x, ${int} ix, ` +
+        `const float *y, ${int} iy, float *a, ${int} lda)`,
     );
     const ssyrk = bind(
       `void ${name('cblas_ssyrk')}(int order, int uplo, int trans, ${int} n, ${int} k, float alpha, ` +
@@ -101,7 +106,7 @@ export const loadBlas = (path: string): BlasLibrary => {
       `void ${name('cblas_dgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, double alpha, ` +
         `const double *a, ${int} lda, const double *b, ${int} ldb, double beta, double *c, ${int} ldc)`,
     );
-    if (sgemm === null || saxpy === null || ssyrk === null || dgemm === null) continue;
+    if (sgemm === null || sger === null || ssyrk === null || dgemm === null) continue;
     const text = (symbol: string): string | null => bind(`const char *${name(symbol)}()`)?.() as string | null;
     const config = text('openblas_get_config');
     return {
@@ -125,12 +130,41 @@ export const loadBlas = (path: string): BlasLibrary => {
         const [ta, tb] = [transpose.a, transpose.b].map((yes) => (yes ? TRANSPOSE : NO_TRANSPOSE));
         dgemm(ROW_MAJOR, ta, tb, m, n, k, 1, a, lda, b, ldb, 1, c, ldc);
       },
-      add: (n, x, y) => void saxpy(n, 1, x, 1, y, 1),
+      addToRows: (m, n, x, a, lda) => void sger(ROW_MAJOR, m, n, 1, onesOf(m), 1, x, 1, a, lda),
+      copyRows: bindCopyRows(bind, scheme),
       solve: bindEigenSolver(bind, scheme),
     };
   }
   throw new DeviceUnavailable({ device: 'blas', detail: `${path} has no cblas_sgemm under any known name` });
 };
+
+let ones = new Float32Array(0);
+
+const onesOf = (length: number): Float32Array => {
+  if (ones.length < length) ones = new Float32Array(length).fill(1);
+  return ones;
+};
+
+/** Whole rows at a time: a call a row costs more than the row, as long as its code is young. */
+const bindCopyRows = (
+  bind: (signature: string) => ((...args: unknown[]) => unknown) | null,
+  { prefix, suffix, integer }: Omit<BlasAbi, 'path'>,
+): CopyRows | null => {
+  const slacpy = bind(
+    `void ${prefix}slacpy_${suffix}(const char *uplo, ${integer} *m, ${integer} *n, const float *a, ${integer} *lda, ` +
+      `float *b, ${integer} *ldb)`,
+  );
+  if (slacpy === null) return null;
+  const scalar = scalarOf(integer);
+  // Fortran's columns are our rows.
+  return (m, n, a, lda, b, ldb) => void slacpy('A', scalar(n), scalar(m), a, scalar(lda), b, scalar(ldb));
+};
+
+/** How Fortran takes integers: by reference. */
+const scalarOf =
+  (integer: BlasAbi['integer']) =>
+  (value: number): Int32Array | BigInt64Array =>
+    integer === 'int32' ? Int32Array.of(value) : BigInt64Array.of(BigInt(value));
 
 const bindEigenSolver = (
   bind: (signature: string) => ((...args: unknown[]) => unknown) | null,
@@ -144,8 +178,7 @@ const bindEigenSolver = (
   if (dsyevd === null) return null;
   const integers = (length: number): Int32Array | BigInt64Array =>
     integer === 'int32' ? new Int32Array(length) : new BigInt64Array(length);
-  const scalar = (value: number): Int32Array | BigInt64Array =>
-    integer === 'int32' ? Int32Array.of(value) : BigInt64Array.of(BigInt(value));
+  const scalar = scalarOf(integer);
   return (matrix, n) => {
     const a = Float64Array.from(matrix);
     const ascending = new Float64Array(n);

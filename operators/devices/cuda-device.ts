@@ -5,7 +5,7 @@
 // threads nor timing. They do depend on the card and on cuBLAS.
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
-import { widenRow } from '../../sources/weight-batch.ts';
+import { storedRow, widenRow } from '../../sources/weight-batch.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent } from '../linalg/packed-blocks.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
@@ -120,7 +120,7 @@ export class CudaDevice implements Device<CudaMatrix> {
         if (batch.kind === 'stored') {
           const size = bytesPerElement(batch.dtype);
           const rowOf = (i: number): Uint8Array =>
-            batch.row(rows[first + i]!).subarray(from * size, (from + width) * size);
+            storedRow(batch, rows[first + i]!).subarray(from * size, (from + width) * size);
           this.#uploads.rows(batch.dtype, count, rowOf, place);
         } else {
           const decoded = new Float32Array(width);

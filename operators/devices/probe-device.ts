@@ -11,13 +11,13 @@ const FEATURES = 65_536;
 export const probeDevice = (device: Device): number => {
   const rows = STATE + BLOCK;
   const panel = Math.min(FEATURES, device.panelFor(rows, false));
-  const bytes = new Uint8Array(new Float32Array(panel).fill(0.01).buffer);
+  const bytes = new Uint8Array(new Float32Array(BLOCK * panel).fill(0.01).buffer);
   const batch: StoredRows = {
     kind: 'stored',
     dtype: 'F32',
     width: panel,
     models: Int32Array.from({ length: BLOCK }, (_, i) => i),
-    row: () => bytes,
+    bytes,
   };
   const placed = [{ batch, rows: [...batch.models], at: [...batch.models].map((i) => STATE + i) }];
   const weights = new Float64Array(STATE * rows).fill(0.01);

@@ -3,7 +3,7 @@
 // sent while the last one is multiplied. Weights go up as stored where the backend can widen them; float32 where not.
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
-import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
+import { storedRow, type WeightRows, widenRow } from '../../sources/weight-batch.ts';
 import { jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
@@ -109,7 +109,7 @@ export class TensorDevice implements Device<TensorMatrix> {
     for (const { batch, rows, at } of batches) {
       if (batch.kind !== 'stored') continue;
       rows.forEach((row, i) => {
-        all.set(batch.row(row).subarray(from * size, (from + width) * size), (at[i]! - first) * words * 4);
+        all.set(storedRow(batch, row).subarray(from * size, (from + width) * size), (at[i]! - first) * words * 4);
       });
     }
     this.#link.send(

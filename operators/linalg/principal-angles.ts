@@ -1,5 +1,6 @@
 // Principal angles between two subspaces given by orthonormal bases, from the small matrix of their inner products
 // (Björck & Golub 1973, sec. 3, cosine form). The cosine form cannot see angles under about 3e-4 rad in float32 data.
+import { type DoubleProduct, jsDoubleProduct } from './dense-products.ts';
 import type { EigenSolver } from './symmetric-eigen.ts';
 
 export interface PrincipalAngles {
@@ -14,24 +15,19 @@ export interface PrincipalAngles {
  * Angles between the spans of the first j directions of two bases.
  * @param inner row-major, `inner[a * stride + b]` = ⟨old direction a, new direction b⟩
  * @param j how many directions of each; both bases must have them
+ * @param product loops, unless another is given
  */
 export const principalAngles = (
   inner: Float64Array,
   stride: number,
   j: number,
   solve: EigenSolver,
+  product: DoubleProduct = jsDoubleProduct,
 ): PrincipalAngles => {
   const square = new Float64Array(j * j);
+  product({ a: true, b: false }, { m: j, n: j, k: j }, inner, stride, inner, stride, square, j);
   let trace = 0;
-  for (let a = 0; a < j; a++) {
-    for (let b = 0; b <= a; b++) {
-      let sum = 0;
-      for (let i = 0; i < j; i++) sum += inner[i * stride + a]! * inner[i * stride + b]!;
-      square[a * j + b] = sum;
-      square[b * j + a] = sum;
-    }
-    trace += square[a * j + a]!;
-  }
+  for (let a = 0; a < j; a++) trace += square[a * j + a]!;
   const cosinesSquared = j === 1 ? square : solve(square, j).values;
   let max = 0;
   let total = 0;

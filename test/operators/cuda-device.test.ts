@@ -25,7 +25,7 @@ const alive = (): number[] => {
 };
 
 const stored = (dtype: Dtype, width: number, rows: readonly Uint8Array[], at: readonly number[]): PlacedRows => ({
-  batch: { kind: 'stored', dtype, width, models: Int32Array.from(rows.keys()), row: (i) => rows[i]! },
+  batch: { kind: 'stored', dtype, width, models: Int32Array.from(rows.keys()), bytes: Buffer.concat(rows) },
   rows: [...rows.keys()],
   at,
 });

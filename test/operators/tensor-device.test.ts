@@ -21,7 +21,7 @@ const stored = (dtype: Dtype, rows: readonly Uint8Array[]): StoredRows => ({
   dtype,
   width: rows[0]!.length / bytesPerElement(dtype),
   models: Int32Array.from(rows.keys()),
-  row: (i) => rows[i]!,
+  bytes: Buffer.concat(rows),
 });
 
 const matrixOf = (rows: number, width: number, seed: number): Float32Array => {

@@ -3,7 +3,7 @@ import { type FixedSizeList, RecordBatchReader, RecordBatchStreamWriter, type Ve
 import { describe, expect, it } from 'vitest';
 import { bytesPerElement } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
-import { makeWeightBatch, type WeightBatchDescriptor, weightRows } from '../../sources/weight-batch.ts';
+import { makeWeightBatch, storedRow, type WeightBatchDescriptor, weightRows } from '../../sources/weight-batch.ts';
 
 const dtypes: readonly Dtype[] = ['F64', 'F32', 'F16', 'BF16', 'F8_E4M3', 'F8_E5M2'];
 const arrowNames: Record<Dtype, string> = {
@@ -57,12 +57,12 @@ describe.each(dtypes)('a batch of %s', (dtype) => {
     expect(rows.models.buffer).toBe(models.buffer);
     const size = bytesPerElement(dtype);
     for (let i = 0; i < models.length; i++) {
-      const row = rows.row(i);
+      const row = storedRow(rows, i);
       expect(row.buffer).toBe(descriptor.bytes.buffer);
       expect([row.byteOffset, row.byteLength]).toEqual([64 + i * width * size, width * size]);
     }
     descriptor.bytes[width * size] = 0xa5;
-    expect(rows.row(1)[0]).toBe(0xa5);
+    expect(storedRow(rows, 1)[0]).toBe(0xa5);
   });
 
   it('carries its types, names and metadata', () => {
@@ -111,7 +111,7 @@ describe.each(dtypes)('a batch of %s', (dtype) => {
     // Arrow pads what it reads from a stream: the ids may be followed by zeros.
     const rows = weightRows(back as never);
     expect([rows.dtype, rows.width, [...rows.models.subarray(0, back!.numRows)]]).toEqual([dtype, width, [...models]]);
-    expect([...rows.row(2)]).toEqual([...weightRows(batch).row(2)]);
+    expect([...storedRow(rows, 2)]).toEqual([...storedRow(weightRows(batch), 2)]);
   });
 
   it.each([-1, 1, 8])('refuses bytes that are %i off', (off) => {
