@@ -12,7 +12,7 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
     solve,
     threads: 1,
     open: async (slots) => store.open(slots, () => true),
-    visit: async (task, onto) => addVisits(store.visit(task), task, onto),
+    visit: async (task, onto) => addVisits(store.visit(task), task, device.multiplyDouble, onto),
     scan: async (task) => firstOfEachModel(store.scan(task)),
     finish: async (task) => largestPeaks(store.finish(task), task.mix.m - 1),
     project: async (task) => largestPeaks(store.project(task), task.mix.m - 1),

@@ -10,7 +10,7 @@ import { type FoundDevice, findDevice } from './devices/device-spec.ts';
 import { TensorThread } from './devices/tensor-link.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
 import { DeviceFailed } from './errors.ts';
-import type { DoubleProduct } from './linalg/dense-products.ts';
+import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
 import type { TileDigest, TilePeaks, TileVisit } from './tile-store.ts';
@@ -153,7 +153,7 @@ export class TilePool implements Tiles {
 
   async visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult> {
     const visits = await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task });
-    return addVisits(visits.flat(), task, onto);
+    return addVisits(visits.flat(), task, this.multiplyDouble, onto);
   }
 
   async scan(task: ScanTask): Promise<readonly BadValue[]> {
@@ -217,6 +217,7 @@ export class TilePool implements Tiles {
 export const addVisits = (
   visits: readonly TileVisit[],
   { full, stateRows, block }: VisitTask,
+  product: DoubleProduct,
   onto?: VisitResult,
 ): VisitResult => {
   const ordered = [...visits].sort((a, b) => a.tile - b.tile);
@@ -224,7 +225,7 @@ export const addVisits = (
   const { gram } = first!;
   let { shiftSum } = first!;
   for (const visit of others) {
-    for (let i = 0; i < gram.length; i++) gram[i] = gram[i]! + visit.gram[i]!;
+    addTo(gram, visit.gram, product);
     shiftSum += visit.shiftSum;
   }
   return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum };

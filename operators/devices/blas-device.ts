@@ -42,6 +42,13 @@ const plainMemory: FloatAllocator = { allocate: (floats) => new Float32Array(flo
 
 export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemory): Device<BlasMatrix> => {
   let scratch = new Float32Array(0);
+  let widened = new Float64Array(0);
+  /** out += the first numbers of `scratch`. Not by a loop: it would be compiled just when it is needed most. */
+  const addScratch = (out: Float64Array): void => {
+    if (widened.length < out.length) widened = new Float64Array(out.length);
+    widened.set(scratch.subarray(0, out.length));
+    blas.addDouble(out.length, widened, out);
+  };
   // Reads give the same memory again and again: fresh arrays would lie about, tens of MB a thread, until they are collected.
   let readings = new Float32Array(0);
   const matrixOf = (data: Float32Array, rows: number, width: number): BlasMatrix => ({
@@ -120,7 +127,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       const a = data.subarray(aStart * stride);
       const b = data.subarray(bStart * stride);
       blas.multiplyTransposed(aRows, bRows, width, a, stride, b, stride, scratch, bRows);
-      for (let i = 0; i < cells; i++) out[i] = out[i]! + scratch[i]!;
+      addScratch(out.subarray(0, cells));
     },
     gramOfAll: ({ data, stride, width }, rows, out) => {
       if (scratch.length < rows * rows) scratch = new Float32Array(rows * rows);

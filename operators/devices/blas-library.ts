@@ -37,6 +37,8 @@ export interface BlasLibrary {
   /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ. */
   readonly multiplyByOwnTranspose: SsyrkCall;
   readonly multiplyDouble: DoubleProduct;
+  /** y += x, length n. */
+  readonly addDouble: (n: number, x: Float64Array, y: Float64Array) => void;
   /** Every row of A (m x n, row stride lda) += x. */
   readonly addToRows: (m: number, n: number, x: Float32Array, a: Float32Array, lda: number) => void;
   /** B (m x n, ldb) = A (m x n, lda). Null where the library has no LAPACK. */
@@ -106,7 +108,10 @@ export const loadBlas = (path: string): BlasLibrary => {
       `void ${name('cblas_dgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, double alpha, ` +
         `const double *a, ${int} lda, const double *b, ${int} ldb, double beta, double *c, ${int} ldc)`,
     );
-    if (sgemm === null || sger === null || ssyrk === null || dgemm === null) continue;
+    const daxpy = bind(
+      `void ${name('cblas_daxpy')}(${int} n, double a, const double *x, ${int} ix, double *y, ${int} iy)`,
+    );
+    if (daxpy === null || sgemm === null || sger === null || ssyrk === null || dgemm === null) continue;
     const text = (symbol: string): string | null => bind(`const char *${name(symbol)}()`)?.() as string | null;
     const config = text('openblas_get_config');
     return {
@@ -130,6 +135,7 @@ export const loadBlas = (path: string): BlasLibrary => {
         const [ta, tb] = [transpose.a, transpose.b].map((yes) => (yes ? TRANSPOSE : NO_TRANSPOSE));
         dgemm(ROW_MAJOR, ta, tb, m, n, k, 1, a, lda, b, ldb, 1, c, ldc);
       },
+      addDouble: (n, x, y) => void daxpy(n, 1, x, 1, y, 1),
       addToRows: (m, n, x, a, lda) => void sger(ROW_MAJOR, m, n, 1, onesOf(m), 1, x, 1, a, lda),
       copyRows: bindCopyRows(bind, scheme),
       solve: bindEigenSolver(bind, scheme),

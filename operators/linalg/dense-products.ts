@@ -32,6 +32,14 @@ export const jsDoubleProduct: DoubleProduct = (transpose, { m, n, k }, a, lda, b
   }
 };
 
+const ONE = Float64Array.of(1);
+
+/** y += x, rounded once a number as plain addition is. */
+export const addTo = (y: Float64Array, x: Float64Array, product: DoubleProduct): void => {
+  const n = y.length;
+  if (n > 0) product({ a: false, b: false }, { m: 1, n, k: 1 }, ONE, 1, x, n, y, n);
+};
+
 /**
  * A (m x k) · B (k x n), or A · Bᵀ (B is then n x k), as a new matrix.
  * @param product loops, unless another is given
