@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
-import type { Device, DeviceMatrix, PlacedRows } from './devices/device.ts';
+import { type Device, type DeviceMatrix, type PlacedRows, spreadRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { placeRows } from './placed-rows.ts';
 import { signRows } from './sign-rows.ts';
@@ -253,18 +253,19 @@ export class TileStore {
     for (const tile of tilesIn(slot, task)) {
       const out = new Float32Array(task.out, (tile.start - first) * rows * 4, rows * tile.width);
       for (const panel of tile.panels) {
-        const { start, width } = panel;
-        const all = this.#readRows(slot, tile, panel, task.generation, MEAN + rows);
-        const shift = all.subarray(SHIFT * width, MEAN * width);
-        const values = all.subarray(MEAN * width);
-        for (let i = 0; i < width; i++) out[start + i] = values[i]! - shift[i]!;
-        for (let j = 1; j < rows; j++) {
-          const row = values.subarray(j * width, (j + 1) * width);
-          const target = out.subarray(j * tile.width + start, j * tile.width + start + width);
-          if (task.signs[j - 1]! < 0) for (let i = 0; i < width; i++) target[i] = -row[i]!;
-          else target.set(row);
+        const { start, width, matrix } = panel;
+        const target = out.subarray(start);
+        if (task.generation === null) {
+          this.#device.readInto(matrix, MEAN, rows, target, tile.width);
+          subtract(target.subarray(0, width), this.#device.read(matrix, SHIFT, 1));
+        } else {
+          const all = this.#readRows(slot, tile, panel, task.generation, MEAN + rows);
+          spreadRows(all.subarray(MEAN * width), width, target, tile.width);
+          subtract(target.subarray(0, width), all.subarray(SHIFT * width, MEAN * width));
         }
       }
+      for (let j = 1; j < rows; j++)
+        if (task.signs[j - 1]! < 0) negate(out.subarray(j * tile.width, (j + 1) * tile.width));
     }
   }
 
@@ -280,9 +281,7 @@ export class TileStore {
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, spill);
         if (mix !== null) this.#mix(slot, panel, mix);
-        const { start, width } = panel;
-        const own = this.#device.read(panel.matrix, SHIFT, rows);
-        for (let i = 0; i < rows; i++) values.set(own.subarray(i * width, (i + 1) * width), i * tile.width + start);
+        this.#device.readInto(panel.matrix, SHIFT, rows, values.subarray(panel.start), tile.width);
         this.#leave(slot, tile, panel, null, 0);
       }
       writeValues(to.path, to.fd, to.at + tile.start * rows * 4, values);
@@ -351,9 +350,8 @@ export class TileStore {
     slot.files!.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
   }
 
-  /** The first rows of a panel, on the device or where it was left; valid until the next call. */
-  #readRows(slot: HeldSlot, tile: HeldTile, panel: Panel, generation: Generation | null, rows: number): Float32Array {
-    if (generation === null) return this.#device.read(panel.matrix, 0, rows);
+  /** The first rows of a spilled panel, from where it was left; valid until the next call. */
+  #readRows(slot: HeldSlot, tile: HeldTile, panel: Panel, generation: Generation, rows: number): Float32Array {
     const floats = rows * panel.width;
     if (this.#buffer.length < floats) this.#buffer = new Float32Array(floats);
     const values = this.#buffer.subarray(0, floats);
@@ -442,6 +440,15 @@ const averageOf = ({ shift, block }: Pick<VisitTask, 'shift' | 'block'>): Float6
   if (shift === null || shift.from === 'zero') return null;
   const rows = shift.from === 'base' ? 1 : Math.min(block, SHIFT_MODELS);
   return new Float64Array(rows).fill(-1 / rows);
+};
+
+/** y −= x. */
+const subtract = (y: Float32Array, x: Float32Array): void => {
+  for (let i = 0; i < y.length; i++) y[i] = y[i]! - x[i]!;
+};
+
+const negate = (x: Float32Array): void => {
+  for (let i = 0; i < x.length; i++) x[i] = -x[i]!;
 };
 
 /** Fills the lower triangle from the upper one. */

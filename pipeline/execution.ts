@@ -165,7 +165,7 @@ export class Execution {
   #started = 0;
   #blockStarted = 0;
   #bytesRead: number;
-  /** Milliseconds of finishing slots: files and table rows. */
+  /** Milliseconds of writing results: states that are kept, files and table rows. */
   #writing = 0;
   /** Settles when the basis and mean files written so far are durable. */
   #durable: Promise<void> = Promise.resolve();
@@ -354,7 +354,10 @@ export class Execution {
       const slots = await this.#checkpoints.save(at, save, beside);
       if (isLast && !config.dropState) this.#saved = slots;
       if (due) this.#checkpoints.commitRunning(slots, this.#position());
-      this.#writingSinceBlock += performance.now() - start;
+      const spent = performance.now() - start;
+      this.#writingSinceBlock += spent;
+      // A result like the basis; checkpoints on the way are a part of the fit.
+      if (isLast && !config.dropState) this.#writing += spent;
     }
     if (stop !== null) await this.#stop(stop);
   }

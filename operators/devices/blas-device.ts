@@ -71,6 +71,12 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     if (rows.kind === 'factored') decodeWith(blas, rows.factors[row]!, rows.start + from, out);
     else widenRow(rows, row, from, out);
   };
+  const readInto: Device<BlasMatrix>['readInto'] = ({ data, stride, width }, at, rows, out, outStride) => {
+    if (blas.copyRows !== null) blas.copyRows(rows, width, data.subarray(at * stride), stride, out, outStride);
+    else
+      for (let i = 0; i < rows; i++)
+        out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * outStride);
+  };
   /** Whether rows are float32 as they stand, and neighbours here and there. */
   const copiesRows = (batch: WeightRows, rows: readonly number[], at: readonly number[]): batch is StoredRows =>
     blas.copyRows !== null &&
@@ -96,13 +102,15 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i * width < values.length; i++)
         data.set(values.subarray(i * width, (i + 1) * width), (at + i) * stride);
     },
-    read: ({ data, stride, width }, at, rows) => {
+    read: (matrix, at, rows) => {
+      const { data, stride, width } = matrix;
       if (rows === 1) return data.subarray(at * stride, at * stride + width);
       if (readings.length < rows * width) readings = new Float32Array(rows * width);
       const out = readings.subarray(0, rows * width);
-      for (let i = 0; i < rows; i++) out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * width);
+      readInto(matrix, at, rows, out, width);
       return out;
     },
+    readInto,
     widen: (batches, from, { data, stride, width }, shift) => {
       let [first, end] = [Number.POSITIVE_INFINITY, 0];
       for (const { batch, rows, at } of batches) {

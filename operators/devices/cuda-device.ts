@@ -14,7 +14,15 @@ import { CudaCard } from './cuda-card.ts';
 import { cudaEigenSolver } from './cuda-eigen.ts';
 import { COPY, type CudaPaths, type CudaPointer } from './cuda-library.ts';
 import { CudaUploads } from './cuda-uploads.ts';
-import type { CudaPrecision, Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
+import {
+  type CudaPrecision,
+  type Device,
+  type DeviceInfo,
+  type DeviceMatrix,
+  type PlacedRows,
+  type Samples,
+  spreadRows,
+} from './device.ts';
 
 /** Features, or samples, that one float32 accumulator takes. */
 export const CUDA_CHUNK = 2048;
@@ -102,6 +110,10 @@ export class CudaDevice implements Device<CudaMatrix> {
     const out = new Float32Array(rows * width);
     this.card.copyDown(out, floats(at, first * stride), stride * 4, width * 4);
     return out;
+  }
+
+  readInto(matrix: CudaMatrix, at: number, rows: number, out: Float32Array, stride: number): void {
+    spreadRows(this.read(matrix, at, rows), matrix.width, out, stride);
   }
 
   widen(

@@ -47,6 +47,11 @@ export interface Samples {
   readonly count: number;
 }
 
+/** Puts rows of `width`, one after the other, to where `out` has rows of `stride` floats. */
+export const spreadRows = (values: Float32Array, width: number, out: Float32Array, stride: number): void => {
+  for (let i = 0; i * width < values.length; i++) out.set(values.subarray(i * width, (i + 1) * width), i * stride);
+};
+
 export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   readonly info: DeviceInfo;
   /**
@@ -63,6 +68,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   write(matrix: M, at: number, data: Float32Array): void;
   /** Copies rows [at, at + rows) out, row-major. May return a view, or memory that the next call takes again. */
   read(matrix: M, at: number, rows: number): Float32Array;
+  /** Copies rows [at, at + rows) to where `out` has rows of `stride` floats. */
+  readInto(matrix: M, at: number, rows: number, out: Float32Array, stride: number): void;
   /**
    * Widens features [from, from + matrix.width) of batches' rows to float32 into a matrix. Together they fill
    * neighbouring matrix rows.

@@ -8,7 +8,14 @@ import { jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
-import type { Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
+import {
+  type Device,
+  type DeviceInfo,
+  type DeviceMatrix,
+  type PlacedRows,
+  type Samples,
+  spreadRows,
+} from './device.ts';
 import { partOf } from './sample-part.ts';
 import { intoChunks, outOfChunks, TENSOR_CHUNK } from './tensor-chunks.ts';
 import type { TensorLink } from './tensor-link.ts';
@@ -83,6 +90,10 @@ export class TensorDevice implements Device<TensorMatrix> {
     if (rows === 0) return new Float32Array(0);
     const { values } = this.#link.wait(this.#link.ask({ op: 'read', id, width, at, rows }));
     return outOfChunks(values!, rows, width);
+  }
+
+  readInto(matrix: TensorMatrix, at: number, rows: number, out: Float32Array, stride: number): void {
+    spreadRows(this.read(matrix, at, rows), matrix.width, out, stride);
   }
 
   widen(batches: readonly PlacedRows[], from: number, { id, width }: TensorMatrix, shift: number | null): void {

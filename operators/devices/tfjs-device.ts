@@ -14,7 +14,14 @@ import { jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
-import type { Device, DeviceInfo, DeviceMatrix, PlacedRows, Samples } from './device.ts';
+import {
+  type Device,
+  type DeviceInfo,
+  type DeviceMatrix,
+  type PlacedRows,
+  type Samples,
+  spreadRows,
+} from './device.ts';
 import { partOf } from './sample-part.ts';
 
 /** Features one float32 accumulator takes. */
@@ -129,6 +136,10 @@ class TfjsDevice implements Device<TfjsMatrix> {
       }
     }
     return out;
+  }
+
+  readInto(matrix: TfjsMatrix, at: number, rows: number, out: Float32Array, stride: number): void {
+    spreadRows(this.read(matrix, at, rows), matrix.width, out, stride);
   }
 
   widen(batches: readonly PlacedRows[], from: number, matrix: TfjsMatrix, shift: number | null): void {
