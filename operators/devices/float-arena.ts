@@ -4,6 +4,9 @@ import type { FloatAllocator } from './blas-device.ts';
 /** Bytes of a buffer, unless a matrix needs more. */
 const ARENA = 2 ** 24;
 
+/** Shared, though nobody shares it: what a thread owns alone, V8 counts, and collects the whole heap before the first read. */
+const newBuffer = (floats: number): Float32Array => new Float32Array(new SharedArrayBuffer(floats * 4));
+
 /**
  * Hands out parts of a few large buffers, so that a slot of thousands of tiles asks for memory a few times. When all parts
  * have come back the same memory is handed out again: a run of many groups touches fresh memory once.
@@ -19,7 +22,7 @@ export const floatArena = (): FloatAllocator => {
         current++;
         used = 0;
       }
-      if (current === buffers.length) buffers.push(new Float32Array(Math.max(floats, ARENA / 4)));
+      if (current === buffers.length) buffers.push(newBuffer(Math.max(floats, ARENA / 4)));
       const part = buffers[current]!.subarray(used, used + floats);
       used += Math.ceil(floats / 16) * 16;
       live++;
