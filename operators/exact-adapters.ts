@@ -103,7 +103,7 @@ class AdapterGroup {
       ...this.#updateOf(block, faults),
       readSeconds: seconds,
       waitSeconds: seconds,
-      tileSeconds: await this.#options.tiles.takeTimings(),
+      tileSeconds: this.#options.tiles.takeTimings(),
     };
   }
 

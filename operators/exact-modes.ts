@@ -254,7 +254,7 @@ class GroupPasses {
       bytes: weightBytes(this.#group.slots, models),
       readSeconds: seconds,
       waitSeconds,
-      tileSeconds: await this.#options.tiles.takeTimings(),
+      tileSeconds: this.#options.tiles.takeTimings(),
     };
     this.#restingSince = performance.now();
     return update;

@@ -237,7 +237,7 @@ class ExactGroup {
       bytes: this.#bytesOf(block),
       readSeconds: timed.seconds,
       waitSeconds,
-      tileSeconds: await this.#options.tiles.takeTimings(),
+      tileSeconds: this.#options.tiles.takeTimings(),
     };
     this.#restingSince = performance.now();
     return update;

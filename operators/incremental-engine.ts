@@ -156,7 +156,7 @@ export class IncrementalEngine {
       bytes: weightBytes(block.group.slots, block.models),
       readSeconds: seconds,
       waitSeconds,
-      tileSeconds: await this.#options.tiles.takeTimings(),
+      tileSeconds: this.#options.tiles.takeTimings(),
     };
   }
 

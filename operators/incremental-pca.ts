@@ -25,7 +25,7 @@ import { IncrementalEngine, type RestoredGroup, type TimedRead } from './increme
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
 import type { StreamingEngine } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
-import type { TileTimings } from './tile-tasks.ts';
+import type { TileTimings } from './time-spent.ts';
 import type { SubspaceUpdate } from './update-subspace.ts';
 
 /** Blocks alive at once: one in use, one being read. */

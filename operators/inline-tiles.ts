@@ -4,9 +4,11 @@ import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { addVisits, firstOfEachModel, inTileOrder, largestPeaks, type Tiles } from './tile-pool.ts';
 import { TileStore } from './tile-store.ts';
+import { newTimeSpent, timingsOf } from './time-spent.ts';
 
 export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
-  const store = new TileStore(device);
+  const spent = newTimeSpent();
+  const store = new TileStore(device, spent);
   return {
     info: device.info,
     solve,
@@ -21,7 +23,7 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
     fetch: async (task) => store.fetch(task),
     save: async (task) => inTileOrder(store.save(task)),
     load: async (task) => store.load(task),
-    takeTimings: async () => store.takeTimings(),
+    takeTimings: timingsOf([spent]),
     close: async () => store.clear(),
   };
 };

@@ -23,11 +23,11 @@ import type {
   SaveTask,
   ScanTask,
   SlotLayout,
-  TileTimings,
   VisitResult,
   VisitTask,
 } from './tile-tasks.ts';
 import type { TileRequest, TileWorkerData } from './tile-worker.ts';
+import { newTimeSpent, type TileTimings, type TimeSpent, timingsOf } from './time-spent.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
 
 /**
@@ -57,7 +57,8 @@ export interface Tiles {
   /** Does a task of the modes rows and cols on whichever thread is free. */
   scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]>;
   readonly multiplyDouble: DoubleProduct;
-  takeTimings(): Promise<TileTimings>;
+  /** Work since it was asked last. */
+  takeTimings(): TileTimings;
   close(): Promise<void>;
 }
 
@@ -72,9 +73,9 @@ class TileWorker {
   #next = 0;
   #dead: Error | null = null;
 
-  constructor({ spec }: FoundDevice, connection: TensorConnection | null) {
+  constructor({ spec }: FoundDevice, spent: TimeSpent, connection: TensorConnection | null) {
     this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), {
-      workerData: { device: spec, connection } satisfies TileWorkerData,
+      workerData: { device: spec, spent, connection } satisfies TileWorkerData,
       transferList: connection === null ? [] : [connection.port],
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MEBIBYTES },
     });
@@ -116,6 +117,7 @@ export class TilePool implements Tiles {
   readonly solve: EigenSolver;
   readonly multiplyDouble: DoubleProduct;
   readonly threads: number;
+  readonly takeTimings: () => TileTimings;
   /** Tasks that wait for a thread, and threads that wait for a task. */
   readonly #waiting: ((worker: TileWorker) => void)[] = [];
   readonly #idle: TileWorker[];
@@ -131,13 +133,15 @@ export class TilePool implements Tiles {
     this.multiplyDouble = found.multiplyDouble;
     this.threads = threads;
     this.#tensors = found.spec.name === 'tensors' ? new TensorThread(found.spec.backend) : null;
-    this.#workers = Array.from({ length: threads }, () => new TileWorker(found, this.#tensors?.connect() ?? null));
+    const spent = Array.from({ length: threads }, newTimeSpent);
+    this.takeTimings = timingsOf(spent);
+    this.#workers = spent.map((own) => new TileWorker(found, own, this.#tensors?.connect() ?? null));
     this.#idle = [...this.#workers];
   }
 
   /** Resolves when every worker has its device: the first work then starts at once. */
   async ready(): Promise<void> {
-    await this.takeTimings();
+    await Promise.all(this.#workers.map((worker) => worker.send({ kind: 'ready' })));
   }
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
@@ -191,11 +195,6 @@ export class TilePool implements Tiles {
       if (next === undefined) this.#idle.push(worker);
       else next(worker);
     }
-  }
-
-  async takeTimings(): Promise<TileTimings> {
-    const all = await Promise.all(this.#workers.map((worker) => worker.send<TileTimings>({ kind: 'timings' })));
-    return all.reduce((a, b) => ({ widen: a.widen + b.widen, gram: a.gram + b.gram, mix: a.mix + b.mix }));
   }
 
   async close(): Promise<void> {

@@ -22,9 +22,9 @@ import type {
   ScanTask,
   SlotLayout,
   SpillStep,
-  TileTimings,
   VisitTask,
 } from './tile-tasks.ts';
+import { KINDS, newTimeSpent, type TileTimings, type TimeSpent } from './time-spent.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock, savedRows } from './update-subspace.ts';
 
 const SHIFT = 1;
@@ -81,12 +81,12 @@ export class TileStore {
   #buffer = new Float32Array(0);
   /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
   #outgoing = new Float32Array(0);
-  #widenMs = 0;
-  #gramMs = 0;
-  #mixMs = 0;
+  readonly #spent: TimeSpent;
 
-  constructor(device: Device) {
+  /** @param spent where the time of each kind of work is counted */
+  constructor(device: Device, spent: TimeSpent = newTimeSpent()) {
     this.#device = device;
+    this.#spent = spent;
   }
 
   /** Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up. */
@@ -157,15 +157,15 @@ export class TileStore {
         const widened = performance.now();
         if (task.full) this.#device.gramOfAll(panel.matrix, all, gram);
         else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
-        this.#widenMs += widened - start;
-        this.#gramMs += performance.now() - widened;
+        this.#count('widen', widened - start);
+        this.#count('gram', performance.now() - widened);
         this.#leave(slot, tile, panel, task.spill, all);
       }
       return { tile: tile.index, gram, shiftSum: tile.shiftSum };
     });
     const start = performance.now();
     this.#device.settle();
-    this.#gramMs += performance.now() - start;
+    this.#count('gram', performance.now() - start);
     if (task.full) for (const { gram } of visits) mirror(gram, all);
     return visits;
   }
@@ -190,7 +190,7 @@ export class TileStore {
         const start = performance.now();
         const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
         this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
-        this.#mixMs += performance.now() - start;
+        this.#count('mix', performance.now() - start);
         widenPeaks(peaks, this.#device.read(target, MEAN + 1, peaks.length), panel.width);
         if (panel.kept !== null) panel.matrix = panel.kept;
         else {
@@ -318,17 +318,13 @@ export class TileStore {
     const start = performance.now();
     const result = work();
     const spent = performance.now() - start;
-    if (kind === 'widen') this.#widenMs += spent;
-    else if (kind === 'gram') this.#gramMs += spent;
-    else this.#mixMs += spent;
+    this.#count(kind, spent);
     return result;
   }
 
-  /** Seconds spent since the last call. */
-  takeTimings(): TileTimings {
-    const timings = { widen: this.#widenMs / 1e3, gram: this.#gramMs / 1e3, mix: this.#mixMs / 1e3 };
-    this.#widenMs = this.#gramMs = this.#mixMs = 0;
-    return timings;
+  #count(kind: keyof TileTimings, ms: number): void {
+    const at = KINDS.indexOf(kind);
+    this.#spent[at] = this.#spent[at]! + ms;
   }
 
   /** Puts a spilled panel's rows on the device, in the two parts in which they came to be there. */
@@ -369,7 +365,7 @@ export class TileStore {
       slot.spare = panel.matrix;
       panel.matrix = spare;
     }
-    this.#mixMs += performance.now() - start;
+    this.#count('mix', performance.now() - start);
   }
 
   /** Takes a mixing back: the spare matrix still holds the rows from before. */

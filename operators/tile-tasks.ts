@@ -147,10 +147,3 @@ export interface LoadTask {
   readonly generation: Generation | null;
   readonly from: SavedRows;
 }
-
-/** Seconds of work by kind, summed over threads. */
-export interface TileTimings {
-  readonly widen: number;
-  readonly gram: number;
-  readonly mix: number;
-}

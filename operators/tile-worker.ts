@@ -16,13 +16,15 @@ import type {
   SaveTask,
   ScanTask,
   SlotLayout,
-  TileTimings,
   VisitTask,
 } from './tile-tasks.ts';
+import type { TileTimings, TimeSpent } from './time-spent.ts';
 
 /** What every worker is told at birth. */
 export interface TileWorkerData {
   readonly device: DeviceSpec;
+  /** Where its time is counted. */
+  readonly spent: TimeSpent;
   /** To the thread that holds the GPU, where the device is one. */
   readonly connection: TensorConnection | null;
 }
@@ -37,11 +39,11 @@ export type TileRequest =
   | { readonly kind: 'save'; readonly task: SaveTask }
   | { readonly kind: 'load'; readonly task: LoadTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }
-  | { readonly kind: 'timings' };
+  | { readonly kind: 'ready' };
 
 const port = parentPort!;
-const { device: spec, connection } = workerData as TileWorkerData;
-const opened = openDevice(spec, connection).then((device) => ({ device, tiles: new TileStore(device) }));
+const { device: spec, spent, connection } = workerData as TileWorkerData;
+const opened = openDevice(spec, connection).then((device) => ({ device, tiles: new TileStore(device, spent) }));
 // Told to whoever asks for something first.
 opened.catch(() => {});
 
@@ -87,8 +89,8 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
       return tiles.load(request.task);
     case 'scatter':
       return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
-    case 'timings':
-      return tiles.takeTimings();
+    case 'ready':
+      return null;
   }
 };
 
