@@ -30,6 +30,9 @@ export const TFJS_CHUNK = 1024;
 /** The same where rounding is enlarged later: one accumulator's error grows with what it takes. */
 const CAREFUL_CHUNK = 256;
 
+/** Rows of a band from which on all of it is turned over by the backend, not column by column here. */
+const FEW_ROWS = 8;
+
 /** Rows [start, start + rows) of a matrix that came together. */
 interface Band {
   readonly start: number;
@@ -127,19 +130,33 @@ class TfjsDevice implements Device<TfjsMatrix> {
 
   read(matrix: TfjsMatrix, at: number, rows: number): Float32Array {
     const out = new Float32Array(rows * matrix.width);
-    for (const band of bandsIn(matrix, at, rows)) {
-      const values = band.columns.dataSync();
-      for (let r = Math.max(at, band.start); r < Math.min(at + rows, band.start + band.rows); r++) {
-        const target = (r - at) * matrix.width;
-        const column = r - band.start;
-        for (let i = 0; i < matrix.width; i++) out[target + i] = values[i * band.rows + column]!;
-      }
-    }
+    this.readInto(matrix, at, rows, out, matrix.width);
     return out;
   }
 
   readInto(matrix: TfjsMatrix, at: number, rows: number, out: Float32Array, stride: number): void {
-    spreadRows(this.read(matrix, at, rows), matrix.width, out, stride);
+    const { width } = matrix;
+    for (const band of bandsIn(matrix, at, rows)) {
+      const first = Math.max(at, band.start);
+      const end = Math.min(at + rows, band.start + band.rows);
+      if (end - first < FEW_ROWS) {
+        const values = band.columns.dataSync();
+        for (let r = first; r < end; r++) {
+          const column = r - band.start;
+          for (let i = 0; i < width; i++) out[(r - at) * stride + i] = values[i * band.rows + column]!;
+        }
+        continue;
+      }
+      const lines = tf.transpose(band.columns);
+      const values = lines.dataSync() as Float32Array;
+      lines.dispose();
+      spreadRows(
+        values.subarray((first - band.start) * width, (end - band.start) * width),
+        width,
+        out.subarray((first - at) * stride),
+        stride,
+      );
+    }
   }
 
   widen(batches: readonly PlacedRows[], from: number, matrix: TfjsMatrix, shift: number | null): void {
