@@ -142,7 +142,7 @@ class AdapterGroup {
       const gram = await factoredGram(source, { tiles, memory: this.#group.factored!.stackBytes });
       onGram?.(slot, models, gram);
       const spec = { features: slot.features, rank, center, shiftIsOrigin: true };
-      const spectrum = await exactSpectrum(spec, gram, this.#plan.block, tiles.solve);
+      const spectrum = await exactSpectrum(spec, gram, this.#plan.block, tiles.solve, tiles.multiplyDouble);
       known = spectrum;
       const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;

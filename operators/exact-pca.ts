@@ -288,7 +288,13 @@ class ExactGroup {
     if (work.models.length === 0 || work.visit === undefined) return;
     const gram = { values: work.visit.gram, models: work.models.length, shiftSum: work.visit.shiftSum };
     this.#options.onGram?.(work.slot, work.models, gram);
-    work.spectrum = await exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles.solve);
+    work.spectrum = await exactSpectrum(
+      work.spec,
+      gram,
+      this.#plan.block,
+      this.#options.tiles.solve,
+      this.#options.tiles.multiplyDouble,
+    );
     this.#options.onSpectrum?.(work.slot, work.models, work.spectrum);
     work.visit = undefined;
   }

@@ -3,6 +3,7 @@
 // The Gram is of shifted weights and raw; a prefix of the stream is its leading minor, centred about its own mean.
 // Source: the dual (Gram) form of PCA, e.g. Jolliffe 2002, sec. 3.5; modes of a tensor: arXiv 2512.05117, algorithm 1.
 import { setImmediate as turn } from 'node:timers/promises';
+import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
 import { emptySubspace, RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
@@ -86,6 +87,7 @@ interface Dual {
  * Lets the event loop turn between two prefixes: all of them take seconds from 1,000 models on, in which a signal would not be
  * heard and a lease not be renewed.
  * @param block models a block, at whose ends the stream is looked at
+ * @param product loops, unless another is given
  * Rejects with RangeError when there are no models.
  */
 export const exactSpectrum = async (
@@ -93,6 +95,7 @@ export const exactSpectrum = async (
   gram: ExactGram,
   block: number,
   solve: EigenSolver,
+  product: DoubleProduct = jsDoubleProduct,
 ): Promise<ExactSpectrum> => {
   const { models: n } = gram;
   if (n < 1) throw new RangeError('a spectrum needs at least one model');
@@ -105,8 +108,8 @@ export const exactSpectrum = async (
       prefix,
       eigenvalues: spectrumOf(spec, dual),
       total: dual.total,
-      arrived: arrivedSince(spec, gram, products, before, prefix.models),
-      drift: driftBetween(spec, products, n, before, dual, solve),
+      arrived: arrivedSince(spec, gram, products, before, prefix.models, product),
+      drift: driftBetween(spec, products, n, before, dual, solve, product),
     });
     before = dual;
     await turn();
@@ -212,33 +215,43 @@ const arrivedSince = (
   products: Float64Array,
   before: Dual | null,
   until: number,
+  product: DoubleProduct,
 ): readonly ModelUpdate[] => {
   const size = rowsBeforeBlock(0) + n;
   const shiftNorm2 = values[size + 1]!;
   const from = before?.models ?? 0;
   let largest = before?.grand ?? 0;
   for (let i = from; i < until; i++) largest = Math.max(largest, products[i * n + i]!);
-  return Array.from({ length: until - from }, (_, at) => {
+  const count = until - from;
+  const along = before === null ? null : alongDirections(products, n, before, count, product);
+  return Array.from({ length: count }, (_, at) => {
     const i = from + at;
     const column = CONSTANT_ROWS + 1 + i;
     const norm2 = products[i * n + i]!;
     const rawNorm2 = rawNorm2Of(spec, norm2, values[size + column]!, shiftNorm2);
     const meanEntry = (values[column]! + shiftSum) / spec.features;
     const unscored = { centred2: null, captured2: null, rawNorm2, meanEntry, distance2: 0 };
-    if (before === null) return unscored;
+    if (before === null || along === null) return unscored;
     const centred2 = norm2 - 2 * before.averages[i]! + before.grand;
     if (!(centred2 > RANK_THRESHOLD * largest)) return unscored;
     let captured2 = 0;
-    for (let j = 0; j < before.rank; j++) {
-      // ⟨u_j, x − m⟩ = Σ_l v_l ⟨x_l, x − m⟩ / s_j; the v_l of a centred direction add up to zero.
-      let inner = 0;
-      for (let l = 0; l < from; l++) {
-        inner += before.eigen.vectors[j * from + l]! * (products[l * n + i]! - before.averages[l]!);
-      }
-      captured2 += inner ** 2 / before.eigen.values[j]!;
-    }
+    for (let j = 0; j < before.rank; j++) captured2 += along[j * count + at]! ** 2 / before.eigen.values[j]!;
     return { centred2, captured2, rawNorm2, meanEntry, distance2: 0 };
   });
+};
+
+/** s_j ⟨u_j, x − m⟩ = Σ_l v_l ⟨x_l, x − m⟩ of the `count` models after a prefix; the v_l of a centred direction add up to zero. */
+const alongDirections = (
+  products: Float64Array,
+  n: number,
+  { models, averages, eigen, rank }: Dual,
+  count: number,
+  product: DoubleProduct,
+): Float64Array => {
+  const centred = new Float64Array(models * count);
+  for (let l = 0; l < models; l++)
+    for (let i = 0; i < count; i++) centred[l * count + i] = products[l * n + models + i]! - averages[l]!;
+  return productOf(eigen.vectors, centred, rank, models, count, { product });
 };
 
 const driftBetween = (
@@ -248,6 +261,7 @@ const driftBetween = (
   before: Dual | null,
   after: Dual,
   solve: EigenSolver,
+  product: DoubleProduct,
 ): SubspaceUpdate['drift'] => {
   const cuts = cutsOf(spec.rank);
   if (before === null) return cuts.map(() => null);
@@ -255,20 +269,9 @@ const driftBetween = (
   const { rank: l, models: b, eigen: now } = after;
   // G V_b, then ⟨u_i, u'_j⟩ = V_aᵀ G V_b / (s s').
   const half = new Float64Array(a * l);
-  for (let j = 0; j < l; j++) {
-    for (let i = 0; i < a; i++) {
-      let sum = 0;
-      for (let m = 0; m < b; m++) sum += products[i * n + m]! * now.vectors[j * b + m]!;
-      half[i * l + j] = sum;
-    }
-  }
-  const inner = new Float64Array(r * l);
-  for (let i = 0; i < r; i++) {
-    for (let j = 0; j < l; j++) {
-      let sum = 0;
-      for (let m = 0; m < a; m++) sum += old.vectors[i * a + m]! * half[m * l + j]!;
-      inner[i * l + j] = sum / Math.sqrt(old.values[i]! * now.values[j]!);
-    }
-  }
-  return cuts.map((cut) => (cut <= r && cut <= l ? principalAngles(inner, l, cut, solve) : null));
+  if (l > 0) product({ a: false, b: true }, { m: a, n: l, k: b }, products, n, now.vectors, b, half, l);
+  const inner = productOf(old.vectors, half, r, a, l, { product });
+  for (let i = 0; i < r; i++)
+    for (let j = 0; j < l; j++) inner[i * l + j] = inner[i * l + j]! / Math.sqrt(old.values[i]! * now.values[j]!);
+  return cuts.map((cut) => (cut <= r && cut <= l ? principalAngles(inner, l, cut, solve, product) : null));
 };

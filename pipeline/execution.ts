@@ -569,7 +569,7 @@ export class Execution {
       const { rank, center } = config;
       const shiftIsOrigin = base !== null || !center || sum.slots.every(({ isDelta }) => isDelta === true);
       const spec = { features, rank, center, shiftIsOrigin };
-      const spectrum = await exactSpectrum(spec, gram, block, this.#tiles.solve);
+      const spectrum = await exactSpectrum(spec, gram, block, this.#tiles.solve, this.#tiles.multiplyDouble);
       const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
       this.#summarise(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));
