@@ -74,7 +74,7 @@ const openUnchanged = async (file: ModelFile): Promise<number> => {
 };
 
 const checkUnchanged = ({ path, size, mtimeMs }: ModelFile, fd: number): void => {
-  const now = fstatSync(fd);
+  const now = sizeAndTime(path, fd);
   if (now.size === size && now.mtimeMs === mtimeMs) return;
   throw new SourceMalformed({
     path,
@@ -84,6 +84,14 @@ const checkUnchanged = ({ path, size, mtimeMs }: ModelFile, fd: number): void =>
         ? 'was written to after the run was planned; start again with files that stay as they are'
         : `has ${now.size} bytes, expected the ${size} it had when the run was planned`,
   });
+};
+
+const sizeAndTime = (path: string, fd: number): { readonly size: number; readonly mtimeMs: number } => {
+  try {
+    return fstatSync(fd);
+  } catch (cause) {
+    throw new SourceUnavailable({ path, detail: `cannot be looked at: ${(cause as Error).message}` });
+  }
 };
 
 const fill = async (fd: number, file: ModelFile, position: number, buffers: Uint8Array[]): Promise<number> => {

@@ -82,8 +82,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     blas.copyRows !== null &&
     batch.kind === 'stored' &&
     batch.dtype === 'F32' &&
-    rows.at(-1)! - rows[0]! === rows.length - 1 &&
-    at.at(-1)! - at[0]! === rows.length - 1;
+    rows.every((row, i) => row === rows[0]! + i && at[i] === at[0]! + i);
   return {
     info: {
       name: 'blas',
@@ -115,7 +114,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       let [first, end] = [Number.POSITIVE_INFINITY, 0];
       for (const { batch, rows, at } of batches) {
         if (rows.length === 0) continue;
-        [first, end] = [Math.min(first, at[0]!), Math.max(end, at.at(-1)! + 1)];
+        for (const place of at) [first, end] = [Math.min(first, place), Math.max(end, place + 1)];
         if (copiesRows(batch, rows, at)) {
           const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
           const source = values.subarray(rows[0]! * batch.width + from);
