@@ -356,10 +356,18 @@ export class Execution {
       if (due) this.#checkpoints.commitRunning(slots, this.#position());
       const spent = performance.now() - start;
       this.#writingSinceBlock += spent;
-      // A result like the basis; checkpoints on the way are a part of the fit.
-      if (isLast && !config.dropState) this.#writing += spent;
+      // A result like the basis, but for the mixing that its rows still owed; checkpoints on the way are a part of the fit.
+      if (isLast && !config.dropState) this.#writing += spent - (this.#takeMixing() * 1e3) / config.threads;
     }
     if (stop !== null) await this.#stop(stop);
+  }
+
+  /** Seconds of all threads' mixing since the last block was recorded, which belong to it. */
+  #takeMixing(): number {
+    const { mix } = this.#tiles.takeTimings();
+    const last = this.#timings.pop();
+    if (last !== undefined) this.#timings.push({ ...last, mix_s: last.mix_s + mix });
+    return mix;
   }
 
   /** Throws where all further work would be lost: a checkpoint failed, or somebody else has the run. */
