@@ -8,6 +8,7 @@ import { displayName } from '../sources/display-name.ts';
 import { NumericalFailure } from './errors.ts';
 import { allFinite } from './find-faults.ts';
 import { packShrunk, unpackShrunk } from './keep-rows.ts';
+import { addTo } from './linalg/dense-products.ts';
 import { type ModeSpectrum, makeLargestPositive } from './scatter-spectrum.ts';
 import type { FollowTask, SampleRange, SideMode, SideSamples } from './scatter-tasks.ts';
 import {
@@ -118,8 +119,7 @@ export class FollowedScatter {
     );
     const before = rowsBeforeBlock(0);
     const values = new Float64Array((before + r + b) * b);
-    for (const part of parts)
-      for (let i = 0; i < part.length; i++) values[before * b + i] = values[before * b + i]! + part[i]!;
+    for (const part of parts) addTo(values.subarray(before * b), part, this.#tiles.multiplyDouble);
     if (!allFinite(values)) {
       const { library, version } = this.#tiles.info;
       const detail = `${library} ${version} made a Gram matrix that is not finite, although every weight is`;

@@ -365,9 +365,13 @@ export class Execution {
   /** Seconds of all threads' mixing since the last block was recorded, which belong to it. */
   #takeMixing(): number {
     const { mix } = this.#tiles.takeTimings();
-    const last = this.#timings.pop();
-    if (last !== undefined) this.#timings.push({ ...last, mix_s: last.mix_s + mix });
+    this.#addToLastBlock('mix_s', mix);
     return mix;
+  }
+
+  #addToLastBlock(part: 'mix_s' | 'write_s', seconds: number): void {
+    const last = this.#timings.pop();
+    if (last !== undefined) this.#timings.push({ ...last, [part]: last[part] + seconds });
   }
 
   /** Throws where all further work would be lost: a checkpoint failed, or somebody else has the run. */
@@ -632,8 +636,7 @@ export class Execution {
     writeModels(this.#results, this.#plan, contents, originals, (id) => this.#starts?.groupOf(id) ?? null);
     this.#warnings.close();
     // What was written since the last block belongs to it: a group's files are written at its end.
-    const last = this.#timings.pop();
-    if (last !== undefined) this.#timings.push({ ...last, write_s: last.write_s + this.#writingSinceBlock / 1e3 });
+    this.#addToLastBlock('write_s', this.#writingSinceBlock / 1e3);
     writeTimings(this.#results, this.#timings);
     removeSpill(this.#out);
     writeRunJson(this.#results, this.#plan, this.#going?.inexact ?? []);
