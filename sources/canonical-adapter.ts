@@ -4,8 +4,8 @@
 // Split evenly: left = U diag(√s), right = diag(√s) (Q W)ᵀ, of which float32 keeps 7 digits of the largest s.
 // Cost: about 5 (rows + cols) r² flops and r³ for the eigenvectors, about 10 ms for 4,096 x 4,096 at r = 16.
 // Source: Golub & Van Loan 2013, sec. 5.2 (QR), 8.6 (SVD); Giraud et al. 2005 (Gram-Schmidt twice is enough).
-import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
 import type { AdapterFactors } from './adapter-factors.ts';
+import { smallMatrices } from './small-matrices.ts';
 
 /** Directions below this share of the largest are rounding of the factors in float64. */
 const NEGLIGIBLE = 2 ** -44;
@@ -92,6 +92,7 @@ const balance = (c: readonly Float64Array[]) => {
   const rank = c.length;
   const unit = Math.max(...c.map(largestOf)) || 1;
   const scaled = c.map((column) => timesNumber(column, 1 / unit));
+  const { EigenvalueDecomposition, Matrix } = smallMatrices();
   const gram = new Matrix(rank, rank);
   scaled.forEach((column, i) => {
     dots(scaled.slice(0, i + 1), column).forEach((value, j) => {

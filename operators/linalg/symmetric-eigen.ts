@@ -1,7 +1,7 @@
 // Eigendecomposition of small symmetric float64 matrices (a few hundred rows): the only solver an engine needs.
 // LAPACK's dsyevd where a BLAS was found (n = 97: about 1 ms), ml-matrix otherwise (about 8 ms). Both are
 // deterministic for a given library; which one worked is part of the device's description.
-import { EigenvalueDecomposition, Matrix } from 'ml-matrix';
+import { smallMatrices } from '../../sources/small-matrices.ts';
 
 /** Eigenpairs of a symmetric n x n matrix, largest eigenvalue first. */
 export interface SymmetricEigen {
@@ -16,6 +16,7 @@ export type EigenSolver = (matrix: Float64Array, n: number) => SymmetricEigen;
 
 /** The solver for machines without LAPACK: Householder tridiagonalisation and implicit QL. */
 export const jsEigenSolver: EigenSolver = (matrix, n) => {
+  const { EigenvalueDecomposition, Matrix } = smallMatrices();
   const rows = Array.from({ length: n }, (_, i) => matrix.subarray(i * n, i * n + n));
   const solved = new EigenvalueDecomposition(new Matrix(rows as unknown as number[][]), { assumeSymmetric: true });
   const ascending = solved.realEigenvalues;
