@@ -194,17 +194,46 @@ const centredGram = (
     if (rowRow === null) K[j * size + j] = eigenvalues[j]!;
     else K.set(rowRow.subarray(j * r, j * r + j + 1), j * size);
     const average = rowAverages[j]!;
-    for (let i = 0; i < b; i++) K[(r + i) * size + j] = rowX[j * b + i]! - average;
+    setColumn(K, size, r, j, rowX.subarray(j * b, (j + 1) * b), average);
     K[last * size + j] = c * (rowMean[j]! - average);
   }
   for (let i = 0; i < b; i++) {
-    const row = (r + i) * size + r;
-    for (let l = 0; l <= i; l++) K[row + l] = xx[i * b + l]! - xAverages[i]! - xAverages[l]! + grand;
+    setCentred(K, (r + i) * size + r, xx.subarray(i * b, i * b + i + 1), xAverages, grand);
     K[last * size + r + i] = c * (meanX[i]! - meanAverage - (xAverages[i]! - grand));
   }
   K[last * size + last] = c * c * (meanMean - 2 * meanAverage + grand);
-  for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) K[j * size + i] = K[i * size + j]!;
+  mirrorUp(K, size);
   return K;
+};
+
+// Loops stand in functions of their own: what is hot is compiled, and small functions are compiled soon.
+
+/** Column j from row `first` on: values − average. */
+const setColumn = (
+  K: Float64Array,
+  size: number,
+  first: number,
+  j: number,
+  values: Float64Array,
+  average: number,
+): void => {
+  for (let i = 0; i < values.length; i++) K[(first + i) * size + j] = values[i]! - average;
+};
+
+/** Products of a row of the block, the last of them with itself, about the block's mean. */
+const setCentred = (
+  K: Float64Array,
+  at: number,
+  products: Float64Array,
+  averages: Float64Array,
+  grand: number,
+): void => {
+  const average = averages[products.length - 1]!;
+  for (let l = 0; l < products.length; l++) K[at + l] = products[l]! - average - averages[l]! + grand;
+};
+
+const mirrorUp = (K: Float64Array, size: number): void => {
+  for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) K[j * size + i] = K[i * size + j]!;
 };
 
 /** C: makes [S; X − x̄; c (m − x̄)] out of [m; S; X], (r + b + 1) x (1 + r + b). */

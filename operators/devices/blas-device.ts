@@ -4,11 +4,11 @@
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
 import type { AdapterFactors } from '../../sources/adapter-factors.ts';
 import { eachRectangle } from '../../sources/decode-delta.ts';
-import { type StoredRows, type WeightRows, widenRow } from '../../sources/weight-batch.ts';
+import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import type { BlasLibrary } from './blas-library.ts';
-import type { Device, DeviceMatrix, Samples } from './device.ts';
+import type { Device, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 
 /** Features one float32 accumulator takes. */
 export const BLAS_CHUNK = 2048;
@@ -77,12 +77,24 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i < rows; i++)
         out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * outStride);
   };
-  /** Whether rows are float32 as they stand, and neighbours here and there. */
-  const copiesRows = (batch: WeightRows, rows: readonly number[], at: readonly number[]): batch is StoredRows =>
-    blas.copyRows !== null &&
-    batch.kind === 'stored' &&
-    batch.dtype === 'F32' &&
-    rows.every((row, i) => row === rows[0]! + i && at[i] === at[0]! + i);
+  const widenBatch = ({ batch, rows, at }: PlacedRows, from: number, { data, stride, width }: BlasMatrix): void => {
+    const isFloat32 = blas.copyRows !== null && batch.kind === 'stored' && batch.dtype === 'F32';
+    if (isFloat32 && areNeighbours(rows) && areNeighbours(at)) {
+      const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
+      const source = values.subarray(rows[0]! * batch.width + from);
+      blas.copyRows!(rows.length, width, source, batch.width, data.subarray(at[0]! * stride), stride);
+    } else widenEach(batch, rows, at, from, { data, stride, width });
+  };
+  const widenEach = (
+    batch: WeightRows,
+    rows: readonly number[],
+    at: readonly number[],
+    from: number,
+    { data, stride, width }: Pick<BlasMatrix, 'data' | 'stride' | 'width'>,
+  ): void =>
+    rows.forEach((row, i) => {
+      widenOne(batch, row, from, data.subarray(at[i]! * stride, at[i]! * stride + width));
+    });
   return {
     info: {
       name: 'blas',
@@ -110,22 +122,13 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       return out;
     },
     readInto,
-    widen: (batches, from, { data, stride, width }, shift) => {
-      let [first, end] = [Number.POSITIVE_INFINITY, 0];
-      for (const { batch, rows, at } of batches) {
-        if (rows.length === 0) continue;
-        for (const place of at) [first, end] = [Math.min(first, place), Math.max(end, place + 1)];
-        if (copiesRows(batch, rows, at)) {
-          const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
-          const source = values.subarray(rows[0]! * batch.width + from);
-          blas.copyRows!(rows.length, width, source, batch.width, data.subarray(at[0]! * stride), stride);
-        } else
-          rows.forEach((row, i) => {
-            widenOne(batch, row, from, data.subarray(at[i]! * stride, at[i]! * stride + width));
-          });
-      }
-      if (shift === null || end === 0) return;
-      blas.addToRows(end - first, width, data.subarray(shift * stride), data.subarray(first * stride), stride);
+    widen: (batches, from, matrix, shift) => {
+      for (const placed of batches) widenBatch(placed, from, matrix);
+      if (shift === null) return;
+      const { data, stride, width } = matrix;
+      const { first, end } = extentOf(batches);
+      if (end > first)
+        blas.addToRows(end - first, width, data.subarray(shift * stride), data.subarray(first * stride), stride);
     },
     widenRow: widenOne,
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
@@ -187,6 +190,28 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     solve: blas.solve ?? jsEigenSolver,
     close: async () => {},
   };
+};
+
+// Small functions: what is hot is compiled, and a large one takes tens of milliseconds of a processor.
+
+/** Whether there are rows, and each is the one after that before it. */
+const areNeighbours = (rows: readonly number[]): boolean => {
+  for (let i = 1; i < rows.length; i++) if (rows[i] !== rows[0]! + i) return false;
+  return rows.length > 0;
+};
+
+/** The rows that batches go to, and those between them. */
+const extentOf = (batches: readonly PlacedRows[]): { readonly first: number; readonly end: number } => {
+  const extent = { first: Number.POSITIVE_INFINITY, end: 0 };
+  for (const { at } of batches) widenExtent(extent, at);
+  return extent;
+};
+
+const widenExtent = (extent: { first: number; end: number }, at: readonly number[]): void => {
+  for (const place of at) {
+    if (place < extent.first) extent.first = place;
+    if (place >= extent.end) extent.end = place + 1;
+  }
 };
 
 /** Where entries of samples begin, from sample `at` on. */

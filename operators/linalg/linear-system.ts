@@ -18,19 +18,29 @@ export const solveLinear = (a: Float64Array, b: Float64Array, m: number): Float6
       swapRows(left, m, pivot, step);
       swapRows(x, columns, pivot, step);
     }
-    for (let i = step + 1; i < m; i++) {
-      const factor = left[i * m + step]! / left[step * m + step]!;
-      if (factor === 0) continue;
-      subtractRow(left, m, i, step, factor, step + 1);
-      subtractRow(x, columns, i, step, factor, 0);
-    }
+    eliminate(left, x, m, columns, step);
   }
   for (let step = m - 1; step >= 0; step--) {
-    const diagonal = left[step * m + step]!;
-    for (let j = 0; j < columns; j++) x[step * columns + j] = x[step * columns + j]! / diagonal;
+    divideRow(x, columns, step, left[step * m + step]!);
     for (let i = 0; i < step; i++) subtractRow(x, columns, i, step, left[i * m + step]!, 0);
   }
   return x;
+};
+
+// Loops stand in functions of their own: what is hot is compiled, and small functions are compiled soon.
+
+/** Makes column `step` zero below its diagonal. */
+const eliminate = (left: Float64Array, x: Float64Array, m: number, columns: number, step: number): void => {
+  for (let i = step + 1; i < m; i++) {
+    const factor = left[i * m + step]! / left[step * m + step]!;
+    if (factor === 0) continue;
+    subtractRow(left, m, i, step, factor, step + 1);
+    subtractRow(x, columns, i, step, factor, 0);
+  }
+};
+
+const divideRow = (values: Float64Array, columns: number, i: number, divisor: number): void => {
+  for (let j = i * columns; j < (i + 1) * columns; j++) values[j] = values[j]! / divisor;
 };
 
 const pivotOf = (left: Float64Array, m: number, step: number): number => {
