@@ -22,14 +22,15 @@ export function sumTimings(rows) {
 }
 
 /**
- * Shares of `wall` seconds, from the first read to the last table: waiting for weights, work on tiles as if it were spread
- * evenly over the threads, basis and mean files. What is left is small algebra, messages, uneven threads, opening tiles,
+ * Shares of `wall` seconds, from the first read to the last table: waiting for files, reading by the threads and work on
+ * tiles as if it were spread evenly over them, basis and mean files. What is left is small algebra, messages, uneven threads, opening tiles,
  * and tables.
  */
 export function sharesOf(rows, threads, wall) {
-  const { wait_s, widen_s, gram_s, mix_s, write_s } = sumTimings(rows);
+  const { read_s, wait_s, widen_s, gram_s, mix_s, write_s } = sumTimings(rows);
   const shares = {
     wait: wait_s / wall,
+    read: read_s / threads / wall,
     widen: widen_s / threads / wall,
     gram: gram_s / threads / wall,
     mix: mix_s / threads / wall,

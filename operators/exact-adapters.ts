@@ -7,7 +7,7 @@ import { concat, concatMap, defer, EMPTY, from, lastValueFrom, mergeMap, type Ob
 import type { AdapterFactors } from '../sources/adapter-factors.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
-import type { ReadFault, StagedSlot } from '../sources/staged-block.ts';
+import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { stagingBytes } from '../sources/staged-block.ts';
 import { factorsIn } from '../sources/staged-factors.ts';
 import { type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
@@ -165,8 +165,10 @@ class AdapterGroup {
 const adaptersIn = ({
   rows,
   models,
-}: StagedSlot): readonly { readonly model: PlannedModel; readonly factors: AdapterFactors }[] => {
-  const { buffer, factors, positions } = rows[0]!;
+}: SlotAtHand): readonly { readonly model: PlannedModel; readonly factors: AdapterFactors }[] => {
+  const [staged] = rows;
+  if (staged === undefined || 'fds' in staged) throw new Error('adapters were left in their files');
+  const { buffer, factors, positions } = staged;
   const found: { model: PlannedModel; factors: AdapterFactors }[] = [];
   positions.forEach((position, i) => {
     if (position >= 0) found[position] = { model: models[position]!, factors: factorsIn(buffer, factors!, i) };

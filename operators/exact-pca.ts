@@ -8,13 +8,20 @@ import { concat, defer, EMPTY, from, ignoreElements, mergeMap, type Observable, 
 import { sinkFailure } from '../sinks/durable-file.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
-import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { tilesOf } from '../sources/tile.ts';
-import { blockBufferBytes, type ReadBlock, type WeightBlock, weightBlocks } from '../sources/weight-blocks.ts';
+import {
+  blockBufferBytes,
+  checkBlock,
+  type SourceBlock,
+  type WeightBlock,
+  weightBlocks,
+} from '../sources/weight-blocks.ts';
+import { BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';
-import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
+import { faultsOf, faultsOfVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import { afterGroup, type BlockUpdate } from './incremental-pca.ts';
 import { createSpillFiles, forgetSpillFiles, SpillFailed } from './spill-files.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
@@ -75,26 +82,18 @@ interface SlotWork {
   peaks: Float64Array | null;
 }
 
-interface TimedRead {
-  readonly read: ReadBlock;
-  readonly buffer: SharedArrayBuffer;
-  readonly seconds: number;
-  readonly ready: number;
-}
-
 /**
  * Streams a plan, group after group: an update a part of the weights read (its `slots` are empty), and what `finish` makes
  * of each slot. `plan.block` says after how many models the stream is looked at.
  */
 export const exactPca = <R = ExactSlot>(plan: ReadingPlan, options: ExactPcaOptions<R>): Observable<BlockUpdate | R> =>
   defer(() => {
-    const buffers: SharedArrayBuffer[] = [];
     const wide = { ...plan, block: plan.models.length };
-    const bytes = plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(wide, group)), 0);
-    const acquire = (): SharedArrayBuffer => buffers.pop() ?? new SharedArrayBuffer(bytes);
-    const release = (buffer: SharedArrayBuffer): void => void buffers.push(buffer);
+    const buffers = new BlockBuffers(() =>
+      plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(wide, group)), 0),
+    );
     const groups = plan.groups.map((group) =>
-      new ExactGroup(plan, group, options as ExactPcaOptions<unknown>, acquire, release).stream(),
+      new ExactGroup(plan, group, options as ExactPcaOptions<unknown>, buffers).stream(),
     );
     return concat(...groups) as Observable<BlockUpdate | R>;
   });
@@ -103,8 +102,7 @@ class ExactGroup {
   readonly #plan: ReadingPlan;
   readonly #group: SlotGroup;
   readonly #options: ExactPcaOptions<unknown>;
-  readonly #acquire: () => SharedArrayBuffer;
-  readonly #release: (buffer: SharedArrayBuffer) => void;
+  readonly #buffers: BlockBuffers;
   readonly #slots: readonly SlotWork[];
   /** Faults that the running pass has found. */
   #faults: ReadFault[] = [];
@@ -112,18 +110,11 @@ class ExactGroup {
   #parts = 0;
   #restingSince = performance.now();
 
-  constructor(
-    plan: ReadingPlan,
-    group: SlotGroup,
-    options: ExactPcaOptions<unknown>,
-    acquire: () => SharedArrayBuffer,
-    release: (buffer: SharedArrayBuffer) => void,
-  ) {
+  constructor(plan: ReadingPlan, group: SlotGroup, options: ExactPcaOptions<unknown>, buffers: BlockBuffers) {
     this.#plan = plan;
     this.#group = group;
     this.#options = options;
-    this.#acquire = acquire;
-    this.#release = release;
+    this.#buffers = buffers;
     const center = options.center ?? true;
     this.#slots = group.slots.map((slot) => ({
       slot,
@@ -156,14 +147,14 @@ class ExactGroup {
       basis ? this.#basisPass() : EMPTY,
       defer(() => {
         const use = this.#options.finish ?? ((slot: ExactSlot) => of(slot));
-        const scratch = this.#acquire();
+        const scratch = this.#buffers.acquire(this.#group);
         const done = this.#slots.flatMap((work, i) =>
-          work.models.length === 0 ? [] : [defer(() => use(this.#resultOf(work, i, scratch)))],
+          work.models.length === 0 ? [] : [defer(() => use(this.#resultOf(work, i, scratch.buffer)))],
         );
         return concat(
           ...done,
           defer(() => {
-            this.#release(scratch);
+            this.#buffers.release(scratch);
             const beside = this.#beside;
             this.#beside = null;
             return beside?.finish() ?? EMPTY;
@@ -180,9 +171,7 @@ class ExactGroup {
       this.#faults = [];
       for (const work of this.#slots) work.visit = undefined;
       const layouts = this.#slots.map(({ slot }) => this.#layoutOf(slot, 0, null));
-      return from(this.#options.tiles.open(layouts)).pipe(
-        mergeMap(() => this.#parts$((block, timed) => this.#foldPart(block, timed))),
-      );
+      return this.#partsOver(this.#options.tiles.open(layouts), (block, timed) => this.#foldPart(block, timed));
     });
     const again: Observable<unknown> = defer(() => (this.#faults.length === 0 ? EMPTY : this.#gramPass()));
     return concat(pass, again);
@@ -194,26 +183,27 @@ class ExactGroup {
       const layouts = this.#slots.map(({ slot, spectrum }) =>
         this.#layoutOf(slot, rowsBeforeBlock(spectrum?.rank ?? 0), spill),
       );
-      return from(this.#openSpilled(layouts, spill)).pipe(
-        mergeMap(() => this.#parts$((block, timed) => this.#projectPart(block, timed, spill !== null))),
+      return this.#partsOver(this.#openSpilled(layouts, spill), (block, timed) =>
+        this.#projectPart(block, timed, spill !== null),
       );
     });
   }
 
-  #parts$(use: (block: WeightBlock, timed: TimedRead) => Promise<readonly ReadFault[]>): Observable<BlockUpdate> {
+  /** @param opening the tiles, for which the first part's weights need not wait */
+  #partsOver(
+    opening: Promise<void>,
+    use: (block: WeightBlock, timed: TimedRead) => Promise<readonly ReadFault[]>,
+  ): Observable<BlockUpdate> {
+    // Told to the first part, unless its weights fail first.
+    opening.catch(() => {});
     const wide = { ...this.#plan, groups: [this.#group], block: this.#plan.models.length };
     return (this.#options.blocks ?? weightBlocks)(wide).pipe(
-      concatMapAhead<WeightBlock, SharedArrayBuffer, TimedRead, BlockUpdate>({
+      concatMapAhead<WeightBlock, HeldBlock, TimedRead, BlockUpdate>({
         ahead: PARTS_ALIVE,
-        acquire: this.#acquire,
-        release: this.#release,
-        read: async (block, buffer) => {
-          const start = performance.now();
-          const read = await block.read(buffer);
-          const ready = performance.now();
-          return { read, buffer, ready, seconds: (ready - start) / 1e3 };
-        },
-        use: (block, timed) => from(this.#usePart(block, timed, use)),
+        acquire: ({ group }) => this.#buffers.acquire(group),
+        release: (held) => this.#buffers.release(held),
+        read: (block, held) => this.#buffers.read(block, held),
+        use: (block, timed) => from(opening.then(() => this.#usePart(block, timed, use))),
       }),
     );
   }
@@ -225,6 +215,7 @@ class ExactGroup {
   ): Promise<BlockUpdate> {
     const waitSeconds = Math.max(timed.ready - this.#restingSince, 0) / 1e3;
     const skipped = await use(block, timed);
+    checkBlock(timed.read);
     const parts = block.parts?.length ?? 1;
     const update: BlockUpdate = {
       kind: 'block',
@@ -265,8 +256,7 @@ class ExactGroup {
         const task = this.#taskOf(block, i, staged, read.base);
         const visit = await this.#options.tiles.visit(task, found.length === 0 ? work.visit : undefined);
         work.visit = visit;
-        if (isFiniteVisit(visit)) return [];
-        return findFaults(this.#options.tiles, work.slot, task, staged);
+        return faultsOfVisit(this.#options.tiles, staged, this.#plan.base, task, visit);
       }),
     );
     found = [...found, ...this.#newFaults(folded.flat())];
@@ -309,7 +299,7 @@ class ExactGroup {
         const { slot, block: models, staged: rows, shift, tiles } = this.#taskOf(block, i, staged, read.base);
         const { mix: values, rank } = work.spectrum;
         const mix = { kind: 'replace', values, m: 1 + rank, n: 1 + models } as const;
-        const peaks = await this.#options.tiles.project({
+        const { peaks, unread } = await this.#options.tiles.project({
           slot,
           block: models,
           staged: rows,
@@ -318,6 +308,8 @@ class ExactGroup {
           tiles,
           spilled,
         });
+        const unreadable = faultsOf(work.slot, staged.models, this.#plan.base, unread)[0];
+        if (unreadable !== undefined) throw unreadable.error;
         const known = work.peaks;
         work.peaks =
           known === null ? peaks : peaks.map((peak, j) => (Math.abs(peak) > Math.abs(known[j]!) ? peak : known[j]!));
@@ -327,7 +319,7 @@ class ExactGroup {
     return [];
   }
 
-  #resultOf(work: SlotWork, index: number, scratch: SharedArrayBuffer): ExactSlot {
+  #resultOf(work: SlotWork, index: number, scratch: SharedArrayBuffer | null): ExactSlot {
     const { slot, spec, models, peaks } = work;
     const spectrum = work.spectrum!;
     const { state, rank } = spectrum;
@@ -351,8 +343,8 @@ class ExactGroup {
   #taskOf(
     block: WeightBlock,
     index: number,
-    staged: StagedSlot,
-    base: StagedBlock | null,
+    staged: SlotAtHand,
+    base: SourceBlock | null,
   ): VisitTask & { shift: object } {
     const shiftless = this.#options.center === false || this.#slots[index]!.slot.isDelta === true;
     const shift =

@@ -4,10 +4,11 @@ import { badWeightDetail } from '../sources/bad-weight.ts';
 import { displayName } from '../sources/display-name.ts';
 import { SourceMalformed } from '../sources/errors.ts';
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
-import type { ReadFault, StagedSlot } from '../sources/staged-block.ts';
+import { endsTooSoon, notReadable } from '../sources/source-files.ts';
+import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { NumericalFailure } from './errors.ts';
-import type { Tiles } from './tile-pool.ts';
-import type { BadValue, VisitResult, VisitTask } from './tile-tasks.ts';
+import { firstOfEachModel, type Tiles } from './tile-pool.ts';
+import type { BadRow, VisitResult, VisitTask } from './tile-tasks.ts';
 
 /** Products are finite where weights are, and the state was; a device that fails shows here too. */
 export const isFiniteVisit = ({ gram }: VisitResult): boolean => allFinite(gram);
@@ -22,39 +23,49 @@ export const allFinite = (values: Float64Array): boolean => {
 };
 
 /**
- * The first bad weight of each model that has one, among those that a visit was given.
- * Throws NumericalFailure where there is none: then it was the device.
+ * Why a visit's Gram matrix stands for nothing, model by model: rows that could not be read, weights that no product can
+ * take. None where it is good.
+ * @throws the base's fault; NumericalFailure where no weight is bad: then it was the device
  */
-export const findFaults = async (
+export const faultsOfVisit = async (
   tiles: Tiles,
-  slot: PlannedSlot,
+  { slot, models, rows }: SlotAtHand,
+  base: PlannedModel | null,
   task: Pick<VisitTask, 'slot' | 'tiles'>,
-  staged: StagedSlot,
+  visit: VisitResult,
 ): Promise<readonly ReadFault[]> => {
-  const bad = await tiles.scan({ slot: task.slot, staged: staged.rows, tiles: task.tiles });
-  const faults = faultsOf(slot, staged.models, bad);
-  if (faults.length > 0) return faults;
+  const isGood = isFiniteVisit(visit);
+  const bad: BadRow[] = [...visit.unread];
+  if (!isGood) bad.push(...(await tiles.scan({ slot: task.slot, staged: rows, tiles: task.tiles })));
+  const faults = faultsOf(slot, models, base, firstOfEachModel(bad));
+  if (isGood || faults.length > 0) return faults;
   const { library, version } = tiles.info;
   const detail = `${library} ${version} made a Gram matrix that is not finite, although every weight is`;
   throw new NumericalFailure({ slot: displayName(slot.name), detail });
 };
 
+/** @throws the base's fault, without which there is no origin */
 export const faultsOf = (
   slot: PlannedSlot,
   models: readonly PlannedModel[],
-  bad: readonly BadValue[],
+  base: PlannedModel | null,
+  bad: readonly BadRow[],
 ): readonly ReadFault[] =>
-  bad.map(({ model: id, index, value }): ReadFault => {
-    const model = models.find((candidate) => candidate.id === id)!;
-    const tensor = slot.tensorIn(model);
-    const detail = badWeightDetail(index, value);
-    const path = model.header.files[tensor.file]!.path;
-    return {
-      model,
-      slot,
-      error: new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail }),
-    };
+  bad.map((row): ReadFault => {
+    const model = models.find((candidate) => candidate.id === row.model);
+    if (model === undefined) throw errorOf(slot, base!, row);
+    return { model, slot, error: errorOf(slot, model, row) };
   });
+
+const errorOf = (slot: PlannedSlot, model: PlannedModel, row: BadRow): ReadFault['error'] => {
+  const tensor = slot.tensorIn(model);
+  const { path } = model.header.files[tensor.file]!;
+  if ('value' in row) {
+    const detail = badWeightDetail(row.index, row.value);
+    return new SourceMalformed({ path, tensor: displayName(tensor.name), rule: 'not-finite', detail });
+  }
+  return row.cause === null ? endsTooSoon(path, row.at, row.missing) : notReadable(path, row.at, row.cause);
+};
 
 /** The first fault of each model and slot. */
 export const withoutRepeats = (faults: readonly ReadFault[]): readonly ReadFault[] => {
@@ -68,7 +79,7 @@ export const withoutRepeats = (faults: readonly ReadFault[]): readonly ReadFault
   });
 };
 
-export const leaveOut = (staged: StagedSlot, left: ReadonlySet<PlannedModel>): StagedSlot => {
+export const leaveOut = (staged: SlotAtHand, left: ReadonlySet<PlannedModel>): SlotAtHand => {
   const models = staged.models.filter((model) => !left.has(model));
   const position = new Map(models.map((model, i) => [model.id, i]));
   const rows = staged.rows.map((part) => ({

@@ -5,11 +5,19 @@ import { join } from 'node:path';
 import { concat, defer, EMPTY, mergeMap, type Observable, of } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { type PlannedModel, type PlannedSlot, type SlotGroup, weightBytes } from '../sources/reading-plan.ts';
-import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { tilesOf } from '../sources/tile.ts';
-import { isSecondPass, type ReadBlock, type WeightBlock } from '../sources/weight-blocks.ts';
+import {
+  checkBlock,
+  closeBlock,
+  isSecondPass,
+  type ReadBlock,
+  type SourceBlock,
+  type WeightBlock,
+} from '../sources/weight-blocks.ts';
+import type { TimedRead } from './block-buffers.ts';
 import type { GroupModes } from './exact-modes.ts';
-import { findFaults, isFiniteVisit, leaveOut, withoutRepeats } from './find-faults.ts';
+import { faultsOfVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
 import { signKeys } from './sign-rows.ts';
 import { closeSketch, turnSketch, updateSketch, updateSketchAgain } from './sketch.ts';
@@ -29,15 +37,6 @@ import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate 
 import { emptySubspace, heldRows, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
 import { blockNorms2, rowsBeforeBlock, savedRows, updateSubspace } from './update-subspace.ts';
-
-/** A block's weights in memory. */
-export interface TimedRead {
-  readonly read: ReadBlock;
-  readonly buffer: SharedArrayBuffer;
-  /** When the weights were there, on the clock of `performance`. */
-  readonly ready: number;
-  readonly seconds: number;
-}
 
 interface SlotEngine {
   readonly slot: PlannedSlot;
@@ -92,6 +91,8 @@ export class IncrementalEngine {
   #restingSince = performance.now();
   #waitedMs = 0;
   #beside: GroupModes | null = null;
+  /** Bases that were read for this block alone. */
+  readonly #basesAgain: SourceBlock[] = [];
   #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
 
   constructor(options: IncrementalPcaOptions<unknown>) {
@@ -112,7 +113,18 @@ export class IncrementalEngine {
   }
 
   /** Null until the last part of a block that comes in parts. */
-  async fold(block: WeightBlock, { read: found, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
+  async fold(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
+    try {
+      const update = await this.#fold(block, timed);
+      checkBlock(timed.read);
+      for (const { files } of this.#basesAgain) files?.check();
+      return update;
+    } finally {
+      for (const base of this.#basesAgain.splice(0)) base.files?.close();
+    }
+  }
+
+  async #fold(block: WeightBlock, { read: found, buffer, ready, seconds }: TimedRead): Promise<BlockUpdate | null> {
     this.#waitedMs += Math.max(ready - this.#restingSince, 0);
     if (block.first && block.part === 0) {
       await (this.#opening ?? this.#open(block));
@@ -168,7 +180,7 @@ export class IncrementalEngine {
   async #foldPart(
     block: WeightBlock,
     read: ReadBlock,
-    buffer: SharedArrayBuffer,
+    buffer: SharedArrayBuffer | null,
     seconds: number,
   ): Promise<BlockUpdate | null> {
     const engine = this.#slots[0]!;
@@ -203,16 +215,15 @@ export class IncrementalEngine {
     engine: SlotEngine,
     block: WeightBlock,
     part: number,
-    staged: StagedSlot,
-    base: StagedBlock | null,
+    staged: SlotAtHand,
+    base: SourceBlock | null,
     onto: VisitResult | undefined,
   ): Promise<{ visit: VisitResult | undefined; faults: readonly ReadFault[] }> {
     if (staged.models.length === 0) return { visit: onto, faults: [] };
     const task = { ...this.#taskOf(engine, 0, block, staged, base), tiles: block.parts![part]! };
     const visit = await this.#options.tiles.visit(task, onto);
-    if (isFiniteVisit(visit)) return { visit, faults: [] };
-    const faults = await findFaults(this.#options.tiles, engine.slot, task, staged);
-    if (!this.#mayLeave(block)) throw faults[0]!.error;
+    const faults = await faultsOfVisit(this.#options.tiles, staged, block.plan.base, task, visit);
+    if (faults.length > 0 && !this.#mayLeave(block)) throw faults[0]!.error;
     return { visit, faults };
   }
 
@@ -221,26 +232,31 @@ export class IncrementalEngine {
     engine: SlotEngine,
     block: WeightBlock,
     left: ReadonlySet<PlannedModel>,
-    buffer: SharedArrayBuffer,
+    buffer: SharedArrayBuffer | null,
   ): Promise<VisitResult> {
     let visit: VisitResult | undefined;
     for (let part = 0; part < block.parts!.length; part++) {
       const read = await block.read(buffer, part);
-      const base = await this.#baseOf(block, read, buffer, part);
-      const more = read.faults.find(({ model }) => !left.has(model));
-      if (more !== undefined) throw more.error;
-      const seen = await this.#visitPart(engine, block, part, leaveOut(read.slots[0]!, left), base, visit);
-      if (seen.faults.length > 0) throw seen.faults[0]!.error;
-      visit = seen.visit;
+      try {
+        const base = await this.#baseOf(block, read, buffer, part);
+        const more = read.faults.find(({ model }) => !left.has(model));
+        if (more !== undefined) throw more.error;
+        const seen = await this.#visitPart(engine, block, part, leaveOut(read.slots[0]!, left), base, visit);
+        if (seen.faults.length > 0) throw seen.faults[0]!.error;
+        checkBlock(read);
+        visit = seen.visit;
+      } finally {
+        closeBlock(read);
+      }
     }
     return visit!;
   }
 
   /**
    * Hands each slot's subspace to `finish`, one after the other.
-   * @param scratch the last block's buffer, whose weights nobody needs any more
+   * @param scratch the last block's buffer, whose weights nobody needs any more; null where it had none
    */
-  finish(scratch: SharedArrayBuffer): Observable<unknown> {
+  finish(scratch: SharedArrayBuffer | null): Observable<unknown> {
     const use = this.#options.finish ?? ((subspace: Subspace) => of(subspace));
     const finished = this.#slots.flatMap((slot, i) =>
       slot.state.models === 0
@@ -363,24 +379,23 @@ export class IncrementalEngine {
     engine: SlotEngine,
     index: number,
     block: WeightBlock,
-    staged: StagedSlot,
-    base: StagedBlock | null,
+    staged: SlotAtHand,
+    base: SourceBlock | null,
   ): Promise<{ update: SlotUpdate | null; faults: readonly ReadFault[] }> {
-    if (staged.models.length === 0) return { update: null, faults: [] };
-    const task = this.#taskOf(engine, index, block, staged, base);
+    const faults: ReadFault[] = [];
     let kept = staged;
-    let visit = await this.#options.tiles.visit(task);
-    engine.stored = settleRows(engine.stored);
-    let faults: readonly ReadFault[] = [];
-    if (!isFiniteVisit(visit)) {
-      faults = await findFaults(this.#options.tiles, engine.slot, task, kept);
-      if (!this.#mayLeave(block)) throw faults[0]!.error;
-      for (const { model } of faults) engine.left.add(model);
+    while (kept.models.length > 0) {
+      const task = this.#taskOf(engine, index, block, kept, base);
+      const visit = await this.#options.tiles.visit(task);
+      engine.stored = settleRows(engine.stored);
+      const found = await faultsOfVisit(this.#options.tiles, kept, block.plan.base, task, visit);
+      if (found.length === 0) return { update: this.#update(engine, block, kept.models, visit), faults };
+      if (!this.#mayLeave(block)) throw found[0]!.error;
+      for (const { model } of found) engine.left.add(model);
+      faults.push(...found);
       kept = leaveOut(kept, engine.left);
-      if (kept.models.length === 0) return { update: null, faults };
-      visit = await this.#options.tiles.visit(this.#taskOf(engine, index, block, kept, base));
     }
-    return { update: this.#update(engine, block, kept.models, visit), faults };
+    return { update: null, faults };
   }
 
   #update(
@@ -455,8 +470,8 @@ export class IncrementalEngine {
     engine: SlotEngine,
     index: number,
     block: WeightBlock,
-    staged: StagedSlot,
-    base: StagedBlock | null,
+    staged: SlotAtHand,
+    base: SourceBlock | null,
   ): VisitTask {
     const { spec, state, stored, settled, slot } = engine;
     const isSketch = spec.engine === 'randomized';
@@ -479,13 +494,16 @@ export class IncrementalEngine {
   async #baseOf(
     block: WeightBlock,
     read: ReadBlock,
-    buffer: SharedArrayBuffer,
+    buffer: SharedArrayBuffer | null,
     part: number,
-  ): Promise<StagedBlock | null> {
-    return read.base ?? (this.#slots.every(({ settled }) => settled) ? null : block.readBase(buffer, part));
+  ): Promise<SourceBlock | null> {
+    if (read.base !== null || this.#slots.every(({ settled }) => settled)) return read.base;
+    const base = await block.readBase(buffer, part);
+    if (base !== null) this.#basesAgain.push(base);
+    return base;
   }
 
-  #shiftFrom(index: number, { isDelta }: PlannedSlot, base: StagedBlock | null): VisitTask['shift'] {
+  #shiftFrom(index: number, { isDelta }: PlannedSlot, base: SourceBlock | null): VisitTask['shift'] {
     if (base !== null) return { from: 'base', staged: base.slots[index]!.rows[0]! };
     return { from: this.#options.center === false || isDelta === true ? 'zero' : 'mean' };
   }

@@ -19,9 +19,10 @@ import {
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import type { ReadFault } from '../sources/staged-block.ts';
 import { blockBufferBytes, isSecondPass, type WeightBlock } from '../sources/weight-blocks.ts';
+import { BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
-import { IncrementalEngine, type RestoredGroup, type TimedRead } from './incremental-engine.ts';
+import { IncrementalEngine, type RestoredGroup } from './incremental-engine.ts';
 import type { Subspace, SubspaceEstimate } from './subspace.ts';
 import type { StreamingEngine } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
@@ -88,7 +89,7 @@ export interface BlockUpdate {
   /** Models left out of slots in this block (`onBadSource: 'skip'`). */
   readonly skipped: readonly ReadFault[];
   readonly bytes: number;
-  /** Seconds from asking for the block's weights to having them; overlaps the work on the block before. */
+  /** Seconds from asking for the block's weights to having them, or their files; overlaps the work on the block before. */
   readonly readSeconds: number;
   /** Seconds in which nothing could be folded, because the block's weights were not there yet. */
   readonly waitSeconds: number;
@@ -109,26 +110,22 @@ export const incrementalPca =
   (source) =>
     defer(() => {
       const engine = new IncrementalEngine(options as IncrementalPcaOptions<unknown>);
-      const buffers: SharedArrayBuffer[] = [];
-      let bytes = 0;
+      // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so that no
+      // group leaves buffers behind that are too small for the next.
+      let buffers: BlockBuffers | null = null;
+      const buffersOf = ({ plan }: WeightBlock): BlockBuffers => {
+        buffers ??= new BlockBuffers(() =>
+          plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(plan, group)), 0),
+        );
+        return buffers;
+      };
       return source.pipe(
-        concatMapAhead<WeightBlock, SharedArrayBuffer, TimedRead, BlockUpdate | R>({
+        concatMapAhead<WeightBlock, HeldBlock, TimedRead, BlockUpdate | R>({
           ahead: BLOCKS_ALIVE,
-          acquire: (block) => {
-            // Looks at every model: once a run, or the time of a run would grow with their square. And for all groups, so
-            // that no group leaves buffers behind that are too small for the next.
-            if (bytes === 0) {
-              const { plan } = block;
-              bytes = plan.groups.reduce((most, group) => Math.max(most, blockBufferBytes(plan, group)), 0);
-            }
-            return buffers.pop() ?? new SharedArrayBuffer(bytes);
-          },
-          read: async (block, buffer) => {
-            const start = performance.now();
+          acquire: (block) => buffersOf(block).acquire(block.group),
+          read: (block, held) => {
             engine.openEarly(block);
-            const read = await block.read(buffer);
-            const ready = performance.now();
-            return { read, buffer, ready, seconds: (ready - start) / 1e3 };
+            return buffersOf(block).read(block, held);
           },
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(
@@ -155,7 +152,7 @@ export const incrementalPca =
               }),
               tap({ complete: () => engine.rest() }),
             ),
-          release: (buffer) => void buffers.push(buffer),
+          release: (held) => buffers!.release(held),
         }),
       );
     });

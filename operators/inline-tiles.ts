@@ -2,7 +2,7 @@
 import type { Device } from './devices/device.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { performScatterTask } from './scatter-work.ts';
-import { addVisits, firstOfEachModel, inTileOrder, largestPeaks, type Tiles } from './tile-pool.ts';
+import { addVisits, firstOfEachModel, inTileOrder, largestPeaks, projectionOf, type Tiles } from './tile-pool.ts';
 import { TileStore } from './tile-store.ts';
 import { newTimeSpent, timingsOf } from './time-spent.ts';
 
@@ -17,7 +17,7 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
     visit: async (task, onto) => addVisits(store.visit(task), task, device.multiplyDouble, onto),
     scan: async (task) => firstOfEachModel(store.scan(task)),
     finish: async (task) => largestPeaks(store.finish(task), task.mix.m - 1),
-    project: async (task) => largestPeaks(store.project(task), task.mix.m - 1),
+    project: async (task) => projectionOf(store.project(task), task),
     scatter: async (task) => performScatterTask(device, task) as never,
     multiplyDouble: device.multiplyDouble,
     fetch: async (task) => store.fetch(task),

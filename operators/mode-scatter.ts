@@ -8,7 +8,7 @@
 // models sampled at a time, 4 side (side + 512) bytes a mode. Sides that are too wide for that are followed
 // (followed-scatter.ts).
 import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
-import type { ReadFault, StagedBlock, StagedSlot } from '../sources/staged-block.ts';
+import type { BlockAtHand, ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { type CoreEnergy, CoreTensor, type ModelVectors, projectModels } from './core-tensor.ts';
 import { faultsOf, leaveOut } from './find-faults.ts';
@@ -187,7 +187,7 @@ export class ModeScatter {
    * Takes a block of models in, whole slots; returns the models that cannot be in.
    * Rejects with SourceMalformed or SourceUnavailable where a model cannot be in and `onBadSource` says so.
    */
-  async fold(read: StagedBlock, base: StagedBlock | null): Promise<readonly ReadFault[]> {
+  async fold(read: BlockAtHand, base: BlockAtHand | null): Promise<readonly ReadFault[]> {
     const lost = read.faults.filter((fault) => this.#leave(fault));
     if (lost.length > 0 && this.#options.onBadSource === 'error') throw lost[0]!.error;
     const faults = await Promise.all(
@@ -196,7 +196,7 @@ export class ModeScatter {
     return [...lost, ...faults.flat()];
   }
 
-  async #foldSlot(work: SlotScatter, read: StagedSlot, base: StagedSlot | null): Promise<readonly ReadFault[]> {
+  async #foldSlot(work: SlotScatter, read: SlotAtHand, base: SlotAtHand | null): Promise<readonly ReadFault[]> {
     if (base !== null) await this.#settleOrigin(work, base);
     const { faults, staged } = await this.#surveyed(work, leaveOut(read, work.left));
     for (const [from, to] of this.#windows(work, staged.models)) {
@@ -228,16 +228,16 @@ export class ModeScatter {
     return windows;
   }
 
-  async #settleOrigin(work: SlotScatter, base: StagedSlot): Promise<void> {
+  async #settleOrigin(work: SlotScatter, base: SlotAtHand): Promise<void> {
     const origin = new SharedArrayBuffer(work.slot.features * 4);
     await this.#overTiles(work, base, (part) => this.#options.tiles.scatter({ kind: 'origin', ...part, origin }));
     work.origin = origin;
   }
 
   /** The models that can be in. */
-  async #surveyed(work: SlotScatter, read: StagedSlot) {
+  async #surveyed(work: SlotScatter, read: SlotAtHand) {
     const parts = await this.#overTiles(work, read, (part) => this.#options.tiles.scatter({ kind: 'survey', ...part }));
-    const faults = faultsOf(work.slot, read.models, firstOfEachModel(parts.flat()));
+    const faults = faultsOf(work.slot, read.models, null, firstOfEachModel(parts.flat()));
     if (faults.length > 0 && this.#options.onBadSource === 'error') throw faults[0]!.error;
     for (const fault of faults) this.#leave(fault);
     return { faults, staged: leaveOut(read, work.left) };
@@ -253,7 +253,7 @@ export class ModeScatter {
 
   async #sample(
     work: SlotScatter,
-    staged: StagedSlot,
+    staged: SlotAtHand,
     from: number,
     to: number,
     about: 'running' | 'fixed',
@@ -293,7 +293,7 @@ export class ModeScatter {
 
   #overTiles<R>(
     { slot, ranges }: SlotScatter,
-    staged: StagedSlot,
+    staged: SlotAtHand,
     ask: (part: StagedTiles) => Promise<R>,
   ): Promise<R[]> {
     const { name, features } = slot;
@@ -394,7 +394,7 @@ export class ModeScatter {
   }
 
   /** Measures a block of models, read once more, along the directions that `solve` found. */
-  async measure(read: StagedBlock): Promise<void> {
+  async measure(read: BlockAtHand): Promise<void> {
     const lost = read.faults.find(
       ({ slot, model }) => !this.#slots.find((work) => work.slot === slot)!.left.has(model),
     );
@@ -402,7 +402,7 @@ export class ModeScatter {
     await Promise.all(this.#slots.map((work, i) => this.#measureSlot(work, leaveOut(read.slots[i]!, work.left))));
   }
 
-  async #measureSlot(work: SlotScatter, staged: StagedSlot): Promise<void> {
+  async #measureSlot(work: SlotScatter, staged: SlotAtHand): Promise<void> {
     for (const [from, to] of this.#windows(work, staged.models)) {
       const { norms2 } = await this.#sample(work, staged, from, to, 'fixed');
       for (const norm2 of norms2) work.norm2.push(norm2);

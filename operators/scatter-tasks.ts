@@ -1,7 +1,7 @@
 // What threads do for the modes rows and cols, as plain data that can be posted. All matrices stand in shared memory; a
 // task writes a part of them that no other task of its step touches, so any thread may do any task, and results do not
 // depend on which one did.
-import type { StagedRows } from '../sources/staged-block.ts';
+import type { SourceRows } from '../sources/staged-block.ts';
 import type { TileRange } from '../sources/tile.ts';
 import type { FactorAnswers, FactorTask } from './factor-tasks.ts';
 import type { PackedBlock } from './linalg/packed-blocks.ts';
@@ -14,7 +14,7 @@ export type SideMode = 'rows' | 'cols';
 export interface StagedTiles {
   readonly slot: string;
   readonly features: number;
-  readonly staged: readonly StagedRows[];
+  readonly staged: readonly SourceRows[];
   /** Models staged. */
   readonly models: number;
   readonly tiles: TileRange;

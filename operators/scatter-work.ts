@@ -271,10 +271,15 @@ const eachStored = (
   use: (tile: Tile, position: number, batch: WeightRows, row: number) => void,
 ): void => {
   for (const tile of tilesOf(features).slice(tiles.from, tiles.to)) {
-    const placed = placeRows(slot, tile, staged, 0).flatMap(({ batch, rows, at }) =>
+    const placed = placeRows(slot, tile, staged, 0, notRead).flatMap(({ batch, rows, at }) =>
       rows.map((row, i) => ({ batch, row, position: at[i]! })),
     );
     placed.sort((a, b) => a.position - b.position);
     for (const { batch, row, position } of placed) use(tile, position, batch, row);
   }
+};
+
+/** The modes rows and cols look at the same weights several times: they are read into memory first. */
+const notRead = (): never => {
+  throw new Error('weights of the modes rows and cols were left in their files');
 };

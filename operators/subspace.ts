@@ -32,7 +32,7 @@ export interface Subspace extends SubspaceEstimate {
    */
   readonly readTiles: (from: number, to: number, out: SharedArrayBuffer) => Promise<void>;
   /** Memory to read tiles into, for as long as they can be read; fresh memory would cost as much as the reading. */
-  readonly scratch: SharedArrayBuffer;
+  readonly scratch: SharedArrayBuffer | null;
 }
 
 /** What an engine keeps of a slot. */
@@ -53,7 +53,7 @@ export const finishSubspace = async (
   tiles: Tiles,
   index: number,
   engine: SlotInEngine,
-  scratch: SharedArrayBuffer,
+  scratch: SharedArrayBuffer | null,
 ): Promise<Subspace> => {
   const estimate = await settleSigns(tiles, index, engine, false);
   const { slot, signs } = estimate;

@@ -13,12 +13,13 @@ import { DeviceFailed } from './errors.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
-import type { TileDigest, TilePeaks, TileVisit } from './tile-store.ts';
+import type { TileDigest, TilePeaks, TileProjection, TileVisit } from './tile-store.ts';
 import type {
-  BadValue,
+  BadRow,
   FetchTask,
   FinishTask,
   LoadTask,
+  Projection,
   ProjectTask,
   SaveTask,
   ScanTask,
@@ -45,11 +46,12 @@ export interface Tiles {
   open(slots: readonly SlotLayout[]): Promise<void>;
   /** @param onto what tiles before these contributed, when the slot is visited part by part */
   visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult>;
-  scan(task: ScanTask): Promise<readonly BadValue[]>;
+  /** The first of each model that has any. */
+  scan(task: ScanTask): Promise<readonly BadRow[]>;
   /** Each direction's entry of largest magnitude over the whole slot; the first of equals. */
   finish(task: FinishTask): Promise<Float64Array>;
   /** Makes directions of a slot, or of some of its tiles; tells their largest entries as `finish` does. */
-  project(task: ProjectTask): Promise<Float64Array>;
+  project(task: ProjectTask): Promise<Projection>;
   fetch(task: FetchTask): Promise<void>;
   /** Writes a slot's rows to a file; the sha256 of what each tile wrote, in tile order. */
   save(task: SaveTask): Promise<readonly Uint8Array[]>;
@@ -160,8 +162,8 @@ export class TilePool implements Tiles {
     return addVisits(visits.flat(), task, this.multiplyDouble, onto);
   }
 
-  async scan(task: ScanTask): Promise<readonly BadValue[]> {
-    return firstOfEachModel((await this.#ask<readonly BadValue[]>(task.slot, { kind: 'scan', task })).flat());
+  async scan(task: ScanTask): Promise<readonly BadRow[]> {
+    return firstOfEachModel((await this.#ask<readonly BadRow[]>(task.slot, { kind: 'scan', task })).flat());
   }
 
   async finish(task: FinishTask): Promise<Float64Array> {
@@ -169,9 +171,9 @@ export class TilePool implements Tiles {
     return largestPeaks(peaks.flat(), task.mix.m - 1);
   }
 
-  async project(task: ProjectTask): Promise<Float64Array> {
-    const peaks = await this.#ask<readonly TilePeaks[]>(task.slot, { kind: 'project', task });
-    return largestPeaks(peaks.flat(), task.mix.m - 1);
+  async project(task: ProjectTask): Promise<Projection> {
+    const tiles = await this.#ask<readonly TileProjection[]>(task.slot, { kind: 'project', task });
+    return projectionOf(tiles.flat(), task);
   }
 
   async fetch(task: FetchTask): Promise<void> {
@@ -227,7 +229,8 @@ export const addVisits = (
     addTo(gram, visit.gram, product);
     shiftSum += visit.shiftSum;
   }
-  return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum };
+  const unread = firstOfEachModel([...(onto?.unread ?? []), ...visits.flatMap((visit) => visit.unread)]);
+  return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum, unread };
 };
 
 export const inTileOrder = (digests: readonly TileDigest[]): readonly Uint8Array[] =>
@@ -241,8 +244,13 @@ export const largestPeaks = (tiles: readonly TilePeaks[], directions: number): F
   return largest;
 };
 
-export const firstOfEachModel = (values: readonly BadValue[]): readonly BadValue[] => {
-  const first = new Map<number, BadValue>();
+export const projectionOf = (tiles: readonly TileProjection[], { mix }: ProjectTask): Projection => ({
+  peaks: largestPeaks(tiles, mix.m - 1),
+  unread: firstOfEachModel(tiles.flatMap(({ unread }) => unread)),
+});
+
+export const firstOfEachModel = <B extends BadRow>(values: readonly B[]): readonly B[] => {
+  const first = new Map<number, B>();
   for (const bad of values) {
     const known = first.get(bad.model);
     if (known === undefined || bad.index < known.index) first.set(bad.model, bad);

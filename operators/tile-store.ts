@@ -8,11 +8,12 @@ import { firstBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import { type Device, type DeviceMatrix, type PlacedRows, spreadRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
-import { placeRows } from './placed-rows.ts';
+import { placeRows, type ReadRows } from './placed-rows.ts';
+import { RowReader, type UnreadRow } from './row-reader.ts';
 import { signRows } from './sign-rows.ts';
 import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
 import type {
-  BadValue,
+  BadRow,
   FetchTask,
   FinishTask,
   LoadTask,
@@ -60,6 +61,8 @@ export interface TileVisit {
   readonly tile: number;
   readonly gram: Float64Array;
   readonly shiftSum: number;
+  /** Rows that could not be read from their files. */
+  readonly unread: readonly UnreadRow[];
 }
 
 /** What a tile wrote to a checkpoint. */
@@ -74,6 +77,10 @@ export interface TilePeaks {
   readonly peaks: Float64Array;
 }
 
+export interface TileProjection extends TilePeaks {
+  readonly unread: readonly UnreadRow[];
+}
+
 export class TileStore {
   readonly #device: Device;
   #slots: (HeldSlot | null)[] = [];
@@ -81,6 +88,9 @@ export class TileStore {
   #buffer = new Float32Array(0);
   /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
   #outgoing = new Float32Array(0);
+  /** Through which rows come from models' files, and the base's. */
+  readonly #rows = new RowReader();
+  readonly #origin = new RowReader();
   readonly #spent: TimeSpent;
 
   /** @param spent where the time of each kind of work is counted */
@@ -140,38 +150,41 @@ export class TileStore {
     const average = averageOf(task);
     const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
       const gram = new Float64Array(all * columns);
-      const staged = placeRows(slot.layout.slot, tile, task.staged, before);
+      const unread: UnreadRow[] = [];
+      const staged = placeRows(slot.layout.slot, tile, task.staged, before, this.#reading(this.#rows, unread));
       const origin =
-        task.shift?.from === 'base' ? placeRows(slot.layout.slot, tile, [task.shift.staged], before) : staged;
+        task.shift?.from === 'base'
+          ? placeRows(slot.layout.slot, tile, [task.shift.staged], before, this.#reading(this.#origin, unread))
+          : staged;
       if (task.shift !== null) tile.shiftSum = 0;
+      let since = performance.now();
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
-        if (task.mix !== null) this.#mix(slot, panel, task.mix);
-        const start = performance.now();
+        if (task.spill !== null) since = performance.now();
+        if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
         if (task.shift !== null) {
           if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
           tile.shiftSum += this.#settleShift(slot, panel, average !== null);
           if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
         }
         this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
-        const widened = performance.now();
+        since = this.#count('widen', since);
         if (task.full) this.#device.gramOfAll(panel.matrix, all, gram);
         else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
-        this.#count('widen', widened - start);
-        this.#count('gram', performance.now() - widened);
+        since = this.#count('gram', since);
         this.#leave(slot, tile, panel, task.spill, all);
       }
-      return { tile: tile.index, gram, shiftSum: tile.shiftSum };
+      return { tile: tile.index, gram, shiftSum: tile.shiftSum, unread };
     });
     const start = performance.now();
     this.#device.settle();
-    this.#count('gram', performance.now() - start);
+    this.#count('gram', start);
     if (task.full) for (const { gram } of visits) mirror(gram, all);
     return visits;
   }
 
   /** Makes directions out of the weights alone, and tells each direction's largest entry. */
-  project(task: ProjectTask): readonly TilePeaks[] {
+  project(task: ProjectTask): readonly TileProjection[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
     const { mix } = task;
@@ -179,9 +192,12 @@ export class TileStore {
     const average = averageOf(task);
     return tilesIn(slot, task.tiles).map((tile) => {
       const peaks = new Float64Array(mix.m - 1);
-      const staged = placeRows(slot.layout.slot, tile, task.staged, before);
+      const unread: UnreadRow[] = [];
+      const staged = placeRows(slot.layout.slot, tile, task.staged, before, this.#reading(this.#rows, unread));
       const origin =
-        task.shift.from === 'base' ? placeRows(slot.layout.slot, tile, [task.shift.staged], before) : staged;
+        task.shift.from === 'base'
+          ? placeRows(slot.layout.slot, tile, [task.shift.staged], before, this.#reading(this.#origin, unread))
+          : staged;
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, null);
         if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
@@ -190,7 +206,7 @@ export class TileStore {
         const start = performance.now();
         const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
         this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
-        this.#count('mix', performance.now() - start);
+        this.#count('mix', start);
         widenPeaks(peaks, this.#device.read(target, MEAN + 1, peaks.length), panel.width);
         if (panel.kept !== null) panel.matrix = panel.kept;
         else {
@@ -198,17 +214,17 @@ export class TileStore {
           slot.files!.write(0, placeOf(slot, tile, panel), this.#device.read(target, 0, MEAN + mix.m));
         }
       }
-      return { tile: tile.index, peaks };
+      return { tile: tile.index, peaks, unread };
     });
   }
 
-  /** The first value of each model that is not finite, or too large to square. */
-  scan(task: ScanTask): readonly BadValue[] {
+  /** Values of models that are not finite, or too large to square, the first of each tile, and rows that cannot be read. */
+  scan(task: ScanTask): readonly BadRow[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
-    const found: BadValue[] = [];
+    const found: BadRow[] = [];
     for (const tile of tilesIn(slot, task.tiles)) {
-      const placed = placeRows(slot.layout.slot, tile, task.staged, 0);
+      const placed = placeRows(slot.layout.slot, tile, task.staged, 0, this.#reading(this.#rows, found));
       for (const panel of tile.panels) {
         const spare = this.#device.reshape(slot.spare, panel.width);
         for (const { batch, rows } of placed) {
@@ -317,14 +333,22 @@ export class TileStore {
   timed<T>(kind: keyof TileTimings, work: () => T): T {
     const start = performance.now();
     const result = work();
-    const spent = performance.now() - start;
-    this.#count(kind, spent);
+    this.#count(kind, start);
     return result;
   }
 
-  #count(kind: keyof TileTimings, ms: number): void {
+  /** Reads rows with `reader`, telling those that fail to `unread`. */
+  #reading(reader: RowReader, unread: BadRow[]): ReadRows {
+    return (part, rows, tile) =>
+      this.timed('read', () => reader.read(part, rows, tile, (row) => void unread.push(row)));
+  }
+
+  /** Counts what was done since then as work of this kind; returns the time that is now. */
+  #count(kind: keyof TileTimings, since: number): number {
+    const now = performance.now();
     const at = KINDS.indexOf(kind);
-    this.#spent[at] = this.#spent[at]! + ms;
+    this.#spent[at] = this.#spent[at]! + now - since;
+    return now;
   }
 
   /** Puts a spilled panel's rows on the device, in the two parts in which they came to be there. */
@@ -355,9 +379,11 @@ export class TileStore {
     return values;
   }
 
-  /** Changes a panel's rows in place, or mixes them into the spare matrix, which becomes the panel's. */
-  #mix(slot: HeldSlot, panel: Panel, { kind, values, m, n }: Mix): void {
-    const start = performance.now();
+  /**
+   * Changes a panel's rows in place, or mixes them into the spare matrix, which becomes the panel's.
+   * @returns the time that is now
+   */
+  #mix(slot: HeldSlot, panel: Panel, { kind, values, m, n }: Mix, since = performance.now()): number {
     if (kind === 'add') this.#device.accumulate(values, m, panel.matrix, MEAN, n - m);
     else {
       const spare = this.#device.reshape(slot.spare, panel.width);
@@ -365,7 +391,7 @@ export class TileStore {
       slot.spare = panel.matrix;
       panel.matrix = spare;
     }
-    this.#count('mix', performance.now() - start);
+    return this.#count('mix', since);
   }
 
   /** Takes a mixing back: the spare matrix still holds the rows from before. */

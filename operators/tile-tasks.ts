@@ -1,6 +1,7 @@
 // The words between an engine and whoever holds the tiles (this thread, or workers): plain data that can be posted.
-import type { StagedRows } from '../sources/staged-block.ts';
+import type { SourceRows } from '../sources/staged-block.ts';
 import type { TileRange } from '../sources/tile.ts';
+import type { UnreadRow } from './row-reader.ts';
 import type { Generation } from './spill-files.ts';
 
 /** A slot as the tiles see it. */
@@ -45,11 +46,11 @@ export interface VisitTask {
   /** Rows after the mean's that stand for the state, after the mix. */
   readonly stateRows: number;
   readonly block: number;
-  readonly staged: readonly StagedRows[];
+  readonly staged: readonly SourceRows[];
   /** Where the shift comes from in a slot's first visit: the mean of this block, a base, or zero; null later. */
   readonly shift:
     | { readonly from: 'mean' }
-    | { readonly from: 'base'; readonly staged: StagedRows }
+    | { readonly from: 'base'; readonly staged: SourceRows }
     | { readonly from: 'zero' }
     | null;
   /** In a first visit of the engine `randomized`: half of the state's rows are zero at first, the others signs of these keys. */
@@ -65,7 +66,7 @@ export interface VisitTask {
 export interface ProjectTask {
   readonly slot: number;
   readonly block: number;
-  readonly staged: readonly StagedRows[];
+  readonly staged: readonly SourceRows[];
   readonly shift: NonNullable<VisitTask['shift']>;
   /** Makes the mean (row 0) and the k unit directions out of [0; X]: (1 + k) x (1 + b). */
   readonly mix: Mix;
@@ -74,12 +75,21 @@ export interface ProjectTask {
   readonly spilled: boolean;
 }
 
+export interface Projection {
+  /** Each direction's entry of largest magnitude. */
+  readonly peaks: Float64Array;
+  /** As in a visit. */
+  readonly unread: readonly UnreadRow[];
+}
+
 export interface VisitResult {
   /** (3 + r + b) x columns, summed over the slot's tiles in order. */
   readonly gram: Float64Array;
   readonly columns: number;
   /** Σ of the shift's entries. */
   readonly shiftSum: number;
+  /** The first row of each model that could not be read from its file: then the rest stands for nothing. */
+  readonly unread: readonly UnreadRow[];
 }
 
 /** A value that cannot be folded. */
@@ -89,6 +99,9 @@ export interface BadValue {
   readonly index: number;
   readonly value: number;
 }
+
+/** Why a model cannot be folded. */
+export type BadRow = BadValue | UnreadRow;
 
 export interface FinishTask {
   readonly slot: number;
@@ -103,7 +116,7 @@ export interface FinishTask {
 
 export interface ScanTask {
   readonly slot: number;
-  readonly staged: readonly StagedRows[];
+  readonly staged: readonly SourceRows[];
   readonly tiles: TileRange | null;
 }
 

@@ -2,6 +2,8 @@
 
 /** Seconds of work by kind, summed over threads. */
 export interface TileTimings {
+  /** Of weights that were left in their files. */
+  readonly read: number;
   readonly widen: number;
   readonly gram: number;
   readonly mix: number;
@@ -10,7 +12,7 @@ export interface TileTimings {
 /** Milliseconds of a thread's work by kind, in the order of `KINDS`: whoever else wants to know looks at them as they grow. */
 export type TimeSpent = Float64Array;
 
-export const KINDS = ['widen', 'gram', 'mix'] as const;
+export const KINDS = ['read', 'widen', 'gram', 'mix'] as const;
 
 export const newTimeSpent = (): TimeSpent => new Float64Array(new SharedArrayBuffer(KINDS.length * 8));
 
@@ -19,8 +21,8 @@ export const timingsOf = (threads: readonly TimeSpent[]): (() => TileTimings) =>
   let known = KINDS.map(() => 0);
   return () => {
     const now = KINDS.map((_, i) => threads.reduce((sum, spent) => sum + spent[i]!, 0));
-    const [widen, gram, mix] = now.map((ms, i) => (ms - known[i]!) / 1e3);
+    const [read, widen, gram, mix] = now.map((ms, i) => (ms - known[i]!) / 1e3);
     known = now;
-    return { widen: widen!, gram: gram!, mix: mix! };
+    return { read: read!, widen: widen!, gram: gram!, mix: mix! };
   };
 };

@@ -121,7 +121,7 @@ export const writeModeBases = (
 const windowOf = ({ tiles, rank, scratch }: Subspace, step: number): SharedArrayBuffer => {
   const features = tiles.slice(0, step).reduce((sum, { width }) => sum + width, 0);
   const bytes = features * (1 + rank) * 4;
-  return scratch.byteLength >= bytes ? scratch : new SharedArrayBuffer(bytes);
+  return scratch !== null && scratch.byteLength >= bytes ? scratch : new SharedArrayBuffer(bytes);
 };
 
 /** Folders that the files above need. */

@@ -734,7 +734,7 @@ export class Execution {
       models_seen: update.modelsSeen,
       seconds: (now - this.#blockStarted) / 1e3,
       bytes: update.bytes,
-      read_s: update.readSeconds,
+      read_s: update.readSeconds + update.tileSeconds.read,
       wait_s: update.waitSeconds,
       widen_s: update.tileSeconds.widen,
       gram_s: update.tileSeconds.gram,

@@ -15,6 +15,7 @@ import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatBytes } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
+import { canStayInFiles, tileRowsBytes } from '../sources/open-block.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes } from '../sources/staged-block.ts';
 import { TILE_WIDTH, tilesOf } from '../sources/tile.ts';
@@ -46,7 +47,7 @@ export interface MemoryNeeds {
 export interface GroupMemory {
   /** Panels: constant rows, mean, state and block; and a spare one a thread and slot. */
   readonly state: number;
-  /** Two blocks as stored: one in use, one being read. */
+  /** Two blocks as stored, one in use, one being read; or a tile's rows a thread, where weights stay in their files. */
   readonly staging: number;
   /**
    * Gram matrices on their way, the window through which a basis is written where staging is too small for it, and the
@@ -123,10 +124,24 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
     grams += (tiles.length + 1) * passing * passing * 8;
     window = Math.max(window, windowBytes(needs, features));
   }
-  const staging = blockBufferBytes({ models: needs.models, base: needs.base, groups: [group], block: models }, group);
+  const reading: ReadingPlan = { models: needs.models, base: needs.base, groups: [group], block: models };
+  const buffer = blockBufferBytes(reading, group);
   // The sums stand by from the first group on, and are looked at one after the other.
   const algebra = 6 * models * models * 8 + needs.sums * passing * passing * 8;
-  return { state, staging: 2 * staging, rest: grams + algebra + (needs.basis && window > staging ? window : 0) };
+  const rest = grams + algebra + (needs.basis && window > buffer ? window : 0);
+  return { state, staging: stagingOf(needs, group, reading, buffer), rest };
+};
+
+/** @param buffer bytes of a block's buffer, where there is one */
+const stagingOf = (
+  { threads }: Pick<MemoryNeeds, 'threads'>,
+  group: SlotGroup,
+  reading: ReadingPlan,
+  buffer: number,
+): number => {
+  if (group.inFiles !== true) return 2 * buffer;
+  const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
+  return Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
 };
 
 /** The window through which a slot's basis is written. */
@@ -150,9 +165,10 @@ const incrementalMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
     window = Math.max(window, windowBytes(needs, features));
   }
   const reading: ReadingPlan = { models: needs.models, base: needs.base, groups: [group], block: needs.block };
-  const staging = blockBufferBytes(reading, group);
-  // A window that fits is read into a staging buffer; a larger one takes memory of its own.
-  return { state, staging: 2 * staging, rest: grams + (needs.basis && window > staging ? window : 0) };
+  const buffer = blockBufferBytes(reading, group);
+  // A window that fits is read into a block's buffer; a larger one takes memory of its own.
+  const rest = grams + (needs.basis && window > buffer ? window : 0);
+  return { state, staging: stagingOf(needs, group, reading, buffer), rest };
 };
 
 /** What the modes rows and cols need beside what `MemoryNeeds` says. */
@@ -321,8 +337,16 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, fi
     filled += each[i]!;
   });
   close();
-  return groups;
+  return mayStayInFiles(slots, needs) && !shared ? groups.map((group) => ({ ...group, inFiles: true })) : groups;
 };
+
+/**
+ * Whether weights are left in their files: what the kernel fetches ahead then stands in its cache, and takes as much of the
+ * machine as two blocks in memory would, so that groups are the same.
+ */
+const mayStayInFiles = (slots: readonly PlannedSlot[], { models, base, block, engine }: MemoryNeeds): boolean =>
+  slots.every(({ isDelta }) => isDelta !== true) &&
+  canStayInFiles({ models, base, block: engine === 'exact' ? models.length : block });
 
 const tooLarge = (slot: PlannedSlot, needed: number, { memory, engine }: MemoryNeeds): ConfigInvalid => {
   const mebibytes = Math.ceil(needed / 2 ** 20);

@@ -225,6 +225,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     modes,
     slots: group.slots.map(({ id }) => id),
     tiles_at_once: group.tilesAtOnce ?? null,
+    in_files: group.inFiles === true,
     factored: group.factored === undefined ? null : { holds: group.factored.holds },
     memory: plan.groupMemory[i],
     bytes_to_read: weightBytes(group.slots, plan.models) * passes,

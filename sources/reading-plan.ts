@@ -37,6 +37,8 @@ export interface SlotGroup {
   readonly slots: readonly PlannedSlot[];
   /** Set where the only slot is too large for the memory: its state is kept in a file and visited so many tiles at a time. */
   readonly tilesAtOnce?: number;
+  /** Set where weights stay in their files until whoever multiplies reads them, a tile at a time. */
+  readonly inFiles?: true;
   /** Set where a checkpoint has the state of the slots: what the first models, in so many blocks, left of them. */
   readonly folded?: { readonly models: number; readonly blocks: number };
   /** Set where what is read for mode models feeds the modes rows and cols too. */

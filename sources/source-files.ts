@@ -1,9 +1,11 @@
 // Open files of a run, each checked at opening to be the file that was planned. A file stays open while somebody holds it:
 // for one model's turn in one block, so that a few dozen descriptors are enough for any number of models.
 // A read fills a list of buffers from one position (readv), so that one call serves many tiles.
-// What may wait for a disk or a server, opening and reading, runs beside this thread. What the kernel answers by itself of a
-// file that has just been opened, its size and that it is closed, is asked for here: handing it over costs 20 times as much.
-import { closeSync, fstatSync, open, readv } from 'node:fs';
+// What may wait for a disk or a server runs beside this thread. What the kernel answers by itself is asked for here: handing
+// it over costs 20 times as much. That is the size of a file that has just been opened, and that it is closed; and on a disk
+// of this machine its opening too, since whoever made the plan has opened it before.
+import { closeSync, fstatSync, open, openSync, readv, statfsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import type { ModelFile } from './model.ts';
@@ -30,6 +32,14 @@ export class SourceFiles {
     // Whoever reads is told; a file that is held and never read must not end the process.
     fd.catch(() => {});
     this.#open.set(file.path, { fd, holders: 1 });
+  }
+
+  /**
+   * The descriptor of a file that is held.
+   * @throws SourceMalformed when it is not the planned one any more, SourceUnavailable when it cannot be opened
+   */
+  descriptorOf(file: ModelFile): Promise<number> {
+    return this.#open.get(file.path)!.fd;
   }
 
   async release(file: ModelFile): Promise<void> {
@@ -60,10 +70,41 @@ export class SourceFiles {
 const opening = promisify(open);
 const reading = promisify(readv);
 
+/** File systems in which nobody else is asked for a file, by the numbers of <linux/magic.h>. */
+const LOCAL = new Set([
+  0xef53, // ext2, ext3, ext4
+  0x58465342, // xfs
+  0x9123683e, // btrfs
+  0x2fc12fc1, // zfs
+  0xf2f52010, // f2fs
+  0x01021994, // tmpfs
+  0x794c7630, // overlayfs, of containers
+]);
+
+const localFolders = new Map<string, boolean>();
+
+const isLocal = (path: string): boolean => {
+  const folder = dirname(path);
+  let known = localFolders.get(folder);
+  if (known === undefined) {
+    try {
+      known = LOCAL.has(statfsSync(folder).type);
+    } catch {
+      known = false;
+    }
+    localFolders.set(folder, known);
+  }
+  return known;
+};
+
 const openUnchanged = async (file: ModelFile): Promise<number> => {
-  const fd = await opening(file.path, 'r').catch((cause: Error) => {
-    throw new SourceUnavailable({ path: file.path, detail: `cannot be opened: ${cause.message}` });
-  });
+  let fd: number;
+  try {
+    fd = isLocal(file.path) ? openSync(file.path, 'r') : await opening(file.path, 'r');
+  } catch (cause) {
+    const detail = `cannot be opened: ${(cause as Error).message}`;
+    throw new SourceUnavailable({ path: file.path, detail });
+  }
   try {
     checkUnchanged(file, fd);
     return fd;
@@ -73,7 +114,8 @@ const openUnchanged = async (file: ModelFile): Promise<number> => {
   }
 };
 
-const checkUnchanged = ({ path, size, mtimeMs }: ModelFile, fd: number): void => {
+/** @throws SourceMalformed when an open file is not what it was when the run was planned */
+export const checkUnchanged = ({ path, size, mtimeMs }: ModelFile, fd: number): void => {
   const now = sizeAndTime(path, fd);
   if (now.size === size && now.mtimeMs === mtimeMs) return;
   throw new SourceMalformed({
@@ -94,18 +136,21 @@ const sizeAndTime = (path: string, fd: number): { readonly size: number; readonl
   }
 };
 
+export const notReadable = (path: string, at: number, cause: string): SourceUnavailable =>
+  new SourceUnavailable({ path, detail: `cannot be read at byte ${at}: ${cause}` });
+
+export const endsTooSoon = (path: string, at: number, missing: number): SourceMalformed =>
+  new SourceMalformed({ path, rule: 'short-read', detail: `ends at byte ${at}, expected ${missing} more` });
+
 const fill = async (fd: number, file: ModelFile, position: number, buffers: Uint8Array[]): Promise<number> => {
   let pending = buffers;
   let at = position;
   const total = buffers.reduce((sum, buffer) => sum + buffer.byteLength, 0);
   while (at < position + total) {
     const { bytesRead } = await reading(fd, pending, at).catch((cause: Error) => {
-      throw new SourceUnavailable({ path: file.path, detail: `cannot be read at byte ${at}: ${cause.message}` });
+      throw notReadable(file.path, at, cause.message);
     });
-    if (bytesRead === 0) {
-      const detail = `ends at byte ${at}, expected ${position + total - at} more`;
-      throw new SourceMalformed({ path: file.path, rule: 'short-read', detail });
-    }
+    if (bytesRead === 0) throw endsTooSoon(file.path, at, position + total - at);
     at += bytesRead;
     pending = unfilled(pending, bytesRead);
   }

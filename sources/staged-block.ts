@@ -5,18 +5,16 @@
 import { bytesPerElement } from './dtype.ts';
 import { SourceMalformed, type SourceUnavailable } from './errors.ts';
 import type { Dtype, TensorEntry } from './model.ts';
+import { neighboursOf } from './neighbours.ts';
+import type { OpenRows } from './open-block.ts';
 import type { PlannedModel, PlannedSlot, SlotGroup } from './reading-plan.ts';
 import type { SourceFiles } from './source-files.ts';
 import { type FactorRead, factorBytes, factorRead, factorScratchBytes, settleFactors } from './stage-factors.ts';
 import type { StagedFactors } from './staged-factors.ts';
 import { type Tile, type TileRange, tilesOf } from './tile.ts';
 
-/** Bytes between two tensors that are read over rather than skipped. */
-const LARGEST_GAP = 16_384;
-/** One read's size at most, so that a run can stop between reads. */
-const LARGEST_READ = 16 * 2 ** 20;
 /** Models read at once: enough to keep a disk's queue filled. */
-const MODELS_AT_ONCE = 8;
+export const MODELS_AT_ONCE = 8;
 
 /**
  * Staged weights of one slot and dtype: for each staged tile in turn, `models.length` rows of its width.
@@ -42,15 +40,18 @@ export interface ReadFault {
   readonly error: SourceMalformed | SourceUnavailable;
 }
 
-export interface StagedSlot {
+/** A slot's weights of some models: in memory, or still in their files (open-block.ts). */
+export type SourceRows = StagedRows | OpenRows;
+
+export interface SlotAtHand<R extends SourceRows = SourceRows> {
   readonly slot: PlannedSlot;
   /** The models at hand, in the order of their positions. */
   readonly models: readonly PlannedModel[];
-  readonly rows: readonly StagedRows[];
+  readonly rows: readonly R[];
 }
 
-export interface StagedBlock {
-  readonly slots: readonly StagedSlot[];
+export interface BlockAtHand<R extends SourceRows = SourceRows> {
+  readonly slots: readonly SlotAtHand<R>[];
   readonly faults: readonly ReadFault[];
 }
 
@@ -104,20 +105,28 @@ const layOut = (
       end += part.bytes;
       continue;
     }
-    const byDtype = new Map<Dtype, PlannedModel[]>();
-    for (const model of models) {
-      const dtype = slot.tensorIn(model).dtype as Dtype;
-      const known = byDtype.get(dtype);
-      if (known === undefined) byDtype.set(dtype, [model]);
-      else known.push(model);
-    }
-    for (const [dtype, members] of byDtype) {
+    for (const [dtype, members] of byDtype(slot, models)) {
       const bytes = members.length * featuresOf(tiles) * bytesPerElement(dtype);
       parts.push({ slot, dtype, models: members, tiles, at: end, bytes });
       end += aligned(bytes);
     }
   }
   return parts;
+};
+
+/** Models by the dtype of their weights, in the order of first appearance. */
+export const byDtype = (
+  slot: PlannedSlot,
+  models: readonly PlannedModel[],
+): ReadonlyMap<Dtype, readonly PlannedModel[]> => {
+  const found = new Map<Dtype, PlannedModel[]>();
+  for (const model of models) {
+    const dtype = slot.tensorIn(model).dtype as Dtype;
+    const known = found.get(dtype);
+    if (known === undefined) found.set(dtype, [model]);
+    else known.push(model);
+  }
+  return found;
 };
 
 const factorPart = (
@@ -156,7 +165,7 @@ export const stageBlock = async (
   buffer: SharedArrayBuffer,
   from = 0,
   range?: TileRange,
-): Promise<StagedBlock> => {
+): Promise<BlockAtHand<StagedRows>> => {
   const parts = layOut(group, models, from, range);
   const places = parts.map((part) => new Map(part.models.map((model, row) => [model, row])));
   const faults: ReadFault[] = [];
@@ -198,7 +207,8 @@ const segmentsOf = (
     if (row === undefined) continue;
     if (part.factors === undefined) {
       const buffers = part.tiles.map((tile) => rowOf(part, tile, row, buffer));
-      stored.push({ slot, tensor: tensorPart(part, model), buffers });
+      const staged = { start: part.tiles[0]!.start, width: featuresOf(part.tiles) };
+      stored.push({ slot, tensor: tensorPart(slot, staged, model), buffers });
       continue;
     }
     const { at, ranks } = part.factors;
@@ -242,11 +252,15 @@ const rowOf = (part: StagedPart, tile: Tile, row: number, buffer: SharedArrayBuf
   return new Uint8Array(buffer, tileStart + row * tile.width * size, tile.width * size);
 };
 
-/** Where the part's weights of a model stand in its file. */
-const tensorPart = ({ slot, dtype, tiles }: StagedPart, model: PlannedModel): TensorEntry => {
+/** Where a model's weights [start, start + width) of a slot stand in its file. */
+export const tensorPart = (
+  slot: PlannedSlot,
+  { start, width }: { readonly start: number; readonly width: number },
+  model: PlannedModel,
+): TensorEntry => {
   const tensor = slot.tensorIn(model);
-  const size = bytesPerElement(dtype);
-  return { ...tensor, offset: tensor.offset + tiles[0]!.start * size, byteLength: featuresOf(tiles) * size };
+  const size = bytesPerElement(tensor.dtype as Dtype);
+  return { ...tensor, offset: tensor.offset + start * size, byteLength: width * size };
 };
 
 const stagedSlot = (
@@ -255,10 +269,8 @@ const stagedSlot = (
   models: readonly PlannedModel[],
   faults: readonly ReadFault[],
   buffer: SharedArrayBuffer,
-): StagedSlot => {
-  const faulty = new Set(faults.filter((fault) => fault.slot === slot).map((fault) => fault.model));
-  const kept = models.filter((model) => !faulty.has(model));
-  const position = new Map(kept.map((model, i) => [model, i]));
+): SlotAtHand<StagedRows> => {
+  const { kept, placesOf } = placesIn(slot, models, faults);
   return {
     slot,
     models: kept,
@@ -266,8 +278,7 @@ const stagedSlot = (
       .filter((part) => part.slot === slot)
       .map((part) => ({
         dtype: part.dtype,
-        models: Int32Array.from(part.models, (model) => model.id),
-        positions: Int32Array.from(part.models, (model) => position.get(model) ?? -1),
+        ...placesOf(part.models),
         buffer,
         offset: part.at,
         start: part.tiles[0]!.start,
@@ -276,13 +287,32 @@ const stagedSlot = (
   };
 };
 
+/** Which models of a block a slot can have, and the places that gives them. */
+export const placesIn = (
+  slot: PlannedSlot,
+  models: readonly PlannedModel[],
+  faults: readonly ReadFault[],
+): {
+  readonly kept: readonly PlannedModel[];
+  readonly placesOf: (members: readonly PlannedModel[]) => Pick<StagedRows, 'models' | 'positions'>;
+} => {
+  const faulty = new Set(faults.filter((fault) => fault.slot === slot).map((fault) => fault.model));
+  const kept = models.filter((model) => !faulty.has(model));
+  const position = new Map(kept.map((model, i) => [model, i]));
+  const placesOf = (members: readonly PlannedModel[]): Pick<StagedRows, 'models' | 'positions'> => ({
+    models: Int32Array.from(members, (model) => model.id),
+    positions: Int32Array.from(members, (model) => position.get(model) ?? -1),
+  });
+  return { kept, placesOf };
+};
+
 const readModel = async (
   files: SourceFiles,
   model: PlannedModel,
   segments: readonly Segment[],
 ): Promise<readonly ReadFault[]> => {
   const faults: ReadFault[] = [];
-  for (const run of runsOf(segments)) {
+  for (const run of neighboursOf(segments)) {
     const file = model.header.files[run[0]!.tensor.file]!;
     const buffers: Uint8Array[] = [];
     const start = run[0]!.tensor.offset;
@@ -301,25 +331,4 @@ const readModel = async (
     }
   }
   return faults;
-};
-
-/** Splits a model's tensors into runs of neighbours, each read by one call. */
-const runsOf = (segments: readonly Segment[]): readonly (readonly Segment[])[] => {
-  const ordered = [...segments].sort((a, b) => a.tensor.file - b.tensor.file || a.tensor.offset - b.tensor.offset);
-  const runs: Segment[][] = [];
-  let size = 0;
-  for (const segment of ordered) {
-    const before = runs.at(-1)?.at(-1)?.tensor;
-    const { tensor } = segment;
-    const gap =
-      before === undefined || before.file !== tensor.file ? -1 : tensor.offset - before.offset - before.byteLength;
-    if (gap >= 0 && gap <= LARGEST_GAP && size + gap + tensor.byteLength <= LARGEST_READ) {
-      runs.at(-1)!.push(segment);
-      size += gap + tensor.byteLength;
-    } else {
-      runs.push([segment]);
-      size = tensor.byteLength;
-    }
-  }
-  return runs;
 };

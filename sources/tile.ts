@@ -23,3 +23,9 @@ export const tilesOf = (features: number): readonly Tile[] =>
     start: index * TILE_WIDTH,
     width: Math.min(TILE_WIDTH, features - index * TILE_WIDTH),
   }));
+
+/** The features of some tiles of a slot, or of all. */
+export const featuresIn = (features: number, range?: TileRange): { readonly start: number; readonly width: number } => {
+  const start = (range?.from ?? 0) * TILE_WIDTH;
+  return { start, width: Math.min(features, (range?.to ?? Infinity) * TILE_WIDTH) - start };
+};

@@ -2,9 +2,10 @@
 // weights are read only when an operator asks for them, into a buffer that the operator owns. RxJS has no backpressure,
 // so payload never travels through a stream.
 import { defer, from, type Observable } from 'rxjs';
+import { type HeldFiles, openBlock } from './open-block.ts';
 import { modelsToFold, type PlannedModel, type ReadingPlan, type SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
-import { type StagedBlock, stageBlock, stagingBytes } from './staged-block.ts';
+import { type BlockAtHand, stageBlock, stagingBytes } from './staged-block.ts';
 import { type TileRange, tilesOf } from './tile.ts';
 
 /** b consecutive models of one group of slots, or of some tiles of a slot that is too large, not yet read. */
@@ -24,23 +25,44 @@ export interface WeightBlock {
   readonly parts: readonly TileRange[] | null;
   /** Which of the parts this is; 0 where there are none. */
   readonly part: number;
-  /** Reads the weights of a part (its own, unless another is named); in a group's first block the base's too. */
-  readonly read: (buffer: SharedArrayBuffer, part?: number) => Promise<ReadBlock>;
+  /**
+   * Reads the weights of a part (its own, unless another is named); in a group's first block the base's too. Without a
+   * buffer the weights stay in their files, which are open until they are closed.
+   */
+  readonly read: (buffer: SharedArrayBuffer | null, part?: number) => Promise<ReadBlock>;
   /** Reads the base's weights alone, to where no model's are: for whoever could not use those of the first block. */
-  readonly readBase: (buffer: SharedArrayBuffer, part?: number) => Promise<StagedBlock | null>;
+  readonly readBase: (buffer: SharedArrayBuffer | null, part?: number) => Promise<SourceBlock | null>;
 }
 
-export interface ReadBlock extends StagedBlock {
-  /** The base's weights, in the first block of a group when the plan has a base. */
-  readonly base: StagedBlock | null;
+/** Weights in memory, or in files that are open. */
+export interface SourceBlock extends BlockAtHand {
+  readonly files?: HeldFiles;
 }
+
+export interface ReadBlock extends SourceBlock {
+  /** The base's weights, in the first block of a group when the plan has a base. */
+  readonly base: SourceBlock | null;
+}
+
+/** @throws SourceMalformed when a file of a block was written to since it was opened */
+export const checkBlock = ({ files, base }: ReadBlock): void => {
+  files?.check();
+  base?.files?.check();
+};
+
+/** Closes the files of a block that was not read into memory. */
+export const closeBlock = ({ files, base }: ReadBlock): void => {
+  files?.close();
+  base?.files?.close();
+};
 
 /** Whether a block is read for the second time. */
 export const isSecondPass = ({ plan, index, blocks }: Pick<WeightBlock, 'plan' | 'index' | 'blocks'>): boolean =>
   plan.passes === 2 && index >= blocks / 2;
 
-/** Bytes of buffer that any block of the group can need. */
+/** Bytes of buffer that any block of the group can need; none where its weights stay in their files. */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
+  if (group.inFiles === true) return 0;
   const [first] = partsOf(group) ?? [];
   let largest = 0;
   for (let at = 0; at < plan.models.length; at += plan.block) {
@@ -70,14 +92,14 @@ export const weightBlocks = (plan: ReadingPlan): Observable<WeightBlock> =>
 class StagedFactorBlocks {
   readonly #kept = new Map<
     number,
-    { readonly buffer: SharedArrayBuffer; index: number; block: Promise<StagedBlock> }
+    { readonly buffer: SharedArrayBuffer; index: number; block: Promise<BlockAtHand> }
   >();
 
   stage(
     index: number,
     bytes: number,
-    stage: (buffer: SharedArrayBuffer) => Promise<StagedBlock>,
-  ): Promise<StagedBlock> {
+    stage: (buffer: SharedArrayBuffer) => Promise<BlockAtHand>,
+  ): Promise<BlockAtHand> {
     const known = this.#kept.get(index % 2);
     if (known?.index === index) return known.block;
     const buffer =
@@ -100,21 +122,35 @@ function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock
       const from = folded.models + Math.max((index % perPass) - folded.blocks, 0) * plan.block;
       const models = plan.models.slice(from, from + plan.block);
       const first = index <= folded.blocks;
-      const readBasePart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<StagedBlock | null> => {
+      const readBasePart = async (buffer: SharedArrayBuffer | null, range?: TileRange): Promise<SourceBlock | null> => {
         if (plan.base === null) return null;
-        const base = await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
-        if (base.faults.length > 0) throw base.faults[0]!.error;
-        return base;
+        const base: SourceBlock =
+          buffer === null
+            ? await openBlock(files, group, [plan.base], range)
+            : await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
+        if (base.faults.length === 0) return base;
+        base.files?.close();
+        throw base.faults[0]!.error;
       };
-      const readPart = async (buffer: SharedArrayBuffer, range?: TileRange): Promise<ReadBlock> => {
+      const readModels = (buffer: SharedArrayBuffer | null, range?: TileRange): Promise<SourceBlock> => {
+        if (buffer === null) return openBlock(files, group, models, range);
         const stage = (into: SharedArrayBuffer) => stageBlock(files, group, models, into, 0, range);
-        const staged = await (factors?.stage(index, stagingBytes(group, models), stage) ?? stage(buffer));
-        return { ...staged, base: first ? await readBasePart(buffer, range) : null };
+        return factors?.stage(index, stagingBytes(group, models), stage) ?? stage(buffer);
+      };
+      const readPart = async (buffer: SharedArrayBuffer | null, range?: TileRange): Promise<ReadBlock> => {
+        const read = await readModels(buffer, range);
+        try {
+          return { ...read, base: first ? await readBasePart(buffer, range) : null };
+        } catch (error) {
+          read.files?.close();
+          throw error;
+        }
       };
       const modelsSeen = from + models.length;
       for (let part = 0; part < (parts?.length ?? 1); part++) {
-        const read = (buffer: SharedArrayBuffer, other = part): Promise<ReadBlock> => readPart(buffer, parts?.[other]);
-        const readBase = (buffer: SharedArrayBuffer, other = part) => readBasePart(buffer, parts?.[other]);
+        const read = (buffer: SharedArrayBuffer | null, other = part): Promise<ReadBlock> =>
+          readPart(buffer, parts?.[other]);
+        const readBase = (buffer: SharedArrayBuffer | null, other = part) => readBasePart(buffer, parts?.[other]);
         yield { plan, group, index, blocks, models, first, modelsSeen, parts, part, read, readBase };
         if (models.length === 0) break;
       }

@@ -15,7 +15,7 @@ import type { SubspaceState } from '../../operators/subspace-state.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
 import type { ModelUpdate } from '../../operators/update-subspace.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan } from '../../sources/reading-plan.ts';
-import type { StagedBlock } from '../../sources/staged-block.ts';
+import type { BlockAtHand } from '../../sources/staged-block.ts';
 import { tilesOf } from '../../sources/tile.ts';
 import type { WeightBlock } from '../../sources/weight-blocks.ts';
 
@@ -98,7 +98,7 @@ const streamOf = (
   const base = origin === undefined ? null : modelOf(rows.length);
   const group = { index: 0, slots: [slot] };
   const plan: ReadingPlan = { models, base, groups: [group], block, passes };
-  const stage = (members: readonly PlannedModel[], weights: readonly Float32Array[]): StagedBlock => {
+  const stage = (members: readonly PlannedModel[], weights: readonly Float32Array[]): BlockAtHand => {
     const buffer = new SharedArrayBuffer(members.length * features * 4);
     const floats = new Float32Array(buffer);
     for (const { start, width } of tilesOf(features)) {

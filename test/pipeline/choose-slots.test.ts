@@ -7,6 +7,7 @@ import { shuffled } from '../../pipeline/shuffle.ts';
 import { compareNatural, matrixShape } from '../../pipeline/slot-shape.ts';
 import { SourceMalformed } from '../../sources/errors.ts';
 import type { TensorEntry } from '../../sources/model.ts';
+import { takesAdvice } from '../../sources/reading-advice.ts';
 import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
 
 type Tensors = Readonly<
@@ -312,6 +313,8 @@ describe('groupSlots', () => {
     largestSide: Infinity,
     core: false,
   });
+  /** Where the system fetches what it is told will be read. */
+  const inFiles: { readonly inFiles?: true } = takesAdvice() ? { inFiles: true } : {};
   const bytes = (slots: readonly PlannedSlot[]): number => {
     const { state, staging, rest } = groupMemory(needs(0), { index: 0, slots });
     return state + staging + rest;
@@ -320,7 +323,29 @@ describe('groupSlots', () => {
   const largest = Math.max(...slots.map((slot) => bytes([slot])));
 
   it('with enough memory, one group', () => {
-    expect(groupSlots(slots, needs(all))).toEqual([{ index: 0, slots }]);
+    expect(groupSlots(slots, needs(all))).toEqual([{ index: 0, slots, ...inFiles }]);
+  });
+
+  it('weights stay in their files, unless a block has too many, or somebody else reads them too', () => {
+    const many = models(...Array.from({ length: 300 }, () => tensors));
+    const flags = (more: object): readonly (true | undefined)[] => {
+      const groups = groupSlots(slots, { ...needs(2 ** 33), models: many, ...more });
+      return [...new Set(groups.map(({ inFiles: left }) => left))];
+    };
+    expect(flags({})).toEqual([inFiles.inFiles]);
+    expect(flags({ block: 300 })).toEqual([undefined]);
+    expect(flags({ engine: 'exact' })).toEqual([undefined]);
+    expect(flags({ engine: 'exact', models: zoo })).toEqual([inFiles.inFiles]);
+    expect(flags({ sides: ['rows'] })).toEqual([undefined]);
+  });
+
+  it('left in their files, they take a tile a thread of memory, not two blocks', () => {
+    const [staged, left] = [{}, { inFiles: true as const }].map((how) =>
+      groupMemory(needs(0), { index: 0, slots, ...how }),
+    );
+    expect(staged!.staging).toBe(2 * 4 * slots.reduce((sum, { features }) => sum + features * 4, 0));
+    expect(left!.staging).toBe(2 * 4 * 16_384 * 4);
+    expect(left!.state).toBe(staged!.state);
   });
 
   it('less memory, more groups; each fits, and all slots come once and in order', () => {

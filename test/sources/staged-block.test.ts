@@ -1,17 +1,15 @@
 // Staged blocks against the bytes that were written: the layout a tile at a time, and what happens to bad files.
 import { truncateSync, utimesSync } from 'node:fs';
-import { join } from 'node:path';
-import { Effect } from 'effect';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { SourceMalformed, SourceUnavailable } from '../../sources/errors.ts';
-import { readModelHeader } from '../../sources/read-model-header.ts';
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../../sources/reading-plan.ts';
 import { SourceFiles } from '../../sources/source-files.ts';
 import { type StagedRows, stageBlock, stagingBytes } from '../../sources/staged-block.ts';
 import { TILE_WIDTH, tilesOf } from '../../sources/tile.ts';
+import { plannedModel, plannedSlot, writeModel } from './planned-files.ts';
 import { temporaryFolder } from './temporary-folder.ts';
-import { type TensorToWrite, writeSafetensors, writeSharded } from './write-safetensors.ts';
+import { type TensorToWrite, writeSharded } from './write-safetensors.ts';
 
 /** Bytes that differ by model, tensor and place. */
 const pattern = (length: number, seed: number): Uint8Array => {
@@ -34,22 +32,6 @@ const tensor = (name: string, dtype: string, shape: readonly number[], seed: num
   ),
 });
 
-const planned = async (id: number, path: string, layout: 'file' | 'sharded' = 'file'): Promise<PlannedModel> => {
-  const entry = layout === 'file' ? path : join(path, 'model.safetensors.index.json');
-  const name = `model-${id}`;
-  const header = await Effect.runPromise(readModelHeader({ name, source: path, path, layout, entry }));
-  return { id, name, header };
-};
-
-const slot = (id: number, name: string, rows: number, cols: number): PlannedSlot => ({
-  id,
-  name,
-  rows,
-  cols,
-  features: rows * cols,
-  tensorIn: (model) => model.header.tensors.get(name)!,
-});
-
 const openFiles = (): SourceFiles => {
   const files = new SourceFiles();
   return files;
@@ -65,12 +47,6 @@ const rowBytes = (rows: StagedRows, features: number, i: number): Uint8Array => 
   return Buffer.concat(parts);
 };
 
-const write = async (folder: string, id: number, tensors: readonly TensorToWrite[]): Promise<PlannedModel> => {
-  const path = join(folder, `${id}.safetensors`);
-  writeSafetensors(path, tensors);
-  return planned(id, path);
-};
-
 const stage = (group: SlotGroup, models: readonly PlannedModel[], from = 0) =>
   stageBlock(openFiles(), group, models, new SharedArrayBuffer(from + stagingBytes(group, models)), from);
 
@@ -84,8 +60,8 @@ describe('the layout', () => {
       tensor('small', id === 3 ? 'F16' : 'F32', [3, 7], 100 + id),
       tensor('wide', dtype, [2, wide / 2], id),
     ]);
-    const models = await Promise.all(written.map((tensors, id) => write(folder, id, tensors)));
-    const group = { index: 0, slots: [slot(0, 'wide', 2, wide / 2), slot(1, 'small', 3, 7)] };
+    const models = await Promise.all(written.map((tensors, id) => writeModel(folder, id, tensors)));
+    const group = { index: 0, slots: [plannedSlot(0, 'wide', 2, wide / 2), plannedSlot(1, 'small', 3, 7)] };
     const { slots, faults } = await stage(group, models, from);
     expect(faults).toEqual([]);
     expect(slots.map((staged) => staged.slot.name)).toEqual(['wide', 'small']);
@@ -120,9 +96,9 @@ describe('the layout', () => {
     const folder = temporaryFolder();
     const ids = [11, 12, 13];
     const models = await Promise.all(
-      ids.map((id) => write(folder, id, [tensor('w', id === 12 ? 'BF16' : 'F32', [2, 2], id)])),
+      ids.map((id) => writeModel(folder, id, [tensor('w', id === 12 ? 'BF16' : 'F32', [2, 2], id)])),
     );
-    const { slots } = await stage({ index: 0, slots: [slot(5, 'w', 2, 2)] }, models);
+    const { slots } = await stage({ index: 0, slots: [plannedSlot(5, 'w', 2, 2)] }, models);
     expect(slots[0]!.rows.map(({ models, positions }) => [[...models], [...positions]])).toEqual([
       [
         [11, 13],
@@ -135,18 +111,18 @@ describe('the layout', () => {
   it('stagingBytes: every part to 64 bytes', async () => {
     const folder = temporaryFolder();
     const models = [
-      await write(folder, 0, [tensor('w', 'F32', [1, 5], 0)]),
-      await write(folder, 1, [tensor('w', 'BF16', [1, 5], 1)]),
+      await writeModel(folder, 0, [tensor('w', 'F32', [1, 5], 0)]),
+      await writeModel(folder, 1, [tensor('w', 'BF16', [1, 5], 1)]),
     ];
-    expect(stagingBytes({ index: 0, slots: [slot(0, 'w', 1, 5)] }, models)).toBe(128);
-    expect(stagingBytes({ index: 0, slots: [slot(0, 'w', 1, 5)] }, [])).toBe(0);
+    expect(stagingBytes({ index: 0, slots: [plannedSlot(0, 'w', 1, 5)] }, models)).toBe(128);
+    expect(stagingBytes({ index: 0, slots: [plannedSlot(0, 'w', 1, 5)] }, [])).toBe(0);
   });
 });
 
 describe('reads', () => {
   /** Position and length of every read that staging one model takes. */
   const readsOf = async (tensors: readonly TensorToWrite[], wanted: readonly PlannedSlot[]) => {
-    const model = await write(temporaryFolder(), 0, tensors);
+    const model = await writeModel(temporaryFolder(), 0, tensors);
     const spy = vi.spyOn(SourceFiles.prototype, 'read');
     onTestFinished(() => spy.mockRestore());
     const { slots, faults } = await stage({ index: 0, slots: wanted }, [model]);
@@ -162,7 +138,11 @@ describe('reads', () => {
 
   it('neighbours come in one, in whatever order the slots stand', async () => {
     const tensors = ['a', 'b', 'c'].map((name, i) => tensor(name, 'F32', [4, 4], i));
-    const { reads, at } = await readsOf(tensors, [slot(0, 'c', 4, 4), slot(1, 'a', 4, 4), slot(2, 'b', 4, 4)]);
+    const { reads, at } = await readsOf(tensors, [
+      plannedSlot(0, 'c', 4, 4),
+      plannedSlot(1, 'a', 4, 4),
+      plannedSlot(2, 'b', 4, 4),
+    ]);
     expect(reads).toEqual([[at('a'), 192]]);
   });
 
@@ -171,7 +151,7 @@ describe('reads', () => {
     [16_385, 2],
   ])('a gap of %i bytes: %i reads', async (gap, count) => {
     const tensors = [tensor('a', 'F32', [2, 2], 0), tensor('gap', 'I8', [gap], 1), tensor('z', 'F32', [2, 2], 2)];
-    const { reads, at } = await readsOf(tensors, [slot(0, 'a', 2, 2), slot(1, 'z', 2, 2)]);
+    const { reads, at } = await readsOf(tensors, [plannedSlot(0, 'a', 2, 2), plannedSlot(1, 'z', 2, 2)]);
     const two = [
       [at('a'), 16],
       [at('z'), 16],
@@ -184,7 +164,7 @@ describe('reads', () => {
     const tensors = names.map((name, i) => tensor(name, 'F32', [1536, 1024], i));
     const { reads, at } = await readsOf(
       tensors,
-      names.map((name, i) => slot(i, name, 1536, 1024)),
+      names.map((name, i) => plannedSlot(i, name, 1536, 1024)),
     );
     const each = 1536 * 1024 * 4;
     expect(reads).toEqual([
@@ -195,7 +175,7 @@ describe('reads', () => {
 
   it('more tiles than one readv takes', async () => {
     const cols = 1100 * 16_384;
-    const { reads } = await readsOf([tensor('w', 'F8_E4M3', [1, cols], 3)], [slot(0, 'w', 1, cols)]);
+    const { reads } = await readsOf([tensor('w', 'F8_E4M3', [1, cols], 3)], [plannedSlot(0, 'w', 1, cols)]);
     expect(reads).toHaveLength(1);
   });
 
@@ -203,8 +183,8 @@ describe('reads', () => {
     const folder = temporaryFolder();
     const shards = [[tensor('a', 'F32', [2, 3], 0)], [tensor('b', 'F32', [2, 3], 1)]];
     writeSharded(folder, shards);
-    const model = await planned(0, folder, 'sharded');
-    const { slots } = await stage({ index: 0, slots: [slot(0, 'a', 2, 3), slot(1, 'b', 2, 3)] }, [model]);
+    const model = await plannedModel(0, folder, 'sharded');
+    const { slots } = await stage({ index: 0, slots: [plannedSlot(0, 'a', 2, 3), plannedSlot(1, 'b', 2, 3)] }, [model]);
     for (const [i, staged] of slots.entries()) {
       expect([...rowBytes(staged.rows[0]!, 6, 0)]).toEqual([...(shards[i]![0]!.data as Uint8Array)]);
     }
@@ -212,13 +192,13 @@ describe('reads', () => {
 });
 
 describe('bad files', () => {
-  const group = { index: 0, slots: [slot(0, 'a', 4, 4), slot(1, 'z', 4, 4)] };
+  const group = { index: 0, slots: [plannedSlot(0, 'a', 4, 4), plannedSlot(1, 'z', 4, 4)] };
   const tensors = (id: number) => [
     tensor('a', 'F32', [4, 4], id),
     tensor('gap', 'I8', [20_000], 50 + id),
     tensor('z', 'F32', [4, 4], 100 + id),
   ];
-  const three = (folder: string) => Promise.all([0, 1, 2].map((id) => write(folder, id, tensors(id))));
+  const three = (folder: string) => Promise.all([0, 1, 2].map((id) => writeModel(folder, id, tensors(id))));
 
   it('cut while it is open: a fault of what is behind the cut, the others go on', async () => {
     const models = await three(temporaryFolder());

@@ -1,0 +1,160 @@
+// Opens the files of a block of models and leaves the weights in them: whoever multiplies reads a tile's rows when their
+// turn comes, into memory that stays in the cache. The kernel is told at once which bytes that will be, and fetches them.
+import { bytesPerElement } from './dtype.ts';
+import type { SourceMalformed, SourceUnavailable } from './errors.ts';
+import type { Dtype, ModelFile } from './model.ts';
+import { neighboursOf } from './neighbours.ts';
+import { adviseReading, takesAdvice } from './reading-advice.ts';
+import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
+import { checkUnchanged, type SourceFiles } from './source-files.ts';
+import { type BlockAtHand, byDtype, MODELS_AT_ONCE, placesIn, type ReadFault, tensorPart } from './staged-block.ts';
+import { featuresIn, TILE_WIDTH, type TileRange } from './tile.ts';
+
+/**
+ * Weights of one slot and dtype, in their files. Row i belongs to `models[i]` and to block position `positions[i]`; −1
+ * leaves it out.
+ */
+export interface OpenRows {
+  readonly dtype: Dtype;
+  readonly models: Int32Array;
+  readonly positions: Int32Array;
+  /** Descriptors of this process, good in every thread; −1 where the file could not be opened. */
+  readonly fds: Int32Array;
+  /** The byte at which the slot's first weight stands. */
+  readonly at: Float64Array;
+}
+
+/** Files that stay open as long as their block is in use. */
+export class HeldFiles {
+  readonly #files: SourceFiles;
+  readonly #fds = new Map<ModelFile, number>();
+
+  constructor(files: SourceFiles) {
+    this.#files = files;
+  }
+
+  /** @throws SourceMalformed when it is not the planned file any more, SourceUnavailable when it cannot be opened */
+  async hold(file: ModelFile): Promise<number> {
+    this.#files.hold(file);
+    try {
+      const fd = await this.#files.descriptorOf(file);
+      this.#fds.set(file, fd);
+      return fd;
+    } catch (error) {
+      await this.#files.release(file);
+      throw error;
+    }
+  }
+
+  /** −1 when it could not be opened. */
+  descriptorOf(file: ModelFile): number {
+    return this.#fds.get(file) ?? -1;
+  }
+
+  /** @throws SourceMalformed when a file was written to while it was read */
+  check(): void {
+    for (const [file, fd] of this.#fds) checkUnchanged(file, fd);
+  }
+
+  close(): void {
+    for (const file of this.#fds.keys()) void this.#files.release(file);
+    this.#fds.clear();
+  }
+}
+
+/** Files that a block may have open, while the next one opens as many. */
+const MOST_FILES = 256;
+
+/** Whether blocks can be left in their files: few enough, on a system that fetches what it is told will be read. */
+export const canStayInFiles = ({ models, base, block }: Omit<ReadingPlan, 'groups'>): boolean => {
+  if (!takesAdvice()) return false;
+  const most = MOST_FILES - (base?.header.files.length ?? 0);
+  for (let at = 0; at < models.length; at += block) {
+    let files = 0;
+    for (const model of models.slice(at, at + block)) files += model.header.files.length;
+    if (files > most) return false;
+  }
+  return true;
+};
+
+/** Bytes of a tile's rows, and of the base's, that a thread reads at a time. */
+export const tileRowsBytes = ({ slots }: SlotGroup, { models, base, block }: Omit<ReadingPlan, 'groups'>): number => {
+  const rows = Math.min(block, models.length) + (base === null ? 0 : 1);
+  return slots.reduce((most, slot) => {
+    const dtypes = [...byDtype(slot, models).keys()];
+    // Each dtype has memory of its own, which any block may fill.
+    const sizes = dtypes.reduce((sum, dtype) => sum + bytesPerElement(dtype), 0);
+    return Math.max(most, rows * Math.min(slot.features, TILE_WIDTH) * sizes);
+  }, 0);
+};
+
+/** A block whose weights are still in their files. */
+export interface OpenBlock extends BlockAtHand<OpenRows> {
+  readonly files: HeldFiles;
+}
+
+/**
+ * Opens the files in which the group's slots of these models stand, or some tiles of them, and has the kernel fetch the
+ * weights. Faults of single models are collected; a file that is not the planned one any more throws.
+ */
+export const openBlock = async (
+  files: SourceFiles,
+  group: SlotGroup,
+  models: readonly PlannedModel[],
+  range?: TileRange,
+): Promise<OpenBlock> => {
+  const held = new HeldFiles(files);
+  const faults: ReadFault[] = [];
+  const queue = [...models];
+  const openNext = async (): Promise<void> => {
+    for (let model = queue.shift(); model !== undefined; model = queue.shift())
+      faults.push(...(await openModel(held, group, model, range)));
+  };
+  const opened = await Promise.allSettled(Array.from({ length: MODELS_AT_ONCE }, openNext));
+  const failed = opened.find((settled) => settled.status === 'rejected');
+  if (failed !== undefined) {
+    held.close();
+    throw failed.reason;
+  }
+  faults.sort((a, b) => a.model.id - b.model.id || a.slot.id - b.slot.id);
+  const slots = group.slots.map((slot) => {
+    const { kept, placesOf } = placesIn(slot, models, faults);
+    const rows = [...byDtype(slot, models)].map(([dtype, members]) => ({
+      dtype,
+      ...placesOf(members),
+      fds: Int32Array.from(members, (model) => held.descriptorOf(model.header.files[slot.tensorIn(model).file]!)),
+      at: Float64Array.from(members, (model) => slot.tensorIn(model).offset),
+    }));
+    return { slot, models: kept, rows };
+  });
+  return { slots, faults, files: held };
+};
+
+/** Opens a model's files; returns its slots in those that cannot be opened. */
+const openModel = async (
+  held: HeldFiles,
+  { slots }: SlotGroup,
+  model: PlannedModel,
+  range: TileRange | undefined,
+): Promise<readonly ReadFault[]> => {
+  const faults: ReadFault[] = [];
+  const segments = slots.map((slot) => ({ slot, tensor: tensorPart(slot, featuresIn(slot.features, range), model) }));
+  for (const [index, file] of model.header.files.entries()) {
+    const inFile = segments.filter(({ tensor }) => tensor.file === index);
+    if (inFile.length === 0) continue;
+    try {
+      const fd = await held.hold(file);
+      for (const run of neighboursOf(inFile)) {
+        const { offset } = run[0]!.tensor;
+        const last = run.at(-1)!.tensor;
+        adviseReading(fd, offset, last.offset + last.byteLength - offset);
+      }
+    } catch (cause) {
+      const error = cause as SourceMalformed | SourceUnavailable;
+      // Two versions of a model would be mixed: that always stops the run.
+      if (error._tag === 'SourceMalformed' && error.rule === 'changed') throw error;
+      for (const { slot } of inFile) faults.push({ model, slot, error });
+    }
+  }
+  return faults;
+};
