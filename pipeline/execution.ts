@@ -22,6 +22,7 @@ import { GramSum } from '../operators/gram-sum.ts';
 import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
 import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
 import { nearDuplicates } from '../operators/near-duplicates.ts';
+import { rehearseSpectrum, rehearseUpdate } from '../operators/rehearse.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
 import type { StreamingEngine } from '../operators/subspace-state.ts';
 import type { TilePool } from '../operators/tile-pool.ts';
@@ -283,6 +284,7 @@ export class Execution {
     }
     this.#checkpoints.mark(this.#position());
     if (isNew) this.#checkpoints.commitMark();
+    await this.#rehearse();
     await this.#tiles.ready();
     this.#blockStarted = performance.now();
     this.#started = this.#blockStarted - this.#before.seconds * 1e3;
@@ -293,6 +295,16 @@ export class Execution {
     this.#blockStarted = performance.now();
     const results = concat(this.#models(), this.#sides());
     await lastValueFrom(results.pipe(ignoreElements()), { defaultValue: undefined });
+  }
+
+  /** The threads are starting, and nothing else is to be done. */
+  async #rehearse(): Promise<void> {
+    const { engine, config, groups } = this.#plan;
+    const [first] = groups;
+    if (first === undefined || first.factored !== undefined) return;
+    const { features } = first.slots[0]!;
+    if (engine === 'exact') await rehearseSpectrum({ features, center: config.center }, this.#tiles);
+    else if (engine === 'incremental') rehearseUpdate({ features, center: config.center, engine }, this.#tiles);
   }
 
   #tellResumed(lost: number): void {
