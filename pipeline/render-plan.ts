@@ -9,7 +9,7 @@ import { adapterWarnings } from './adapter-warnings.ts';
 import { followerOf, largestSideOf, sideModesOf } from './choose-engine.ts';
 import type { TimeEstimate } from './estimate-time.ts';
 import type { Plan } from './plan.ts';
-import { bytesToSpill, groupsInOrder, peakMemory, stateBytes } from './plan-figures.ts';
+import { bytesToSpill, groupsInOrder, heapMemory, peakMemory, stateBytes } from './plan-figures.ts';
 
 const NAMES_SHOWN = 8;
 
@@ -35,7 +35,7 @@ export const renderPlan = (plan: Plan, estimate: TimeEstimate | null = null): st
     ...list('left out', reasons(plan)),
     ...list('engine', enginesOf(plan)),
     `device     ${describeDevice(plan)}, ${formatPlural(config.threads, 'thread')}`,
-    `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots`,
+    `memory     ${formatBytes(memory)} of ${formatBytes(config.memory)}, ${formatPlural(groups.length, 'group')} of slots; heaps grow by about ${formatBytes(heapMemory(plan))} beside`,
     `to read    ${formatBytes(plan.bytesToRead)}, ${readingOf(plan)}`,
     `to write   ${formatBytes(plan.bytesToWrite)}${describeFiles(plan)}${describeState(plan)}`,
     ...(bytesToSpill(plan) === 0 ? [] : [`scratch    ${describeSpill(plan)}`]),
@@ -237,6 +237,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     ...(plan.device.card === undefined ? {} : { card: plan.device.card }),
   },
   peak_memory: peakMemory(plan),
+  heap_memory: heapMemory(plan),
   passes: passesOf(plan),
   bytes_to_read: plan.bytesToRead,
   bytes_to_write: plan.bytesToWrite,

@@ -1,5 +1,6 @@
 // Open files of a run, each checked at opening to be the file that was planned. A file stays open while somebody holds it:
-// for one model's turn in one block, so that a few dozen descriptors are enough for any number of models.
+// for one model's turn in one block, or until its block is done with (open-block.ts), so that some hundred descriptors are
+// enough for any number of models.
 // A read fills a list of buffers from one position (readv), so that one call serves many tiles.
 // What may wait for a disk or a server runs beside this thread. What the kernel answers by itself is asked for here: handing
 // it over costs 20 times as much. That is the size of a file that has just been opened, and that it is closed; and on a disk

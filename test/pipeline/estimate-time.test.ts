@@ -40,6 +40,9 @@ describe('weightspan plan', () => {
     expect(sum(plan.groups.map((group: { bytes_to_read: number }) => group.bytes_to_read))).toBe(plan.bytes_to_read);
     const held = plan.groups.map(({ memory }: { memory: Record<string, number> }) => sum(Object.values(memory)));
     expect(plan.peak_memory).toBe(Math.max(...held));
+    const oneThread = await planned(zoo, '--device', 'tfjs', '--threads', '1', '--no-probe');
+    const fourThreads = await planned(zoo, '--device', 'tfjs', '--threads', '4', '--no-probe');
+    expect(fourThreads.heap_memory - oneThread.heap_memory).toBe(3 * 12 * 2 ** 20);
     const { probe, assumes, verify_s, ...seconds } = plan.estimate;
     expect(verify_s).toBe(0);
     for (const value of [...Object.values(seconds), probe.bytes, probe.seconds]) expect(value).toBeGreaterThan(0);
