@@ -10,12 +10,14 @@ export interface TimedRead {
   /** When they were there, on the clock of `performance`. */
   readonly ready: number;
   readonly seconds: number;
+  /** Settles when no thread looks at it any more; null until somebody uses it. */
+  using: Promise<unknown> | null;
 }
 
 /** What a block holds from before it is read until it is done with. */
 export interface HeldBlock {
   readonly buffer: SharedArrayBuffer | null;
-  read: ReadBlock | null;
+  timed: TimedRead | null;
 }
 
 export class BlockBuffers {
@@ -33,19 +35,33 @@ export class BlockBuffers {
 
   acquire({ inFiles }: SlotGroup): HeldBlock {
     const buffer = inFiles === true ? null : (this.#free.pop() ?? new SharedArrayBuffer(this.#bytes()));
-    return { buffer, read: null };
+    return { buffer, timed: null };
   }
 
   async read(block: WeightBlock, held: HeldBlock): Promise<TimedRead> {
     const start = performance.now();
     const read = await block.read(held.buffer);
-    held.read = read;
     const ready = performance.now();
-    return { read, buffer: held.buffer, ready, seconds: (ready - start) / 1e3 };
+    held.timed = { read, buffer: held.buffer, ready, seconds: (ready - start) / 1e3, using: null };
+    return held.timed;
   }
 
-  release({ buffer, read }: HeldBlock): void {
-    if (read !== null) closeBlock(read);
+  /** A stream that fails gives blocks back while they are in use: their files are closed when that has ended. */
+  release({ buffer, timed }: HeldBlock): void {
+    if (timed !== null) {
+      const close = (): void => closeBlock(timed.read);
+      if (timed.using === null) close();
+      else void timed.using.then(close, close);
+    }
     if (buffer !== null) this.#free.push(buffer);
   }
 }
+
+/** Like Promise.all, but fails no sooner than all have settled: none of them looks at a block's files any more. */
+export const allDone = async <T>(promises: readonly Promise<T>[]): Promise<T[]> => {
+  const settled = await Promise.allSettled(promises);
+  return settled.map((one) => {
+    if (one.status === 'rejected') throw one.reason;
+    return one.value;
+  });
+};

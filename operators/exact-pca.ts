@@ -17,7 +17,7 @@ import {
   type WeightBlock,
   weightBlocks,
 } from '../sources/weight-blocks.ts';
-import { BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
+import { allDone, BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';
@@ -203,7 +203,7 @@ class ExactGroup {
         acquire: ({ group }) => this.#buffers.acquire(group),
         release: (held) => this.#buffers.release(held),
         read: (block, held) => this.#buffers.read(block, held),
-        use: (block, timed) => from(opening.then(() => this.#usePart(block, timed, use))),
+        use: (block, timed) => from(opening).pipe(mergeMap(() => this.#usePart(block, timed, use))),
       }),
     );
   }
@@ -214,8 +214,9 @@ class ExactGroup {
     use: (block: WeightBlock, timed: TimedRead) => Promise<readonly ReadFault[]>,
   ): Promise<BlockUpdate> {
     const waitSeconds = Math.max(timed.ready - this.#restingSince, 0) / 1e3;
-    const skipped = await use(block, timed);
-    checkBlock(timed.read);
+    const using = use(block, timed);
+    timed.using = using;
+    const skipped = await using.finally(() => checkBlock(timed.read));
     const parts = block.parts?.length ?? 1;
     const update: BlockUpdate = {
       kind: 'block',
@@ -248,7 +249,7 @@ class ExactGroup {
   /** Adds a part to the Grams; returns models that turned out not to belong in them. */
   async #foldPart(block: WeightBlock, { read }: TimedRead): Promise<readonly ReadFault[]> {
     let found = this.#newFaults(read.faults);
-    const folded = await Promise.all(
+    const folded = await allDone(
       this.#slots.map(async (work, i) => {
         const staged = leaveOut(read.slots[i]!, work.left);
         work.models = staged.models;
@@ -292,7 +293,7 @@ class ExactGroup {
   async #projectPart(block: WeightBlock, { read }: TimedRead, spilled: boolean): Promise<readonly ReadFault[]> {
     const fault = this.#newFaults(read.faults)[0];
     if (fault !== undefined) throw fault.error;
-    await Promise.all(
+    await allDone(
       this.#slots.map(async (work, i) => {
         if (work.spectrum === null) return;
         const staged = leaveOut(read.slots[i]!, work.left);

@@ -15,7 +15,7 @@ import {
   type SourceBlock,
   type WeightBlock,
 } from '../sources/weight-blocks.ts';
-import type { TimedRead } from './block-buffers.ts';
+import { allDone, type TimedRead } from './block-buffers.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { faultsOfVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';
@@ -113,14 +113,23 @@ export class IncrementalEngine {
   }
 
   /** Null until the last part of a block that comes in parts. */
-  async fold(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
+  fold(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
+    const folding = this.#foldAndCheck(block, timed);
+    timed.using = folding;
+    return folding;
+  }
+
+  async #foldAndCheck(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
     try {
-      const update = await this.#fold(block, timed);
-      checkBlock(timed.read);
-      for (const { files } of this.#basesAgain) files?.check();
-      return update;
+      return await this.#fold(block, timed);
     } finally {
-      for (const base of this.#basesAgain.splice(0)) base.files?.close();
+      // Also after a failure, of which a file that was written to may be the cause.
+      try {
+        checkBlock(timed.read);
+        for (const { files } of this.#basesAgain) files?.check();
+      } finally {
+        for (const base of this.#basesAgain.splice(0)) base.files?.close();
+      }
     }
   }
 
@@ -138,7 +147,7 @@ export class IncrementalEngine {
     if (block.parts !== null) return this.#foldPart(block, read, buffer, seconds);
     for (const { slot, model } of read.faults) this.#slots.find((engine) => engine.slot === slot)!.left.add(model);
     const base = await this.#baseOf(block, read, buffer, 0);
-    const folded = await Promise.all(
+    const folded = await allDone(
       read.slots.map((staged, i) => this.#foldSlot(this.#slots[i]!, i, block, staged, base)),
     );
     const updates = folded.flatMap(({ update }) => (update === null ? [] : [update]));

@@ -1,14 +1,15 @@
 // A tile's weights as Arrow batches, and where their rows belong. Factors of LoRA modules serve all tiles: there a tile's rows
 // are views of them. Rows that are still in their files are read.
 import { bytesPerElement } from '../sources/dtype.ts';
+import type { OpenRows } from '../sources/open-block.ts';
 import type { SourceRows, StagedRows } from '../sources/staged-block.ts';
 import { factorsIn } from '../sources/staged-factors.ts';
 import type { Tile } from '../sources/tile.ts';
 import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
 import type { PlacedRows } from './devices/device.ts';
 
-/** Gives a tile's rows of one dtype that are in files (the how manieth of its slot's), one after the other. */
-export type ReadRows = (part: number, rows: Exclude<SourceRows, StagedRows>, tile: Tile) => Uint8Array;
+/** Gives a tile's rows of one dtype that are in files, one after the other. */
+export type ReadRows = (rows: OpenRows, tile: Tile) => Uint8Array;
 
 /** A tile's part of a slot's rows, and the rows they go to: their positions, counted from `before` on. */
 export const placeRows = (
@@ -18,9 +19,9 @@ export const placeRows = (
   before: number,
   read: ReadRows,
 ): readonly PlacedRows[] =>
-  source.map((part, index) => {
+  source.map((part) => {
     const { models, positions } = part;
-    const batch = 'fds' in part ? batchOf(slot, tile, part, read(index, part, tile)) : stagedBatch(slot, tile, part);
+    const batch = 'fds' in part ? batchOf(slot, tile, part, read(part, tile)) : stagedBatch(slot, tile, part);
     const rows = [...models.keys()].filter((i) => positions[i]! >= 0);
     return { batch, rows, at: rows.map((i) => before + positions[i]!) };
   });

@@ -1,6 +1,7 @@
 // Reads rows that are still in their files, a tile at a time, into memory of its own that stays in the cache.
 import { readSync } from 'node:fs';
 import { bytesPerElement } from '../sources/dtype.ts';
+import type { Dtype } from '../sources/model.ts';
 import type { OpenRows } from '../sources/open-block.ts';
 import type { Tile } from '../sources/tile.ts';
 
@@ -18,18 +19,18 @@ export interface UnreadRow {
 }
 
 export class RowReader {
-  readonly #buffers: Uint8Array[] = [];
+  /** Each dtype has memory of its own: a tile may have rows of several. */
+  readonly #buffers = new Map<Dtype, Uint8Array>();
 
   /**
    * A tile's rows of one dtype, one after the other as a staged tile has them, valid until the next tile. Rows of no
    * position are not read; those that cannot be read are zero, and told to `unread`.
-   * @param part which of a tile's dtypes: each has memory of its own
    */
-  read(part: number, rows: OpenRows, tile: Tile, unread: (row: UnreadRow) => void): Uint8Array {
+  read(rows: OpenRows, tile: Tile, unread: (row: UnreadRow) => void): Uint8Array {
     const { dtype, models, positions, fds, at } = rows;
     const size = bytesPerElement(dtype);
     const length = tile.width * size;
-    const bytes = this.#bytes(part, models.length * length);
+    const bytes = this.#bytes(dtype, models.length * length);
     for (let i = 0; i < models.length; i++) {
       if (positions[i]! < 0) continue;
       const row = bytes.subarray(i * length, (i + 1) * length);
@@ -41,12 +42,19 @@ export class RowReader {
     return bytes;
   }
 
-  #bytes(part: number, length: number): Uint8Array {
-    const known = this.#buffers[part];
-    // Shared memory, although it is not shared: V8 would count any other, and collect the whole heap for it.
-    if (known === undefined || known.byteLength < length)
-      this.#buffers[part] = new Uint8Array(new SharedArrayBuffer(length));
-    return this.#buffers[part]!.subarray(0, length);
+  /** Gives its memory back. */
+  clear(): void {
+    this.#buffers.clear();
+  }
+
+  #bytes(dtype: Dtype, length: number): Uint8Array {
+    let known = this.#buffers.get(dtype);
+    if (known === undefined || known.byteLength < length) {
+      // Shared memory, although it is not shared: V8 would count any other, and collect the whole heap for it.
+      known = new Uint8Array(new SharedArrayBuffer(length));
+      this.#buffers.set(dtype, known);
+    }
+    return known.subarray(0, length);
   }
 }
 

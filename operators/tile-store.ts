@@ -139,6 +139,8 @@ export class TileStore {
       for (const matrix of [slot.spare, ...own, ...kept]) this.#device.free(matrix);
     }
     this.#slots = [];
+    this.#rows.clear();
+    this.#origin.clear();
   }
 
   visit(task: VisitTask): readonly TileVisit[] {
@@ -339,8 +341,7 @@ export class TileStore {
 
   /** Reads rows with `reader`, telling those that fail to `unread`. */
   #reading(reader: RowReader, unread: BadRow[]): ReadRows {
-    return (part, rows, tile) =>
-      this.timed('read', () => reader.read(part, rows, tile, (row) => void unread.push(row)));
+    return (rows, tile) => this.timed('read', () => reader.read(rows, tile, (row) => void unread.push(row)));
   }
 
   /** Counts what was done since then as work of this kind; returns the time that is now. */

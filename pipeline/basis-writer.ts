@@ -1,5 +1,5 @@
 // Writes a slot's basis and mean files from the device's rows, a window of tiles at a time, through memory that the last
-// block of weights has left.
+// block of weights has left, or that slots use one after the other.
 import type { ModesOfSlot } from '../operators/exact-modes.ts';
 import type { Subspace } from '../operators/subspace.ts';
 import { openMatrixFile } from '../sinks/matrix-file.ts';
@@ -19,7 +19,7 @@ export interface WrittenBasis {
  * Writes `basis/slot-….models.parquet` (pc_0 … pc_{k-1}, one row a weight in storage order, each column of unit length)
  * and, where there is a mean, `mean/slot-….parquet`. The subspace may be given up when it returns.
  */
-export const writeBasis = async (folder: string, subspace: Subspace): Promise<WrittenBasis> => {
+export const writeBasis = async (folder: string, subspace: Subspace, windows: BasisWindows): Promise<WrittenBasis> => {
   const { slot, tiles, rank, spec } = subspace;
   const metadata = { slot: slot.name, slot_id: String(slot.id), rows: String(slot.rows), cols: String(slot.cols) };
   const name = slotFile(slot.id);
@@ -34,7 +34,7 @@ export const writeBasis = async (folder: string, subspace: Subspace): Promise<Wr
   const mean = spec.center ? openMatrixFile(`${folder}/mean/${name}.parquet`, { columns: ['mean'], metadata }) : null;
   try {
     const step = windowTiles(rank);
-    const window = windowOf(subspace, step);
+    const window = windows.of(subspace, step);
     for (let from = 0; from < tiles.length; from += step) {
       const part = tiles.slice(from, from + step);
       await subspace.readTiles(from, from + part.length, window);
@@ -117,12 +117,19 @@ export const writeModeBases = (
   return written;
 };
 
-/** Memory for the widest window: the subspace's scratch where it is large enough. */
-const windowOf = ({ tiles, rank, scratch }: Subspace, step: number): SharedArrayBuffer => {
-  const features = tiles.slice(0, step).reduce((sum, { width }) => sum + width, 0);
-  const bytes = features * (1 + rank) * 4;
-  return scratch !== null && scratch.byteLength >= bytes ? scratch : new SharedArrayBuffer(bytes);
-};
+/** Memory for windows, of one slot at a time: fresh shared memory a slot would pile up until V8 collects what owns it. */
+export class BasisWindows {
+  #own = new SharedArrayBuffer(0);
+
+  /** Memory for a slot's widest window: the subspace's scratch where it is large enough. */
+  of({ tiles, rank, scratch }: Subspace, step: number): SharedArrayBuffer {
+    const features = tiles.slice(0, step).reduce((sum, { width }) => sum + width, 0);
+    const bytes = features * (1 + rank) * 4;
+    if (scratch !== null && scratch.byteLength >= bytes) return scratch;
+    if (this.#own.byteLength < bytes) this.#own = new SharedArrayBuffer(bytes);
+    return this.#own;
+  }
+}
 
 /** Folders that the files above need. */
 export const basisFolders = (center: boolean): readonly string[] => (center ? ['basis', 'mean'] : ['basis']);

@@ -32,7 +32,7 @@ import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-pl
 import { weightBlocks } from '../sources/weight-blocks.ts';
 import { AdapterStarts } from './adapter-starts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
-import { writeBasis, writeModeBases } from './basis-writer.ts';
+import { BasisWindows, writeBasis, writeModeBases } from './basis-writer.ts';
 import type { Begin } from './begin.ts';
 import {
   Checkpoints,
@@ -141,6 +141,7 @@ export class Execution {
   /** Models that data faults left out, by slot. */
   readonly #skipped = new Map<number, Map<number, string>>();
   /** Directions of mode models that the core tensor is made of, by slot; none where it is not asked for. */
+  readonly #windows = new BasisWindows();
   readonly #vectors = new Map<number, ModelVectors>();
   readonly #modelOf: (id: number) => ModelInPlan;
   readonly #sums: Map<SlotSum, GramSum>;
@@ -800,7 +801,7 @@ export class Execution {
   async #writeBasis(subspace: Subspace): Promise<void> {
     await this.#durable;
     const start = performance.now();
-    const { bytes, durable } = await writeBasis(this.#results, subspace);
+    const { bytes, durable } = await writeBasis(this.#results, subspace, this.#windows);
     this.#durable = durable.then(() => {
       this.#writingSinceBlock += performance.now() - start;
       for (const [file, written] of bytes) this.#telemetry({ type: 'write', file, bytes: written });

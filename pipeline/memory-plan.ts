@@ -337,7 +337,13 @@ export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, fi
     filled += each[i]!;
   });
   close();
-  return mayStayInFiles(slots, needs) && !shared ? groups.map((group) => ({ ...group, inFiles: true })) : groups;
+  return mayStayInFiles(slots, needs) && !shared ? groups.map((group) => inFiles(needs, group)) : groups;
+};
+
+/** A tile's rows for each of many threads may be more than two blocks of small slots. */
+const inFiles = (needs: MemoryNeeds, group: SlotGroup): SlotGroup => {
+  const left = { ...group, inFiles: true } as const;
+  return totalOf(groupMemory(needs, left)) <= needs.memory ? left : group;
 };
 
 /**

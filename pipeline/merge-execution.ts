@@ -30,7 +30,7 @@ import { readingDisk } from '../sinks/disk.ts';
 import type { EventLog } from '../sinks/events.ts';
 import type { SlotGroup } from '../sources/reading-plan.ts';
 import { tilesOf } from '../sources/tile.ts';
-import { writeBasis, writeModeBases } from './basis-writer.ts';
+import { BasisWindows, writeBasis, writeModeBases } from './basis-writer.ts';
 import { contentsOf } from './begin.ts';
 import {
   Checkpoints,
@@ -91,6 +91,7 @@ export class MergeExecution {
   readonly #tables: SlotTables;
   readonly #warnings: WarningLog;
   readonly #summaries: SlotSummary[] = [];
+  readonly #windows = new BasisWindows();
   readonly #modelOf: (id: number) => ModelInPlan;
   readonly #started = performance.now();
   #bytesRead = 0;
@@ -266,7 +267,7 @@ export class MergeExecution {
     this.#summaries.push(summary);
     for (const finding of slotFindings(subspace, known, this.#modelOf)) this.#warnings.add(finding);
     if (!plan.config.basis) return;
-    const { bytes, durable } = await writeBasis(folder, subspace);
+    const { bytes, durable } = await writeBasis(folder, subspace, this.#windows);
     await durable;
     for (const [file, written] of bytes) this.#tell({ type: 'write', file, bytes: written });
   }

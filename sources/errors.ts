@@ -24,6 +24,8 @@ export class SourceMalformed extends Data.TaggedError('SourceMalformed')<{
 export class SourceUnavailable extends Data.TaggedError('SourceUnavailable')<{
   readonly path: string;
   readonly detail: string;
+  /** Set where this process or machine has too many files open. */
+  readonly isExhausted?: boolean;
 }> {
   override get message(): string {
     return `${displayPath(this.path)}: ${this.detail}`;

@@ -1,12 +1,13 @@
 // Opens the files of a block of models and leaves the weights in them: whoever multiplies reads a tile's rows when their
 // turn comes, into memory that stays in the cache. The kernel is told at once which bytes that will be, and fetches them.
+import { setImmediate } from 'node:timers/promises';
 import { bytesPerElement } from './dtype.ts';
 import type { SourceMalformed, SourceUnavailable } from './errors.ts';
 import type { Dtype, ModelFile } from './model.ts';
 import { neighboursOf } from './neighbours.ts';
 import { adviseReading, takesAdvice } from './reading-advice.ts';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
-import { checkUnchanged, type SourceFiles } from './source-files.ts';
+import { checkUnchanged, isLocal, type SourceFiles } from './source-files.ts';
 import { type BlockAtHand, byDtype, MODELS_AT_ONCE, placesIn, type ReadFault, tensorPart } from './staged-block.ts';
 import { featuresIn, TILE_WIDTH, type TileRange } from './tile.ts';
 
@@ -51,9 +52,18 @@ export class HeldFiles {
     return this.#fds.get(file) ?? -1;
   }
 
-  /** @throws SourceMalformed when a file was written to while it was read */
+  /**
+   * What cannot be looked at any more, such as a file that its server has deleted, is not known to have changed.
+   * @throws SourceMalformed when a file was written to while it was read
+   */
   check(): void {
-    for (const [file, fd] of this.#fds) checkUnchanged(file, fd);
+    for (const [file, fd] of this.#fds) {
+      try {
+        checkUnchanged(file, fd);
+      } catch (error) {
+        if ((error as SourceMalformed | SourceUnavailable)._tag === 'SourceMalformed') throw error;
+      }
+    }
   }
 
   close(): void {
@@ -62,30 +72,42 @@ export class HeldFiles {
   }
 }
 
+/** How long files are opened before the thread does something else. */
+const MOST_BUSY_MS = 5;
+
 /** Files that a block may have open, while the next one opens as many. */
 const MOST_FILES = 256;
 
-/** Whether blocks can be left in their files: few enough, on a system that fetches what it is told will be read. */
+/**
+ * Whether blocks can be left in their files: few enough, on file systems of a machine that fetches what it is told will be
+ * read. Of a server reading many large pieces at once is what is known to be fast.
+ */
 export const canStayInFiles = ({ models, base, block }: Omit<ReadingPlan, 'groups'>): boolean => {
   if (!takesAdvice()) return false;
+  const counts = models.map(({ header }) => header.files.length);
   const most = MOST_FILES - (base?.header.files.length ?? 0);
-  for (let at = 0; at < models.length; at += block) {
-    let files = 0;
-    for (const model of models.slice(at, at + block)) files += model.header.files.length;
+  // Any models that follow each other: a run that goes on has blocks that begin where it stood.
+  let files = 0;
+  for (const [i, count] of counts.entries()) {
+    files += count - (i < block ? 0 : counts[i - block]!);
     if (files > most) return false;
   }
-  return true;
+  const all = base === null ? models : [base, ...models];
+  return all.every(({ header }) => header.files.every(({ path }) => isLocal(path)));
 };
 
-/** Bytes of a tile's rows, and of the base's, that a thread reads at a time. */
+/** Bytes that a thread reads at a time: a tile's rows, for each dtype there is in the group, and the base's row. */
 export const tileRowsBytes = ({ slots }: SlotGroup, { models, base, block }: Omit<ReadingPlan, 'groups'>): number => {
-  const rows = Math.min(block, models.length) + (base === null ? 0 : 1);
-  return slots.reduce((most, slot) => {
-    const dtypes = [...byDtype(slot, models).keys()];
-    // Each dtype has memory of its own, which any block may fill.
-    const sizes = dtypes.reduce((sum, dtype) => sum + bytesPerElement(dtype), 0);
-    return Math.max(most, rows * Math.min(slot.features, TILE_WIDTH) * sizes);
-  }, 0);
+  const widest = (members: readonly PlannedModel[]): number => {
+    const bytes = new Map<Dtype, number>();
+    for (const slot of slots)
+      for (const dtype of byDtype(slot, members).keys()) {
+        const row = Math.min(slot.features, TILE_WIDTH) * bytesPerElement(dtype);
+        bytes.set(dtype, Math.max(row, bytes.get(dtype) ?? 0));
+      }
+    return [...bytes.values()].reduce((sum, row) => sum + row, 0);
+  };
+  return Math.min(block, models.length) * widest(models) + (base === null ? 0 : widest([base]));
 };
 
 /** A block whose weights are still in their files. */
@@ -106,9 +128,15 @@ export const openBlock = async (
   const held = new HeldFiles(files);
   const faults: ReadFault[] = [];
   const queue = [...models];
+  let since = performance.now();
   const openNext = async (): Promise<void> => {
-    for (let model = queue.shift(); model !== undefined; model = queue.shift())
+    for (let model = queue.shift(); model !== undefined; model = queue.shift()) {
       faults.push(...(await openModel(held, group, model, range)));
+      // Advice may wait for a busy disk: others have their turn.
+      if (performance.now() - since < MOST_BUSY_MS) continue;
+      await setImmediate();
+      since = performance.now();
+    }
   };
   const opened = await Promise.allSettled(Array.from({ length: MODELS_AT_ONCE }, openNext));
   const failed = opened.find((settled) => settled.status === 'rejected');
@@ -151,8 +179,8 @@ const openModel = async (
       }
     } catch (cause) {
       const error = cause as SourceMalformed | SourceUnavailable;
-      // Two versions of a model would be mixed: that always stops the run.
-      if (error._tag === 'SourceMalformed' && error.rule === 'changed') throw error;
+      // Two versions of a model would be mixed: that always stops the run. And no model is to blame for too many open files.
+      if (error._tag === 'SourceMalformed' ? error.rule === 'changed' : error.isExhausted === true) throw error;
       for (const { slot } of inFile) faults.push({ model, slot, error });
     }
   }

@@ -6,7 +6,6 @@
 // it over costs 20 times as much. That is the size of a file that has just been opened, and that it is closed; and on a disk
 // of this machine its opening too, since whoever made the plan has opened it before.
 import { closeSync, fstatSync, open, openSync, readv, statfsSync } from 'node:fs';
-import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { SourceMalformed, SourceUnavailable } from './errors.ts';
 import type { ModelFile } from './model.ts';
@@ -71,31 +70,30 @@ export class SourceFiles {
 const opening = promisify(open);
 const reading = promisify(readv);
 
-/** File systems in which nobody else is asked for a file, by the numbers of <linux/magic.h>. */
+/** File systems that ask nobody else, and keep files in the kernel's own cache, by the numbers of <linux/magic.h>. */
 const LOCAL = new Set([
   0xef53, // ext2, ext3, ext4
   0x58465342, // xfs
   0x9123683e, // btrfs
-  0x2fc12fc1, // zfs
   0xf2f52010, // f2fs
   0x01021994, // tmpfs
   0x794c7630, // overlayfs, of containers
 ]);
 
-const localFolders = new Map<string, boolean>();
+const known = new Map<string, boolean>();
 
-const isLocal = (path: string): boolean => {
-  const folder = dirname(path);
-  let known = localFolders.get(folder);
-  if (known === undefined) {
+/** Whether a file is on a disk of this machine; asked for once. A link is what it leads to. */
+export const isLocal = (path: string): boolean => {
+  let answer = known.get(path);
+  if (answer === undefined) {
     try {
-      known = LOCAL.has(statfsSync(folder).type);
+      answer = LOCAL.has(statfsSync(path).type);
     } catch {
-      known = false;
+      answer = false;
     }
-    localFolders.set(folder, known);
+    known.set(path, answer);
   }
-  return known;
+  return answer;
 };
 
 const openUnchanged = async (file: ModelFile): Promise<number> => {
@@ -103,8 +101,9 @@ const openUnchanged = async (file: ModelFile): Promise<number> => {
   try {
     fd = isLocal(file.path) ? openSync(file.path, 'r') : await opening(file.path, 'r');
   } catch (cause) {
-    const detail = `cannot be opened: ${(cause as Error).message}`;
-    throw new SourceUnavailable({ path: file.path, detail });
+    const { message, code } = cause as NodeJS.ErrnoException;
+    const isExhausted = code === 'EMFILE' || code === 'ENFILE';
+    throw new SourceUnavailable({ path: file.path, detail: `cannot be opened: ${message}`, isExhausted });
   }
   try {
     checkUnchanged(file, fd);

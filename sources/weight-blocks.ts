@@ -81,7 +81,7 @@ export const partsOf = ({ slots, tilesAtOnce }: SlotGroup): readonly TileRange[]
   }));
 };
 
-/** Streams a plan's blocks in order. Cold; files are open only while a block is read. */
+/** Streams a plan's blocks in order. Cold; files are open while a block is read, or until it is closed. */
 export const weightBlocks = (plan: ReadingPlan): Observable<WeightBlock> =>
   defer(() => from(blocksOf(plan, new SourceFiles())));
 

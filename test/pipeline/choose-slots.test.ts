@@ -323,11 +323,16 @@ describe('groupSlots', () => {
   const largest = Math.max(...slots.map((slot) => bytes([slot])));
 
   it('with enough memory, one group', () => {
-    expect(groupSlots(slots, needs(all))).toEqual([{ index: 0, slots, ...inFiles }]);
+    expect(groupSlots(slots, needs(all))).toEqual([{ index: 0, slots }]);
   });
 
   it('weights stay in their files, unless a block has too many, or somebody else reads them too', () => {
-    const many = models(...Array.from({ length: 300 }, () => tensors));
+    // Files that are there, on a disk of this machine.
+    const files = [{ path: import.meta.filename, size: 1, mtimeMs: 1 }];
+    const many = models(...Array.from({ length: 300 }, () => tensors)).map((model) => ({
+      ...model,
+      header: { ...model.header, files },
+    }));
     const flags = (more: object): readonly (true | undefined)[] => {
       const groups = groupSlots(slots, { ...needs(2 ** 33), models: many, ...more });
       return [...new Set(groups.map(({ inFiles: left }) => left))];
@@ -335,8 +340,15 @@ describe('groupSlots', () => {
     expect(flags({})).toEqual([inFiles.inFiles]);
     expect(flags({ block: 300 })).toEqual([undefined]);
     expect(flags({ engine: 'exact' })).toEqual([undefined]);
-    expect(flags({ engine: 'exact', models: zoo })).toEqual([inFiles.inFiles]);
+    expect(flags({ engine: 'exact', models: many.slice(0, 20) })).toEqual([inFiles.inFiles]);
     expect(flags({ sides: ['rows'] })).toEqual([undefined]);
+    expect(flags({ models: zoo })).toEqual([undefined]);
+    // A tile's rows for each of many threads would be more than two blocks of a small slot: those are read as before.
+    const small = groupSlots(slots, { ...needs(largest), models: many.slice(0, 20), threads: 64 });
+    for (const group of small) {
+      const { state, staging, rest } = groupMemory({ ...needs(largest), threads: 64 }, group);
+      expect(state + staging + rest).toBeLessThanOrEqual(largest);
+    }
   });
 
   it('left in their files, they take a tile a thread of memory, not two blocks', () => {

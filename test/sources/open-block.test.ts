@@ -38,7 +38,7 @@ const readAll = (rows: OpenRows, width: number): { bytes: Uint8Array[]; unread: 
   const size = bytesPerElement(rows.dtype);
   const parts: Uint8Array[][] = Array.from(rows.models, () => []);
   for (const tile of tilesOf(width)) {
-    const bytes = reader.read(0, rows, tile, (row) => void unread.push(row));
+    const bytes = reader.read(rows, tile, (row) => void unread.push(row));
     parts.forEach((part, i) => void part.push(bytes.slice(i * tile.width * size, (i + 1) * tile.width * size)));
   }
   return { bytes: parts.map((part) => Buffer.concat(part)), unread };
@@ -125,8 +125,8 @@ describe('openBlock', () => {
 });
 
 describe('canStayInFiles', () => {
-  const model = (files: number): PlannedModel =>
-    ({ header: { files: Array.from({ length: files }, () => ({})) } }) as unknown as PlannedModel;
+  const model = (files: number, path = import.meta.filename): PlannedModel =>
+    ({ header: { files: Array.from({ length: files }, () => ({ path })) } }) as unknown as PlannedModel;
   const models = (count: number, files: number): PlannedModel[] => Array.from({ length: count }, () => model(files));
 
   it.skipIf(!takesAdvice())('up to 256 files a block, the base among them', () => {
@@ -135,10 +135,19 @@ describe('canStayInFiles', () => {
     expect(canStayInFiles({ models: models(257, 1), base: null, block: 1000 })).toBe(false);
     expect(canStayInFiles({ models: models(256, 1), base: model(1), block: 256 })).toBe(false);
     expect(canStayInFiles({ models: models(64, 8), base: null, block: 32 })).toBe(true);
-    expect(canStayInFiles({ models: [...models(40, 8), model(9)], base: null, block: 32 })).toBe(true);
-    expect(canStayInFiles({ models: [...models(32, 8), model(9), ...models(31, 8)], base: null, block: 32 })).toBe(
+    expect(canStayInFiles({ models: [...models(40, 8), model(9)], base: null, block: 32 })).toBe(false);
+    // Wherever a block begins.
+    expect(canStayInFiles({ models: [...models(40, 8), model(9), ...models(31, 8)], base: null, block: 32 })).toBe(
       false,
     );
+  });
+});
+
+describe('canStayInFiles, file systems', () => {
+  it('of another kind, or that cannot be asked, keep the way of reading that suits a server', () => {
+    const model = (path: string): PlannedModel => ({ header: { files: [{ path }] } }) as unknown as PlannedModel;
+    for (const path of ['/proc/self/status', '/nowhere/at/all'])
+      expect(canStayInFiles({ models: [model(path)], base: null, block: 1 })).toBe(false);
   });
 });
 
@@ -201,6 +210,6 @@ it('tileRowsBytes: a row a model and the base, a tile wide, for every dtype ther
   ];
   const group = { index: 0, slots: [plannedSlot(0, 'w', ...WIDE)] };
   expect(tileRowsBytes(group, { models, base: null, block: 2 })).toBe(2 * TILE_WIDTH * 6);
-  expect(tileRowsBytes(group, { models, base: models[0]!, block: 9 })).toBe(4 * TILE_WIDTH * 6);
+  expect(tileRowsBytes(group, { models, base: models[0]!, block: 9 })).toBe(3 * TILE_WIDTH * 6 + TILE_WIDTH * 4);
   expect(tileRowsBytes(group, { models: [models[0]!], base: null, block: 2 })).toBe(TILE_WIDTH * 4);
 });
