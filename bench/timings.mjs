@@ -23,8 +23,8 @@ export function sumTimings(rows) {
 
 /**
  * Shares of `wall` seconds, from the first read to the last table: waiting for files, reading by the threads and work on
- * tiles as if it were spread evenly over them (of runs whose weights stay in files), basis and mean files. What is left is small algebra, messages, uneven threads, opening tiles,
- * and tables.
+ * tiles as if it were spread evenly over them (of runs whose weights stay in files), basis and mean files. What is left is
+ * small algebra, messages, uneven threads, opening tiles, and tables.
  */
 export function sharesOf(rows, threads, wall) {
   const { read_s, wait_s, widen_s, gram_s, mix_s, write_s } = sumTimings(rows);

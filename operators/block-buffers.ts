@@ -56,12 +56,3 @@ export class BlockBuffers {
     if (buffer !== null) this.#free.push(buffer);
   }
 }
-
-/** Like Promise.all, but fails no sooner than all have settled: none of them looks at a block's files any more. */
-export const allDone = async <T>(promises: readonly Promise<T>[]): Promise<T[]> => {
-  const settled = await Promise.allSettled(promises);
-  return settled.map((one) => {
-    if (one.status === 'rejected') throw one.reason;
-    return one.value;
-  });
-};

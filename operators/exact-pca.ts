@@ -17,7 +17,8 @@ import {
   type WeightBlock,
   weightBlocks,
 } from '../sources/weight-blocks.ts';
-import { allDone, BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
+import { allDone } from './all-done.ts';
+import { BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum, signsOfCoordinates } from './exact-spectrum.ts';

@@ -15,7 +15,8 @@ import {
   type SourceBlock,
   type WeightBlock,
 } from '../sources/weight-blocks.ts';
-import { allDone, type TimedRead } from './block-buffers.ts';
+import { allDone } from './all-done.ts';
+import type { TimedRead } from './block-buffers.ts';
 import type { GroupModes } from './exact-modes.ts';
 import { faultsOfVisit, leaveOut, withoutRepeats } from './find-faults.ts';
 import type { BlockUpdate, IncrementalPcaOptions, SlotUpdate } from './incremental-pca.ts';

@@ -4,6 +4,7 @@
 import { Worker } from 'node:worker_threads';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { tilesOf } from '../sources/tile.ts';
+import { allDone } from './all-done.ts';
 import type { DeviceInfo } from './devices/device.ts';
 import type { DeviceChoice } from './devices/device-choice.ts';
 import { type FoundDevice, findDevice } from './devices/device-spec.ts';
@@ -206,11 +207,7 @@ export class TilePool implements Tiles {
 
   /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */
   async #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
-    const answers = await Promise.allSettled(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
-    return answers.map((answer) => {
-      if (answer.status === 'rejected') throw answer.reason;
-      return answer.value;
-    });
+    return allDone(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
   }
 }
 

@@ -152,12 +152,7 @@ export class TileStore {
     const average = averageOf(task);
     const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
       const gram = new Float64Array(all * columns);
-      const unread: UnreadRow[] = [];
-      const staged = placeRows(slot.layout.slot, tile, task.staged, before, this.#reading(this.#rows, unread));
-      const origin =
-        task.shift?.from === 'base'
-          ? placeRows(slot.layout.slot, tile, [task.shift.staged], before, this.#reading(this.#origin, unread))
-          : staged;
+      const { staged, origin, unread } = this.#placed(slot, tile, task, before);
       if (task.shift !== null) tile.shiftSum = 0;
       let since = performance.now();
       for (const panel of tile.panels) {
@@ -194,12 +189,7 @@ export class TileStore {
     const average = averageOf(task);
     return tilesIn(slot, task.tiles).map((tile) => {
       const peaks = new Float64Array(mix.m - 1);
-      const unread: UnreadRow[] = [];
-      const staged = placeRows(slot.layout.slot, tile, task.staged, before, this.#reading(this.#rows, unread));
-      const origin =
-        task.shift.from === 'base'
-          ? placeRows(slot.layout.slot, tile, [task.shift.staged], before, this.#reading(this.#origin, unread))
-          : staged;
+      const { staged, origin, unread } = this.#placed(slot, tile, task, before);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, null);
         if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
@@ -337,6 +327,22 @@ export class TileStore {
     const result = work();
     this.#count(kind, start);
     return result;
+  }
+
+  /** A tile's rows, those that its shift comes from, and those that could not be read. */
+  #placed(
+    { layout }: HeldSlot,
+    tile: HeldTile,
+    { staged, shift }: Pick<VisitTask, 'staged' | 'shift'>,
+    before: number,
+  ) {
+    const unread: UnreadRow[] = [];
+    const rows = placeRows(layout.slot, tile, staged, before, this.#reading(this.#rows, unread));
+    const origin =
+      shift?.from === 'base'
+        ? placeRows(layout.slot, tile, [shift.staged], before, this.#reading(this.#origin, unread))
+        : rows;
+    return { staged: rows, origin, unread };
   }
 
   /** Reads rows with `reader`, telling those that fail to `unread`. */

@@ -140,8 +140,8 @@ export class Execution {
   readonly #timings: BlockTiming[] = [];
   /** Models that data faults left out, by slot. */
   readonly #skipped = new Map<number, Map<number, string>>();
-  /** Directions of mode models that the core tensor is made of, by slot; none where it is not asked for. */
   readonly #windows = new BasisWindows();
+  /** Directions of mode models that the core tensor is made of, by slot; none where it is not asked for. */
   readonly #vectors = new Map<number, ModelVectors>();
   readonly #modelOf: (id: number) => ModelInPlan;
   readonly #sums: Map<SlotSum, GramSum>;

@@ -77,21 +77,17 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (let i = 0; i < rows; i++)
         out.set(data.subarray((at + i) * stride, (at + i) * stride + width), i * outStride);
   };
-  const widenBatch = ({ batch, rows, at }: PlacedRows, from: number, { data, stride, width }: BlasMatrix): void => {
+  const widenBatch = (placed: PlacedRows, from: number, matrix: BlasMatrix): void => {
+    const { batch, rows, at } = placed;
+    const { data, stride, width } = matrix;
     const isFloat32 = blas.copyRows !== null && batch.kind === 'stored' && batch.dtype === 'F32';
     if (isFloat32 && areNeighbours(rows) && areNeighbours(at)) {
       const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
       const source = values.subarray(rows[0]! * batch.width + from);
       blas.copyRows!(rows.length, width, source, batch.width, data.subarray(at[0]! * stride), stride);
-    } else widenEach(batch, rows, at, from, { data, stride, width });
+    } else widenEach(placed, from, matrix);
   };
-  const widenEach = (
-    batch: WeightRows,
-    rows: readonly number[],
-    at: readonly number[],
-    from: number,
-    { data, stride, width }: Pick<BlasMatrix, 'data' | 'stride' | 'width'>,
-  ): void =>
+  const widenEach = ({ batch, rows, at }: PlacedRows, from: number, { data, stride, width }: BlasMatrix): void =>
     rows.forEach((row, i) => {
       widenOne(batch, row, from, data.subarray(at[i]! * stride, at[i]! * stride + width));
     });

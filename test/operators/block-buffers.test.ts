@@ -1,6 +1,7 @@
 // When blocks whose weights are in files are let go: not while a thread may still read them, whatever became of the stream.
 import { expect, it } from 'vitest';
-import { allDone, BlockBuffers } from '../../operators/block-buffers.ts';
+import { allDone } from '../../operators/all-done.ts';
+import { BlockBuffers } from '../../operators/block-buffers.ts';
 import type { SlotGroup } from '../../sources/reading-plan.ts';
 import type { WeightBlock } from '../../sources/weight-blocks.ts';
 

@@ -10,16 +10,12 @@ import { SourceFiles } from '../../sources/source-files.ts';
 import { readingBytes, stageBlock, stagingBytes } from '../../sources/staged-block.ts';
 import { factorsIn } from '../../sources/staged-factors.ts';
 import { normals } from '../operators/planted.ts';
+import { plannedSlot } from './planned-files.ts';
 import { temporaryFolder } from './temporary-folder.ts';
 import { factorTensors, writeAdapter } from './write-adapter.ts';
 
 const slot = (id: number, name: string, rows: number, cols: number): PlannedSlot => ({
-  id,
-  name,
-  rows,
-  cols,
-  features: rows * cols,
-  tensorIn: (model) => model.header.tensors.get(name)!,
+  ...plannedSlot(id, name, rows, cols),
   isDelta: true,
 });
 
