@@ -1,27 +1,17 @@
-// Data sets of many slots, for the parts that need gigabytes of them: safetensors files, seeded, and written about as
-// fast as the disk takes them. Every vector (base, shared directions, a model's own noise) is one pool of normal draws
-// seen from another offset, so that a weight costs a few table look-ups and nothing but the pool is kept in memory.
-// Written once; set.json is written last and marks a complete set.
-import { closeSync, openSync, statfsSync, writeSync } from 'node:fs';
+// Data sets of many slots, for the parts that need gigabytes of them: safetensors files, seeded (write-models.mjs). Written once;
+// set.json is written last and marks a complete set.
+import { execFileSync } from 'node:child_process';
+import { statfsSync } from 'node:fs';
 import { join } from 'node:path';
-import { ensureWritten, safetensorsHeader } from './model-files.mjs';
-import { generator } from './random.mjs';
+import { ensureWritten } from './model-files.mjs';
 
-const POOL = 2 ** 22;
-const MASK = POOL - 1;
-const DIRECTIONS = 6;
-const BASE_STD = 0.03;
-const UPDATE_STD = 1e-3;
-const NOISE_STD = 2e-4;
-/** Weights drawn before they are written: 8 MiB. */
-const WINDOW = 2 ** 21;
 /** What a part leaves free on the disk, for the runs' own files among others. */
 const SPARE_BYTES = 4e9;
 
-const features = ([rows, cols]) => rows * cols;
+export const features = ([rows, cols]) => rows * cols;
 
 /** Bytes of a weight; `dtype` is F32 unless the set says BF16. */
-const weightBytes = ({ dtype }) => (dtype === 'BF16' ? 2 : 4);
+export const weightBytes = ({ dtype }) => (dtype === 'BF16' ? 2 : 4);
 
 /** Bytes of a model's weights, of `{models, shapes, seed}` and, where it is not F32, `dtype`. */
 export const modelBytes = (set) => set.shapes.reduce((sum, shape) => sum + features(shape) * weightBytes(set), 0);
@@ -29,80 +19,6 @@ export const modelBytes = (set) => set.shapes.reduce((sum, shape) => sum + featu
 export const setBytes = (set) => set.models * modelBytes(set);
 
 export const modelName = (model) => `model-${String(model).padStart(4, '0')}.safetensors`;
-
-function headerOf(set) {
-  const { shapes, dtype = 'F32' } = set;
-  const entries = {};
-  let end = 0;
-  shapes.forEach((shape, slot) => {
-    const start = end;
-    end += features(shape) * weightBytes(set);
-    entries[`layer.${String(slot).padStart(3, '0')}.weight`] = { dtype, shape, data_offsets: [start, end] };
-  });
-  return safetensorsHeader(entries);
-}
-
-/** Fills `out` with a slot's weights from `start` on: base + Σ along_j direction_j + noise. */
-function fill(out, start, pool, offsets, along) {
-  const [base, noise, d0, d1, d2, d3, d4, d5] = offsets.map((offset) => offset + start);
-  const [a0, a1, a2, a3, a4, a5] = along;
-  for (let i = 0; i < out.length; i++) {
-    out[i] =
-      BASE_STD * pool[(base + i) & MASK] +
-      NOISE_STD * pool[(noise + i) & MASK] +
-      a0 * pool[(d0 + i) & MASK] +
-      a1 * pool[(d1 + i) & MASK] +
-      a2 * pool[(d2 + i) & MASK] +
-      a3 * pool[(d3 + i) & MASK] +
-      a4 * pool[(d4 + i) & MASK] +
-      a5 * pool[(d5 + i) & MASK];
-  }
-}
-
-/** Weights as they stand in a file. BF16 is float32's upper half, rounded to nearest even. */
-function storedAs({ dtype }, weights) {
-  if (dtype !== 'BF16') return new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength);
-  const bits = new Uint32Array(weights.buffer, weights.byteOffset, weights.length);
-  const halves = Uint16Array.from(bits, (word) => (word + 0x7fff + ((word >>> 16) & 1)) >>> 16);
-  return new Uint8Array(halves.buffer);
-}
-
-function writeModels(folder, set) {
-  const normal = generator(set.seed);
-  const pool = Float32Array.from({ length: POOL }, normal);
-  const somewhere = () => Math.floor(Math.abs(normal()) * POOL) & MASK;
-  const shared = set.shapes.map(() => ({
-    base: somewhere(),
-    directions: Array.from({ length: DIRECTIONS }, somewhere),
-  }));
-  const header = headerOf(set);
-  const window = new Float32Array(WINDOW);
-  for (let model = 0; model < set.models; model++) {
-    const fd = openSync(join(folder, modelName(model)), 'w');
-    try {
-      writeSync(fd, header);
-      let filled = 0;
-      const flush = () => {
-        writeSync(fd, storedAs(set, window.subarray(0, filled)));
-        filled = 0;
-      };
-      set.shapes.forEach((shape, slot) => {
-        const offsets = [shared[slot].base, somewhere(), ...shared[slot].directions];
-        const along = Array.from({ length: DIRECTIONS }, (_, j) => (UPDATE_STD * normal()) / (j + 1));
-        for (let at = 0; at < features(shape); ) {
-          const count = Math.min(features(shape) - at, WINDOW - filled);
-          fill(window.subarray(filled, filled + count), at, pool, offsets, along);
-          filled += count;
-          at += count;
-          if (filled === WINDOW) flush();
-        }
-      });
-      if (filled > 0) flush();
-    } finally {
-      closeSync(fd);
-    }
-  }
-}
 
 /** Writes a set into `folder`/models unless it is there, and returns that folder; throws where the disk has no room. */
 export function ensureModelSet(folder, set) {
@@ -114,7 +30,8 @@ export function ensureModelSet(folder, set) {
       throw new Error(`${models}: expected ${want} GB of free disk, found ${have} GB`);
     }
     console.error(`writing ${models}: ${set.models} models, ${(setBytes(set) / 1e9).toFixed(2)} GB`);
-    writeModels(models, set);
+    const script = join(import.meta.dirname, 'write-models.mjs');
+    execFileSync(process.execPath, [script, models, JSON.stringify(set)], { stdio: ['ignore', 'inherit', 'inherit'] });
   };
   return ensureWritten({ folder: join(folder, 'models'), marker: join(folder, 'set.json'), set, write });
 }

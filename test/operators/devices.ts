@@ -1,14 +1,13 @@
 // The devices that contract suites run over. What is missing is said loudly, and fails where CI asks for it. The GPU's comes
 // from the build: it starts a thread, and Node 20 cannot load TypeScript. Its adapter is software, about 500 times slower than
-// the processor itself, so that not every suite runs over it. The NVIDIA card is a double (test/cuda-double/README.md).
+// the processor itself, so that not every suite runs over it. The NVIDIA card is a double, unless asked otherwise (test/card.ts).
 import { afterAll } from 'vitest';
 import type { Device } from '../../operators/devices/device.ts';
 import { type DeviceSpec, findDevice, openDevice } from '../../operators/devices/device-spec.ts';
-import { findCuda } from '../../operators/devices/find-cuda.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
 import { jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import type { Tiles } from '../../operators/tile-pool.ts';
-import { cudaDouble } from '../cuda-double/build.ts';
+import { cardPaths } from '../card.ts';
 import { requirePart } from '../requires.ts';
 import { hasSoftwareAdapter } from '../software-adapter.ts';
 
@@ -64,11 +63,9 @@ export const openGpu = async (): Promise<GpuDevice> => {
   return gpu;
 };
 
-/** The double of a card; null where it cannot be built. */
+/** The card; null where there is none, nor a double. */
 export const cudaSpec: Extract<DeviceSpec, { readonly name: 'cuda' }> | null =
-  cudaDouble === null
-    ? null
-    : { name: 'cuda', paths: findCuda({ WEIGHTSPAN_CUDA: cudaDouble }), precision: 'float32', blas: null };
+  cardPaths === null ? null : { name: 'cuda', paths: cardPaths, precision: 'float32', blas: null };
 
 const card: readonly DeviceUnderTest[] =
   cudaSpec === null

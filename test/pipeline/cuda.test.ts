@@ -1,10 +1,11 @@
-// Runs on a card, from the command line, on the double (test/cuda-double/README.md): what is said of it, that results depend on
-// neither threads nor memory, and what happens where the card is missing, busy, full or lost.
+// Runs on a card, from the command line: that results depend on neither threads nor memory; and on the double
+// (test/cuda-double/README.md): what is said of a card, and what happens where it is missing, busy, full or lost.
 // Tolerance: 1e-5 of the largest eigenvalue, the promise where nothing is truncated, between devices.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cardEnvironment } from '../card.ts';
 import { cudaDouble } from '../cuda-double/build.ts';
 import { devices } from '../operators/devices.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
@@ -32,22 +33,54 @@ const settings = (out: string) => JSON.parse(readFileSync(join(at(out), 'run.jso
 
 const processor = devices[0]!.name;
 
-describe.skipIf(cudaDouble === null)('a card', { timeout: 120_000 }, () => {
-  let truth: readonly number[];
-  beforeAll(async () => {
-    const { code, stderr } = await run('processor', processor, {});
-    expect(code, stderr).toBe(0);
-    truth = await eigenvalues('processor');
+let truth: readonly number[];
+beforeAll(async () => {
+  const { code, stderr } = await run('processor', processor, {});
+  expect(code, stderr).toBe(0);
+  truth = await eigenvalues('processor');
+});
+
+const expectTruth = async (out: string): Promise<void> => {
+  const found = await eigenvalues(out);
+  expect(found).toHaveLength(truth.length);
+  // Slots come one after the other, each with its largest eigenvalue first: no value is beyond the largest of all.
+  const largest = Math.max(...truth);
+  found.forEach((value, j) => void expect(Math.abs(value - truth[j]!) / largest).toBeLessThan(1e-5));
+};
+
+describe.skipIf(cardEnvironment === null)('a card', { timeout: 120_000 }, () => {
+  it('gives what the processor gives, and the same bytes whatever the threads and the memory', async () => {
+    const ways = [
+      ['one', '--threads', '1'],
+      ['two', '--threads', '2'],
+      ['four', '--threads', '4'],
+      ['little', '--threads', '2', '--memory', '2MiB'],
+    ] as const;
+    for (const [out, ...more] of ways) {
+      const { code, stderr } = await run(out, 'cuda', cardEnvironment!, ...more);
+      expect(code, stderr).toBe(0);
+    }
+    await expectTruth('one');
+    for (const [out] of ways.slice(1)) expect(tableDigests(at(out))).toEqual(tableDigests(at('one')));
+    expect(settings('one').device).toMatchObject({ name: 'cuda', precision: 'float32' });
   });
 
-  const expectTruth = async (out: string): Promise<void> => {
-    const found = await eigenvalues(out);
-    expect(found).toHaveLength(truth.length);
-    // Slots come one after the other, each with its largest eigenvalue first: no value is beyond the largest of all.
-    const largest = Math.max(...truth);
-    found.forEach((value, j) => void expect(Math.abs(value - truth[j]!) / largest).toBeLessThan(1e-5));
-  };
+  it('multiplies in TF32 where that was asked for, and says so', async () => {
+    const { code, stderr } = await run('tf32', 'cuda', cardEnvironment!, '--precision', 'tf32');
+    expect(code, stderr).toBe(0);
+    const [found, exact] = [await eigenvalues('tf32'), await eigenvalues('one')];
+    const worst = Math.max(...found.map((value, j) => Math.abs(value - exact[j]!))) / Math.max(...exact);
+    expect(worst).toBeGreaterThan(1e-6);
+    expect(worst).toBeLessThan(1e-2);
+    expect(settings('tf32').device.precision).toBe('tf32');
+    expect(settings('tf32').run_id).not.toBe(settings('one').run_id);
+    const refused = await run('no', processor, {}, '--precision', 'tf32');
+    expect(refused.code).toBe(64);
+    expect(refused.stderr).toMatch(/precision: tf32 .* give --device cuda, found device/);
+  });
+});
 
+describe.skipIf(cudaDouble === null)('a double of a card', { timeout: 120_000 }, () => {
   it('is the first choice of auto, and said with its versions', async () => {
     const { code, stdout } = await runCli(['plan', 'examples/zoo/full', '--no-probe'], onDouble());
     expect(code).toBe(0);
@@ -63,22 +96,6 @@ describe.skipIf(cudaDouble === null)('a card', { timeout: 120_000 }, () => {
     });
   });
 
-  it('gives what the processor gives, and the same bytes whatever the threads and the memory', async () => {
-    const ways = [
-      ['one', '--threads', '1'],
-      ['two', '--threads', '2'],
-      ['four', '--threads', '4'],
-      ['little', '--threads', '2', '--memory', '2MiB'],
-    ] as const;
-    for (const [out, ...more] of ways) {
-      const { code, stderr } = await run(out, 'cuda', onDouble(), ...more);
-      expect(code, stderr).toBe(0);
-    }
-    await expectTruth('one');
-    for (const [out] of ways.slice(1)) expect(tableDigests(at(out))).toEqual(tableDigests(at('one')));
-    expect(settings('one').device).toMatchObject({ name: 'cuda', precision: 'float32' });
-  });
-
   it('makes groups by what the card has free', async () => {
     const groups = async (memory: number): Promise<number> => {
       const plan = ['plan', 'examples/zoo/full', '--no-probe', '--json', '--device', 'cuda', ...fold.slice(0, -2)];
@@ -88,20 +105,6 @@ describe.skipIf(cudaDouble === null)('a card', { timeout: 120_000 }, () => {
     expect(await groups(2 ** 33)).toBe(1);
     // 8 MiB of pinned pieces and 32 of workspace are the device's own.
     expect(await groups(36 * 2 ** 20)).toBeGreaterThan(1);
-  });
-
-  it('multiplies in TF32 where that was asked for, and says so', async () => {
-    const { code, stderr } = await run('tf32', 'cuda', onDouble(), '--precision', 'tf32');
-    expect(code, stderr).toBe(0);
-    const [found, exact] = [await eigenvalues('tf32'), await eigenvalues('one')];
-    const worst = Math.max(...found.map((value, j) => Math.abs(value - exact[j]!))) / Math.max(...exact);
-    expect(worst).toBeGreaterThan(1e-6);
-    expect(worst).toBeLessThan(1e-2);
-    expect(settings('tf32').device.precision).toBe('tf32');
-    expect(settings('tf32').run_id).not.toBe(settings('one').run_id);
-    const refused = await run('no', processor, {}, '--precision', 'tf32');
-    expect(refused.code).toBe(64);
-    expect(refused.stderr).toMatch(/precision: tf32 .* give --device cuda, found device/);
   });
 
   it.each([

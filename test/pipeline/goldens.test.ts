@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parquetReadObjects } from 'hyparquet';
 import { afterAll, describe, expect, it } from 'vitest';
-import { cudaDouble } from '../cuda-double/build.ts';
+import { cardEnvironment } from '../card.ts';
 import { devicesAndCard } from '../operators/devices.ts';
 
 type Row = Record<string, number | bigint | string | null>;
@@ -52,7 +52,7 @@ const run = (
     out,
   ];
   execFileSync('node', ['dist/pipeline/cli.js', 'run', `examples/zoo/${kind}`, ...options.map(String)], {
-    env: { ...process.env, ...(device === 'cuda' ? { WEIGHTSPAN_CUDA: cudaDouble! } : {}) },
+    env: { ...process.env, ...(device === 'cuda' ? cardEnvironment : {}) },
   });
   return out;
 };

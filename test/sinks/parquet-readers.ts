@@ -1,5 +1,4 @@
 // Two independent readers for what the sinks write: hyparquet and DuckDB.
-import { DuckDBInstance } from '@duckdb/node-api';
 import { parquetMetadataAsync, parquetReadObjects } from 'hyparquet';
 import { asyncBufferFromFile } from 'hyparquet/src/node.js';
 
@@ -15,6 +14,8 @@ export async function readMetadata(path: string) {
 
 /** Rows of a query over `path`, which stands as FILE in `sql`. */
 export async function queryDuckDb(path: string, sql = 'select * from FILE'): Promise<Row[]> {
+  // A bundle has none (bench/bundle.mjs).
+  const { DuckDBInstance } = await import('@duckdb/node-api');
   const instance = await DuckDBInstance.create(':memory:');
   const connection = await instance.connect();
   try {
