@@ -1,9 +1,10 @@
-// Reads rows that are still in their files, a tile at a time, into memory of its own that stays in the cache.
+// Reads rows that are still in their files, a tile at a time, into memory of its own that stays in the cache, or into the device's.
 import { readSync } from 'node:fs';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { Dtype } from '../sources/model.ts';
 import type { OpenRows } from '../sources/open-block.ts';
 import type { Tile } from '../sources/tile.ts';
+import type { RowMemory } from './devices/device.ts';
 
 /** A row that could not be read. */
 export interface UnreadRow {
@@ -18,9 +19,29 @@ export interface UnreadRow {
   readonly cause: string | null;
 }
 
+/** One buffer, taken again for every tile. */
+class SharedRows implements RowMemory {
+  #buffer: Uint8Array = new Uint8Array(0);
+
+  take(bytes: number): Uint8Array {
+    // Shared memory, although it is not shared: V8 would count any other, and collect the whole heap for it.
+    if (this.#buffer.byteLength < bytes) this.#buffer = new Uint8Array(new SharedArrayBuffer(bytes));
+    return this.#buffer.subarray(0, bytes);
+  }
+
+  close(): void {
+    this.#buffer = new Uint8Array(0);
+  }
+}
+
 export class RowReader {
   /** Each dtype has memory of its own: a tile may have rows of several. */
-  readonly #buffers = new Map<Dtype, Uint8Array>();
+  readonly #memories = new Map<Dtype, RowMemory>();
+  readonly #newMemory: () => RowMemory;
+
+  constructor(newMemory: () => RowMemory = () => new SharedRows()) {
+    this.#newMemory = newMemory;
+  }
 
   /**
    * A tile's rows of one dtype, one after the other as a staged tile has them, valid until the next tile. Rows of no
@@ -30,7 +51,7 @@ export class RowReader {
     const { dtype, models, positions, fds, at } = rows;
     const size = bytesPerElement(dtype);
     const length = tile.width * size;
-    const bytes = this.#bytes(dtype, models.length * length);
+    const bytes = this.#memoryOf(dtype).take(models.length * length);
     for (let i = 0; i < models.length; i++) {
       if (positions[i]! < 0) continue;
       const row = bytes.subarray(i * length, (i + 1) * length);
@@ -44,17 +65,17 @@ export class RowReader {
 
   /** Gives its memory back. */
   clear(): void {
-    this.#buffers.clear();
+    for (const memory of this.#memories.values()) memory.close();
+    this.#memories.clear();
   }
 
-  #bytes(dtype: Dtype, length: number): Uint8Array {
-    let known = this.#buffers.get(dtype);
-    if (known === undefined || known.byteLength < length) {
-      // Shared memory, although it is not shared: V8 would count any other, and collect the whole heap for it.
-      known = new Uint8Array(new SharedArrayBuffer(length));
-      this.#buffers.set(dtype, known);
+  #memoryOf(dtype: Dtype): RowMemory {
+    let known = this.#memories.get(dtype);
+    if (known === undefined) {
+      known = this.#newMemory();
+      this.#memories.set(dtype, known);
     }
-    return known.subarray(0, length);
+    return known;
   }
 }
 

@@ -104,7 +104,10 @@ class TileWorker {
     });
   }
 
-  async close(): Promise<void> {
+  /** @param device what it holds outlives the thread, and must be given back */
+  async close(device: boolean): Promise<void> {
+    // One that is at work, or lost its device, ends as it is.
+    if (device && this.#pending.size === 0) await this.send({ kind: 'clear', device }).catch(() => {});
     await this.#worker.terminate();
   }
 
@@ -144,7 +147,7 @@ export class TilePool implements Tiles {
 
   /** Resolves when every worker has its device: the first work then starts at once. */
   async ready(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.send({ kind: 'ready' })));
+    await this.#all({ kind: 'ready' });
   }
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
@@ -154,6 +157,8 @@ export class TilePool implements Tiles {
     slots.forEach(({ features }, slot) => {
       for (const { index } of tilesOf(features)) owned[turn++ % this.threads]![slot]!.push(index);
     });
+    // A card has one memory for all: what the last group took is given back before anyone takes more.
+    if (this.info.name === 'cuda') await this.#all({ kind: 'clear', device: false });
     this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
     await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
   }
@@ -201,8 +206,13 @@ export class TilePool implements Tiles {
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.close()));
+    const device = this.info.name === 'cuda';
+    await Promise.all(this.#workers.map((worker) => worker.close(device)));
     await this.#tensors?.close();
+  }
+
+  async #all(request: TileRequest): Promise<void> {
+    await Promise.all(this.#workers.map((worker) => worker.send(request)));
   }
 
   /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */

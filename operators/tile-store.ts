@@ -89,14 +89,17 @@ export class TileStore {
   /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
   #outgoing = new Float32Array(0);
   /** Through which rows come from models' files, and the base's. */
-  readonly #rows = new RowReader();
-  readonly #origin = new RowReader();
+  readonly #rows: RowReader;
+  readonly #origin: RowReader;
   readonly #spent: TimeSpent;
 
   /** @param spent where the time of each kind of work is counted */
   constructor(device: Device, spent: TimeSpent = newTimeSpent()) {
     this.#device = device;
     this.#spent = spent;
+    const memory = device.rowMemory && (() => device.rowMemory!());
+    this.#rows = new RowReader(memory);
+    this.#origin = new RowReader(memory);
   }
 
   /** Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up. */

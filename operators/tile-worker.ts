@@ -39,7 +39,9 @@ export type TileRequest =
   | { readonly kind: 'save'; readonly task: SaveTask }
   | { readonly kind: 'load'; readonly task: LoadTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }
-  | { readonly kind: 'ready' };
+  | { readonly kind: 'ready' }
+  /** Gives all tiles up; with `device`, what they are on too. */
+  | { readonly kind: 'clear'; readonly device: boolean };
 
 const port = parentPort!;
 const { device: spec, spent, connection } = workerData as TileWorkerData;
@@ -89,6 +91,9 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
       return tiles.load(request.task);
     case 'scatter':
       return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
+    case 'clear':
+      tiles.clear();
+      return request.device ? device.close() : null;
     case 'ready':
       return null;
   }
@@ -96,7 +101,7 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
 
 port.on('message', async ({ id, request }: { id: number; request: TileRequest }) => {
   try {
-    port.postMessage({ id, result: perform(await opened, request) });
+    port.postMessage({ id, result: await perform(await opened, request) });
   } catch (error) {
     const { message, stack } = error as Error;
     const spill = error instanceof SpillFailed ? { path: error.path, code: error.code } : undefined;

@@ -31,7 +31,11 @@ export interface MemoryNeeds {
   readonly threads: number;
   /** The device's panel width. */
   readonly panel: number;
+  /** Buffers that a thread reads a tile's rows into, one after the other. */
+  readonly rowBuffers: number;
   readonly memory: number;
+  /** Whether `memory` is what a card has free, and not what was asked for. */
+  readonly cardBinds: boolean;
   readonly basis: boolean;
   /** Sums of slots that are kept beside, at most. */
   readonly sums: number;
@@ -134,14 +138,14 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
 
 /** @param buffer bytes of a block's buffer, where there is one */
 const stagingOf = (
-  { threads }: Pick<MemoryNeeds, 'threads'>,
+  { threads, rowBuffers }: Pick<MemoryNeeds, 'threads' | 'rowBuffers'>,
   group: SlotGroup,
   reading: ReadingPlan,
   buffer: number,
 ): number => {
   if (group.inFiles !== true) return 2 * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
-  return Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
+  return rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
 };
 
 /** The window through which a slot's basis is written. */
@@ -275,13 +279,19 @@ export const groupSides = (slots: readonly PlannedSlot[], needs: SideNeeds, firs
   return groups;
 };
 
-const sidesTooLarge = (slot: PlannedSlot, needed: number, { memory, modes }: SideNeeds): ConfigInvalid => {
+/** What was found in place of so many MiB, and what gives more. */
+const moreThan = ({ memory, cardBinds }: Pick<MemoryNeeds, 'memory' | 'cardBinds'>, mebibytes: number): string =>
+  cardBinds
+    ? `found ${formatBytes(memory)} free on the card; give fewer --threads, --device blas`
+    : `found ${formatBytes(memory)}; give --memory ${mebibytes}MiB`;
+
+const sidesTooLarge = (slot: PlannedSlot, needed: number, needs: SideNeeds): ConfigInvalid => {
   const mebibytes = Math.ceil(needed / 2 ** 20);
-  const sides = modes.map((mode) => `${mode} (side ${sideOf(mode, slot)})`).join(' and ');
+  const sides = needs.modes.map((mode) => `${mode} (side ${sideOf(mode, slot)})`).join(' and ');
   return new ConfigInvalid({
     issues: [
       `memory: slot ${displayName(slot.name)} (${slot.rows} x ${slot.cols}) needs ${formatBytes(needed)} ` +
-        `(${mebibytes} MiB) in mode ${sides}, found ${formatBytes(memory)}; give --memory ${mebibytes}MiB, ` +
+        `(${mebibytes} MiB) in mode ${sides}, ${moreThan(needs, mebibytes)}, ` +
         'another --mode, or leave the slot out with --exclude',
     ],
   });
@@ -354,13 +364,13 @@ const mayStayInFiles = (slots: readonly PlannedSlot[], { models, base, block, en
   slots.every(({ isDelta }) => isDelta !== true) &&
   canStayInFiles({ models, base, block: engine === 'exact' ? models.length : block });
 
-const tooLarge = (slot: PlannedSlot, needed: number, { memory, engine }: MemoryNeeds): ConfigInvalid => {
+const tooLarge = (slot: PlannedSlot, needed: number, needs: MemoryNeeds): ConfigInvalid => {
   const mebibytes = Math.ceil(needed / 2 ** 20);
-  const smaller = engine === 'exact' ? '--engine incremental' : 'a smaller --rank or --block';
+  const smaller = needs.engine === 'exact' ? '--engine incremental' : 'a smaller --rank or --block';
   return new ConfigInvalid({
     issues: [
       `memory: slot ${displayName(slot.name)} (${slot.rows} x ${slot.cols}) needs ${formatBytes(needed)} ` +
-        `(${mebibytes} MiB), found ${formatBytes(memory)}; give --memory ${mebibytes}MiB, ${smaller}, or leave the slot out with --exclude`,
+        `(${mebibytes} MiB), ${moreThan(needs, mebibytes)}, ${smaller}, or leave the slot out with --exclude`,
     ],
   });
 };

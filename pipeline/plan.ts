@@ -139,6 +139,10 @@ type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUna
 
 /** Of a card's free memory, what slots are put together for: the rest is for products on their way, and for other processes. */
 const CARD_SHARE = 0.8;
+/** What a thread takes of a card beside: cuBLAS's workspace, and products on their way. */
+const CARD_THREAD_BYTES = 40 * 2 ** 20;
+/** Of a thread: one is filled while the other goes up. */
+const CARD_ROW_BUFFERS = 2;
 
 /** A run that was begun on a device that is not here. */
 const withoutIt = ({ device, detail }: DeviceUnavailable): DeviceUnavailable =>
@@ -249,7 +253,10 @@ const planWith = (
 
     const { block, rank, center, threads } = config;
     // What is on a card is not in memory, but must find room there.
-    const memory = Math.min(config.memory, device.card === undefined ? config.memory : CARD_SHARE * device.card.free);
+    const memory =
+      device.card === undefined
+        ? config.memory
+        : Math.min(config.memory, CARD_SHARE * Math.max(0, device.card.free - threads * CARD_THREAD_BYTES));
     const common = {
       models,
       base: baseModel,
@@ -258,7 +265,9 @@ const planWith = (
       center,
       threads,
       panel: device.info.panel,
+      rowBuffers: device.card === undefined ? 1 : CARD_ROW_BUFFERS,
       memory,
+      cardBinds: memory < config.memory,
       sums: 1 + config.groupBy.length,
       sides: sideModesOf(config),
       largestSide: largestSideOf(config),

@@ -1,6 +1,7 @@
 // One thread's hold on a card: the process's context, a stream for products and one for uploads, a cuBLAS handle with a workspace
 // of its own (with several streams its sums have no fixed order otherwise), and the kernels, compiled for the card.
-// Memory comes from cudaMalloc and is kept by size when it is given back: a run of many groups asks once.
+// Memory comes from the process's pool on the card, which keeps what is given back for whichever thread asks next: a run of many
+// groups asks the driver once.
 import koffi from 'koffi';
 import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
 import { CUDA_KERNELS, CUDA_THREADS, kernelNames } from './cuda-kernels.ts';
@@ -34,6 +35,9 @@ const NON_BLOCKING = 1;
 const NO_TIMING = 2;
 const CAPABILITY_MAJOR = 75;
 const CAPABILITY_MINOR = 76;
+const POOLS_SUPPORTED = 115;
+/** cudaMemPoolAttrReleaseThreshold: what a pool keeps when a stream is waited for. */
+const RELEASE_THRESHOLD = 4;
 /** cublasMath_t: products of float32 in float32, and in TF32 (10 bits of mantissa). */
 const MATH_MODE: Readonly<Record<CudaPrecision, number>> = { float32: 0, tf32: 3 };
 
@@ -56,9 +60,8 @@ export class CudaCard {
   readonly #module: CudaPointer;
   readonly #kernels = new Map<(typeof kernelNames)[number], CudaPointer>();
   readonly #workspace: CudaPointer;
-  /** Memory that waits to be used again, by its size. */
-  readonly #kept = new Map<number, CudaPointer[]>();
-  readonly #sizes = new Map<CudaPointer, number>();
+  /** 0 where the driver has none, as on some virtual cards: then all memory comes from cudaMalloc. */
+  readonly #pool: CudaPointer;
 
   /** @throws DeviceUnavailable */
   constructor(paths: CudaPaths, precision: CudaPrecision) {
@@ -83,6 +86,9 @@ export class CudaCard {
         return value[0]!;
       };
       const capability = attribute(CAPABILITY_MAJOR) * 10 + attribute(CAPABILITY_MINOR);
+      this.#pool = attribute(POOLS_SUPPORTED) === 0 ? 0n : this.#made(runtime.cudaDeviceGetDefaultMemPool, 0);
+      if (this.#pool !== 0n)
+        runtime.cudaMemPoolSetAttribute(this.#pool, RELEASE_THRESHOLD, BigUint64Array.of(2n ** 64n - 1n));
       const name = new Uint8Array(256);
       driver.cuDeviceGetName(name, name.length, 0);
       const version = new Int32Array(1);
@@ -115,43 +121,33 @@ export class CudaCard {
     }
   }
 
-  /** Uninitialised memory. */
+  /** Uninitialised memory, for this thread's streams. */
   allocate(bytes: number): CudaPointer {
-    const kept = this.#kept.get(bytes)?.pop();
-    if (kept !== undefined) return kept;
-    const take = (): CudaPointer => this.#made((cell) => this.library.runtime.cudaMalloc(cell, bytes));
-    let pointer: CudaPointer;
+    const { runtime } = this.library;
+    const take = (): CudaPointer =>
+      this.#pool === 0n
+        ? this.#made(runtime.cudaMalloc, bytes)
+        : this.#made(runtime.cudaMallocAsync, bytes, this.stream);
     try {
-      pointer = take();
+      return take();
     } catch (error) {
       if (!(error instanceof CudaFailure)) throw error;
       if (error.reason !== 'out-of-memory') throw deviceFailed(error);
-      // Once more without what is kept for later.
-      this.trim();
-      try {
-        pointer = take();
-      } catch (again) {
-        throw again instanceof CudaFailure ? this.#full(again, bytes) : again;
-      }
     }
-    this.#sizes.set(pointer, bytes);
-    return pointer;
+    // Once more without what is kept for later.
+    this.wait();
+    this.#trim();
+    try {
+      return take();
+    } catch (error) {
+      throw error instanceof CudaFailure ? this.#full(error, bytes) : error;
+    }
   }
 
+  /** Takes memory back once what was put on the stream of products is done. */
   free(pointer: CudaPointer): void {
-    const bytes = this.#sizes.get(pointer)!;
-    const kept = this.#kept.get(bytes) ?? [];
-    kept.push(pointer);
-    this.#kept.set(bytes, kept);
-  }
-
-  /** Gives memory that nobody uses back to the card. */
-  trim(): void {
-    for (const pointer of [...this.#kept.values()].flat()) {
-      this.#sizes.delete(pointer);
-      this.perform(() => this.library.runtime.cudaFree(pointer));
-    }
-    this.#kept.clear();
+    const { runtime } = this.library;
+    this.perform(() => (this.#pool === 0n ? runtime.cudaFree(pointer) : runtime.cudaFreeAsync(pointer, this.stream)));
   }
 
   /** Free and total bytes of the card. */
@@ -205,19 +201,18 @@ export class CudaCard {
     const ends = [
       () => runtime.cudaStreamSynchronize(this.uploads),
       () => runtime.cudaStreamSynchronize(this.stream),
-      ...[...this.#kept.values()].flat().map((pointer) => () => runtime.cudaFree(pointer)),
+      () => this.#trim(),
       () => blas.cublasDestroy_v2(this.blas),
       () => runtime.cudaFree(this.#workspace),
       () => driver.cuModuleUnload(this.#module),
       () => runtime.cudaStreamDestroy(this.uploads),
       () => runtime.cudaStreamDestroy(this.stream),
     ];
-    this.#kept.clear();
     for (const end of ends) {
       try {
         end();
       } catch (error) {
-        if (!(error instanceof CudaFailure)) throw error;
+        if (!(error instanceof CudaFailure || error instanceof DeviceFailed)) throw error;
       }
     }
   }
@@ -226,6 +221,11 @@ export class CudaCard {
     const cell = pointerCell();
     make(cell, ...more);
     return cell[0]!;
+  }
+
+  /** Gives memory of the process that nobody uses back to the card. */
+  #trim(): void {
+    if (this.#pool !== 0n) this.perform(() => this.library.runtime.cudaMemPoolTrimTo(this.#pool, 0));
   }
 
   #full(error: CudaFailure, bytes: number): DeviceFailed {

@@ -20,12 +20,16 @@ import {
   type DeviceInfo,
   type DeviceMatrix,
   type PlacedRows,
+  type RowMemory,
   type Samples,
   spreadRows,
 } from './device.ts';
 
 /** Features, or samples, that one float32 accumulator takes. */
-export const CUDA_CHUNK = 2048;
+export const CUDA_CHUNK = 512;
+
+/** Bytes of products that are added up at a time: a Gram of thousands of models makes a gigabyte of them a tile. */
+const MOST_PRODUCTS = 64 * 2 ** 20;
 
 export interface CudaMatrix extends DeviceMatrix {
   readonly at: CudaPointer;
@@ -116,6 +120,10 @@ export class CudaDevice implements Device<CudaMatrix> {
     spreadRows(this.read(matrix, at, rows), matrix.width, out, stride);
   }
 
+  rowMemory(): RowMemory {
+    return this.#uploads.lend();
+  }
+
   widen(
     batches: readonly PlacedRows[],
     from: number,
@@ -126,11 +134,14 @@ export class CudaDevice implements Device<CudaMatrix> {
     for (const { batch, rows, at } of batches) {
       // Rows that follow each other go up together.
       for (let first = 0, next = 0; first < rows.length; first = next) {
-        for (next = first + 1; next < rows.length && at[next] === at[next - 1]! + 1; ) next++;
+        const follows = (i: number): boolean => at[i] === at[i - 1]! + 1 && rows[i] === rows[i - 1]! + 1;
+        for (next = first + 1; next < rows.length && follows(next); ) next++;
         const place = { to: floats(matrix, at[first]! * stride), stride, width, shift: added };
         const count = next - first;
         if (batch.kind === 'stored') {
           const size = bytesPerElement(batch.dtype);
+          const stands = { first: (rows[first]! * batch.width + from) * size, pitch: batch.width * size, count };
+          if (this.#uploads.lentRows(batch.dtype, batch.bytes, stands, place)) continue;
           const rowOf = (i: number): Uint8Array =>
             storedRow(batch, rows[first + i]!).subarray(from * size, (from + width) * size);
           this.#uploads.rows(batch.dtype, count, rowOf, place);
@@ -160,24 +171,26 @@ export class CudaDevice implements Device<CudaMatrix> {
     if (cells === 0) return;
     const chunks = Math.floor(width / CUDA_CHUNK);
     const rest = width - chunks * CUDA_CHUNK;
-    const all = chunks + (rest > 0 ? 1 : 0);
-    const products = this.#room('products', all * cells * 4);
+    const atOnce = Math.max(1, Math.min(chunks, Math.floor(MOST_PRODUCTS / (cells * 4))));
+    const products = this.#room('products', atOnce * cells * 4);
     const [a, b] = [floats(at, aStart * stride), floats(at, bStart * stride)];
     const { blas } = this.card.library;
     this.card.perform(() => {
       // Column-major: the n x m matrix B Aᵀ is the m x n matrix A Bᵀ in rows.
-      if (chunks > 0)
+      for (let first = 0; first < chunks; first += atOnce) {
+        const some = Math.min(atOnce, chunks - first);
+        const [x, y] = [floats(a, first * CUDA_CHUNK), floats(b, first * CUDA_CHUNK)];
         blas.cublasSgemmStridedBatched(
-          ...[this.card.blas, YES, NO, n, m, CUDA_CHUNK, ONE, b, stride, CUDA_CHUNK, a, stride, CUDA_CHUNK, ZERO],
-          ...[products, n, cells, chunks],
+          ...[this.card.blas, YES, NO, n, m, CUDA_CHUNK, ONE, y, stride, CUDA_CHUNK, x, stride, CUDA_CHUNK, ZERO],
+          ...[products, n, cells, some],
         );
-      const last = chunks * CUDA_CHUNK;
-      if (rest > 0)
-        blas.cublasSgemm_v2(
-          ...[this.card.blas, YES, NO, n, m, rest, ONE, floats(b, last), stride, floats(a, last), stride, ZERO],
-          ...[floats(products, chunks * cells), n],
-        );
-      this.#addChunks(products, all, cells, out);
+        this.#addChunks(products, some, cells, out);
+      }
+      if (rest > 0) {
+        const [x, y] = [floats(a, chunks * CUDA_CHUNK), floats(b, chunks * CUDA_CHUNK)];
+        blas.cublasSgemm_v2(...[this.card.blas, YES, NO, n, m, rest, ONE, y, stride, x, stride, ZERO, products, n]);
+        this.#addChunks(products, 1, cells, out);
+      }
     });
   }
 

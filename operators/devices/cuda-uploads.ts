@@ -1,12 +1,14 @@
 // The way of weights to the card: rows as they are stored are put into pinned memory, go up on a stream of their own, and are made
 // float32 where they belong by a kernel on the stream of products. Two such pieces are under way at a time, so that the next
-// rows are read and sent while the card multiplies. Cost on the processor: one copy of the stored bytes.
+// rows are read and sent while the card multiplies. Rows that are read from files are read into pinned memory to begin with; others
+// cost the processor one copy of their bytes.
 import koffi from 'koffi';
 import { bytesPerElement, widenedPatterns } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
 import type { CudaCard } from './cuda-card.ts';
 import { storedAs } from './cuda-kernels.ts';
 import { COPY, type CudaPointer, pointerCell } from './cuda-library.ts';
+import type { RowMemory } from './device.ts';
 
 /** Where rows go, and what is added to each. */
 interface RowPlace {
@@ -28,30 +30,88 @@ interface Piece {
   readonly taken: CudaPointer;
 }
 
+/** Memory that was lent, to be filled by others. */
+interface LentPiece extends Piece {
+  isUp: boolean;
+}
+
+/** Where rows stand in memory that was lent: bytes of the first one's beginning, from one to the next, and how many. */
+interface LentRows {
+  readonly first: number;
+  readonly pitch: number;
+  readonly count: number;
+}
+
 const PIECES = 2;
-/** Bytes of a piece: 64 rows of a tile of float32. */
+/** Bytes of a piece that rows are copied into: 64 rows of a tile of float32. */
 const PIECE_BYTES = 4 * 2 ** 20;
 
 export class CudaUploads {
   readonly #card: CudaCard;
   /** The one that has been under way longest first. */
   readonly #pieces: Piece[] = [];
+  readonly #lent = new Map<ArrayBufferLike, LentPiece>();
   readonly #tables = new Map<Dtype, CudaPointer>();
 
   constructor(card: CudaCard) {
     this.#card = card;
   }
 
+  /** Pinned memory, two pieces in turn: one is filled while the card takes the other. */
+  lend(): RowMemory {
+    const own: LentPiece[] = [];
+    return {
+      take: (bytes) => {
+        let piece: LentPiece | undefined;
+        if (own.length === PIECES) {
+          piece = own.shift()!;
+          this.#card.perform(() => this.#card.library.runtime.cudaEventSynchronize(piece!.taken));
+          if (piece.bytes.byteLength < bytes) {
+            this.#discard(piece);
+            piece = undefined;
+          }
+        }
+        if (piece === undefined) {
+          piece = { ...this.#newPiece(bytes), isUp: false };
+          this.#lent.set(piece.bytes.buffer, piece);
+        }
+        piece.isUp = false;
+        own.push(piece);
+        return piece.bytes.subarray(0, bytes);
+      },
+      close: () => {
+        for (const piece of own.splice(0)) if (this.#lent.has(piece.bytes.buffer)) this.#discard(piece);
+      },
+    };
+  }
+
+  /**
+   * Widens rows that stand in memory that was lent, which goes up whole when the first of them are asked for.
+   * @returns false where they stand elsewhere
+   */
+  lentRows(dtype: Dtype, bytes: Uint8Array, { first, pitch, count }: LentRows, place: RowPlace): boolean {
+    const piece = this.#lent.get(bytes.buffer);
+    if (piece === undefined) return false;
+    const { runtime } = this.#card.library;
+    this.#card.perform(() => {
+      if (!piece.isUp) {
+        runtime.cudaMemcpyAsync(piece.onCard, piece.pinned, bytes.byteLength, COPY.up, this.#card.uploads);
+        runtime.cudaEventRecord(piece.up, this.#card.uploads);
+        piece.isUp = true;
+      }
+      this.#widen(piece, dtype, { first, pitch, count }, place);
+    });
+    return true;
+  }
+
   /**
    * Widens rows into neighbouring rows of a matrix.
    * @param rowOf stored bytes of row i, `width` elements
    */
-  rows(dtype: Dtype, count: number, rowOf: (i: number) => Uint8Array, { to, stride, width, shift }: RowPlace): void {
-    const size = bytesPerElement(dtype);
+  rows(dtype: Dtype, count: number, rowOf: (i: number) => Uint8Array, place: RowPlace): void {
     // Elements stand at multiples of their size, and rows at multiples of 16 bytes.
-    const pitch = Math.ceil((width * size) / 16) * 16;
+    const pitch = Math.ceil((place.width * bytesPerElement(dtype)) / 16) * 16;
     const most = Math.max(1, Math.floor(PIECE_BYTES / pitch));
-    const table = this.#tableOf(dtype);
     for (let first = 0; first < count; first += most) {
       const some = Math.min(most, count - first);
       const piece = this.#take(some * pitch);
@@ -60,27 +120,27 @@ export class CudaUploads {
       this.#card.perform(() => {
         runtime.cudaMemcpyAsync(piece.onCard, piece.pinned, some * pitch, COPY.up, this.#card.uploads);
         runtime.cudaEventRecord(piece.up, this.#card.uploads);
-        runtime.cudaStreamWaitEvent(this.#card.stream, piece.up, 0);
-        const place = [to + BigInt(first * stride * 4), stride, shift, some, width];
-        this.#card.launch('widen', some * width, [piece.onCard, pitch, storedAs[dtype], table, ...place]);
-        runtime.cudaEventRecord(piece.taken, this.#card.stream);
+        const to = place.to + BigInt(first * place.stride * 4);
+        this.#widen(piece, dtype, { first: 0, pitch, count: some }, { ...place, to });
       });
     }
   }
 
   close(): void {
-    const { runtime } = this.#card.library;
-    for (const { pinned, onCard, up, taken } of this.#pieces.splice(0)) {
-      this.#card.perform(() => {
-        runtime.cudaEventSynchronize(taken);
-        runtime.cudaFreeHost(pinned);
-        runtime.cudaEventDestroy(up);
-        runtime.cudaEventDestroy(taken);
-      });
-      this.#card.free(onCard);
-    }
+    for (const piece of [...this.#pieces.splice(0), ...this.#lent.values()]) this.#discard(piece);
     for (const table of this.#tables.values()) this.#card.free(table);
     this.#tables.clear();
+  }
+
+  /** Has the stream of products widen rows of a piece once they are up. */
+  #widen({ up, taken, onCard }: Piece, dtype: Dtype, { first, pitch, count }: LentRows, place: RowPlace): void {
+    const { runtime } = this.#card.library;
+    const { to, stride, shift, width } = place;
+    const table = this.#tableOf(dtype);
+    runtime.cudaStreamWaitEvent(this.#card.stream, up, 0);
+    const from = [onCard + BigInt(first), pitch, storedAs[dtype], table];
+    this.#card.launch('widen', count * width, [...from, to, stride, shift, count, width]);
+    runtime.cudaEventRecord(taken, this.#card.stream);
   }
 
   /** The piece whose turn it is, once the card has taken what was in it. */
@@ -88,23 +148,36 @@ export class CudaUploads {
     if (bytes > PIECE_BYTES) throw new RangeError(`a row of ${bytes} bytes, expected at most ${PIECE_BYTES}`);
     const isFull = this.#pieces.length === PIECES;
     if (isFull) this.#card.perform(() => this.#card.library.runtime.cudaEventSynchronize(this.#pieces[0]!.taken));
-    const piece = isFull ? this.#pieces.shift()! : this.#newPiece();
+    const piece = isFull ? this.#pieces.shift()! : this.#newPiece(PIECE_BYTES);
     this.#pieces.push(piece);
     return piece;
   }
 
-  #newPiece(): Piece {
+  #newPiece(bytes: number): Piece {
     const cell = pointerCell();
-    this.#card.perform(() => this.#card.library.runtime.cudaHostAlloc(cell, PIECE_BYTES, 0));
-    // Memory that was used before may still be read by what is on the other stream.
+    this.#card.perform(() => this.#card.library.runtime.cudaHostAlloc(cell, bytes, 0));
+    const onCard = this.#card.allocate(bytes);
+    // It is the stream of products' until that has come here.
     this.#card.wait();
     return {
       pinned: cell[0]!,
-      bytes: new Uint8Array(koffi.view(cell[0]!, PIECE_BYTES)),
-      onCard: this.#card.allocate(PIECE_BYTES),
+      bytes: new Uint8Array(koffi.view(cell[0]!, bytes)),
+      onCard,
       up: this.#card.event(),
       taken: this.#card.event(),
     };
+  }
+
+  #discard({ pinned, bytes, onCard, up, taken }: Piece): void {
+    const { runtime } = this.#card.library;
+    this.#lent.delete(bytes.buffer);
+    this.#card.perform(() => {
+      runtime.cudaEventSynchronize(taken);
+      runtime.cudaFreeHost(pinned);
+      runtime.cudaEventDestroy(up);
+      runtime.cudaEventDestroy(taken);
+    });
+    this.#card.free(onCard);
   }
 
   /** The float32 bits of each pattern, on the card; 0 where none is needed. */

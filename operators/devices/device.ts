@@ -29,6 +29,13 @@ export interface DeviceMatrix {
   readonly width: number;
 }
 
+/** Memory of this process that rows are read into, tile after tile. */
+export interface RowMemory {
+  /** So many bytes, uninitialised. What was given before is still the caller's until it asks twice more. */
+  take(bytes: number): Uint8Array;
+  close(): void;
+}
+
 /** Which rows of a batch are taken, and the matrix rows they go to. */
 export interface PlacedRows {
   readonly batch: WeightRows;
@@ -64,6 +71,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   free(matrix: M): void;
   /** The same memory as a matrix of another width (at most the allocated one): buffers are rotated between tiles. */
   reshape(matrix: M, width: number): M;
+  /** Memory from which stored rows reach the device without being copied first; any will do where a device has none. */
+  rowMemory?(): RowMemory;
   /** Sets rows [at, at + data.length / width) from row-major float32. */
   write(matrix: M, at: number, data: Float32Array): void;
   /** Copies rows [at, at + rows) out, row-major. May return a view, or memory that the next call takes again. */

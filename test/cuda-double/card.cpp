@@ -17,7 +17,7 @@ std::recursive_mutex guard;
 static const size_t RED = 256;
 static const unsigned char RED_BYTE = 0xa5, FRESH_BYTE = 0xff; // 0xffffffff is a NaN
 
-enum { INVALID_VALUE = 1, MEMORY_ALLOCATION = 2, NO_DEVICE = 100, INSUFFICIENT_DRIVER = 35, DEVICES_UNAVAILABLE = 46, ILLEGAL_ADDRESS = 700 };
+enum { INVALID_VALUE = 1, MEMORY_ALLOCATION = 2, NO_DEVICE = 100, INSUFFICIENT_DRIVER = 35, DEVICES_UNAVAILABLE = 46, ILLEGAL_ADDRESS = 700, NOT_SUPPORTED = 801 };
 
 long long setting(const char *name, long long otherwise) {
   const char *all = getenv("WEIGHTSPAN_DOUBLE");
@@ -56,16 +56,20 @@ int enter(const char *function, int sticky) {
 struct Block {
   size_t bytes;
   bool pinned;
+  bool pooled = false; // from the process's pool
+  bool ready = true;   // its stream has come to where it was asked for
+  bool given = false;  // given back, although its stream may not have come to that
 };
 static std::map<char *, Block> blocks; // by the first byte that is the caller's
 static size_t held = 0;
+static size_t kept = 0; // by the pool, for later
 
 static char *allocate(size_t bytes, bool pinned) {
   char *raw = (char *)aligned_alloc(256, (bytes + 2 * RED + 255) / 256 * 256);
   memset(raw, RED_BYTE, RED);
   memset(raw + RED, FRESH_BYTE, bytes);
   memset(raw + RED + bytes, RED_BYTE, RED);
-  blocks[raw + RED] = {bytes, pinned};
+  blocks[raw + RED] = Block{bytes, pinned};
   if (!pinned) held += bytes;
   return raw + RED;
 }
@@ -89,7 +93,8 @@ static std::map<char *, Block>::iterator blockOf(const void *p) {
 
 const char *endOfAllocation(const void *p) {
   auto found = blockOf(p);
-  return found == blocks.end() || found->second.pinned ? nullptr : found->first + found->second.bytes;
+  if (found == blocks.end() || found->second.pinned || found->second.given) return nullptr;
+  return found->first + found->second.bytes;
 }
 
 void onCard(const void *p, size_t bytes, const char *function, const char *what) {
@@ -138,6 +143,12 @@ Stream *streamOf(void *handle, const char *function) {
   return (Stream *)handle;
 }
 
+/** Misuse unless memory on the card is there by the time at which another stream than its own uses it. */
+static void thereNow(const void *p, const char *function) {
+  auto found = blockOf(p);
+  if (found == blocks.end() || !found->second.ready) misuse(function, "memory that its own stream has not come to, or has given back");
+}
+
 /** A copy: what is on pageable memory is taken at once, as a card's driver stages it; pinned memory is looked at when it is done. */
 static int copy2d(const char *function, char *to, size_t toPitch, const char *from, size_t fromPitch, size_t width, size_t rows, int kind, Stream *stream) {
   if (width > toPitch || width > fromPitch) return INVALID_VALUE;
@@ -148,10 +159,17 @@ static int copy2d(const char *function, char *to, size_t toPitch, const char *fr
   if (kind == 1 && !isPinned(from)) {
     std::string staged(width * rows, 0);
     for (size_t i = 0; i < rows; i++) memcpy(&staged[i * width], from + i * fromPitch, width);
-    enqueue(stream, [=] { for (size_t i = 0; i < rows; i++) memcpy(to + i * toPitch, &staged[i * width], width); });
+    enqueue(stream, [=] {
+      thereNow(to, function);
+      for (size_t i = 0; i < rows; i++) memcpy(to + i * toPitch, &staged[i * width], width);
+    });
     return 0;
   }
-  enqueue(stream, [=] { for (size_t i = 0; i < rows; i++) memcpy(to + i * toPitch, from + i * fromPitch, width); });
+  enqueue(stream, [=] {
+    if (kind == 1 || kind == 3) thereNow(to, function);
+    if (kind == 2 || kind == 3) thereNow(from, function);
+    for (size_t i = 0; i < rows; i++) memcpy(to + i * toPitch, from + i * fromPitch, width);
+  });
   // Down to pageable memory it returns when it is done.
   if (kind == 2 && !isPinned(to)) runUntil(stream, stream->asked);
   return 0;
@@ -179,18 +197,19 @@ API cudaDeviceGetAttribute(int *value, int attribute, int) {
   ENTER(cudaDeviceGetAttribute);
   if (attribute == 75) *value = (int)setting("major", 9);
   else if (attribute == 76) *value = (int)setting("minor", 0);
+  else if (attribute == 115) *value = (int)setting("pools", 1);
   else return INVALID_VALUE;
   return 0;
 }
 API cudaMemGetInfo(size_t *free, size_t *total) {
   ENTER(cudaMemGetInfo);
   *total = (size_t)setting("memory", 8LL << 30);
-  *free = held < *total ? *total - held : 0;
+  *free = held + kept < *total ? *total - held - kept : 0;
   return 0;
 }
 API cudaMalloc(void **p, size_t bytes) {
   ENTER(cudaMalloc);
-  if (held + bytes > (size_t)setting("memory", 8LL << 30)) return MEMORY_ALLOCATION;
+  if (held + kept + bytes > (size_t)setting("memory", 8LL << 30)) return MEMORY_ALLOCATION;
   *p = bytes ? allocate(bytes, false) : nullptr;
   return 0;
 }
@@ -199,12 +218,60 @@ static int release(void *p, bool pinned, const char *function) {
   // A card waits for all that is under way.
   runAll();
   auto found = blocks.find((char *)p);
-  if (found == blocks.end() || found->second.pinned != pinned) misuse(function, "memory that was not allocated, or is freed already");
+  if (found == blocks.end() || found->second.pinned != pinned || found->second.pooled) misuse(function, "memory that was not allocated, or is freed already");
   checkRed(found->first, found->second, function);
   if (!pinned) held -= found->second.bytes;
   memset(found->first, FRESH_BYTE, found->second.bytes);
   free(found->first - RED);
   blocks.erase(found);
+  return 0;
+}
+static int pool;
+API cudaDeviceGetDefaultMemPool(void **out, int) {
+  ENTER(cudaDeviceGetDefaultMemPool);
+  if (!setting("pools", 1)) return NOT_SUPPORTED;
+  *out = &pool;
+  return 0;
+}
+API cudaMemPoolSetAttribute(void *p, int attribute, void *) {
+  ENTER(cudaMemPoolSetAttribute);
+  return p == &pool && attribute == 4 ? 0 : INVALID_VALUE;
+}
+API cudaMemPoolTrimTo(void *p, size_t bytes) {
+  ENTER(cudaMemPoolTrimTo);
+  if (p != &pool) return INVALID_VALUE;
+  if (kept > bytes) kept = bytes;
+  return 0;
+}
+API cudaMallocAsync(void **p, size_t bytes, void *stream) {
+  ENTER(cudaMallocAsync);
+  if (!setting("pools", 1)) return NOT_SUPPORTED;
+  Stream *own = streamOf(stream, "cudaMallocAsync");
+  size_t again = bytes < kept ? bytes : kept;
+  if (held + kept + bytes - again > (size_t)setting("memory", 8LL << 30)) return MEMORY_ALLOCATION;
+  kept -= again;
+  char *at = allocate(bytes, false);
+  blocks[at].pooled = true;
+  blocks[at].ready = false;
+  enqueue(own, [=] { blocks[at].ready = true; });
+  *p = at;
+  return 0;
+}
+API cudaFreeAsync(void *p, void *stream) {
+  ENTER(cudaFreeAsync);
+  Stream *own = streamOf(stream, "cudaFreeAsync");
+  auto found = blocks.find((char *)p);
+  if (found == blocks.end() || !found->second.pooled || found->second.given) misuse("cudaFreeAsync", "memory that was not allocated, or is freed already");
+  found->second.given = true;
+  enqueue(own, [=] {
+    Block &block = blocks[(char *)p];
+    checkRed((char *)p, block, "cudaFreeAsync");
+    held -= block.bytes;
+    kept += block.bytes;
+    memset(p, FRESH_BYTE, block.bytes);
+    free((char *)p - RED);
+    blocks.erase((char *)p);
+  });
   return 0;
 }
 API cudaFree(void *p) { ENTER(cudaFree); return release(p, false, "cudaFree"); }

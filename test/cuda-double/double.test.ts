@@ -15,6 +15,9 @@ const attempt = (lines: string) => {
     const f = (signature) => library.func(signature);
     const made = (call) => { const cell = new BigUint64Array(1); if (call(cell) !== 0) throw new Error('failed'); return cell[0]; };
     const malloc = (bytes) => made((cell) => f('int cudaMalloc(void *p, size_t n)')(cell, bytes));
+    const mallocOn = (s, bytes) => made((cell) => f('int cudaMallocAsync(void *p, size_t n, uint64_t s)')(cell, bytes, s));
+    const freeOn = f('int cudaFreeAsync(uint64_t p, uint64_t s)');
+    const sync = f('int cudaStreamSynchronize(uint64_t s)');
     const pinned = (bytes) => made((cell) => f('int cudaHostAlloc(void *p, size_t n, unsigned int flags)')(cell, bytes, 0));
     const stream = () => made((cell) => f('int cudaStreamCreateWithFlags(void *s, unsigned int flags)')(cell, 1));
     const copy = f('int cudaMemcpyAsync(uint64_t to, uint64_t from, size_t n, int kind, uint64_t s)');
@@ -41,6 +44,16 @@ describe.skipIf(cudaDouble === null)('the double of a card', () => {
       'a copy from memory that was freed',
       'const p = malloc(100); free(p); copy(malloc(100), p, 10, 3, stream());',
       /source: 10 bytes do not lie/,
+    ],
+    [
+      'a copy on another stream into memory that its own has not come to',
+      'const s = stream(), u = stream(); copy(mallocOn(s, 100), pinned(100), 100, 1, u); sync(u);',
+      /memory that its own stream has not come to/,
+    ],
+    [
+      'a copy into memory that was given back to the pool',
+      'const s = stream(), p = mallocOn(s, 100); freeOn(p, s); copy(p, pinned(100), 100, 1, s);',
+      /target: 100 bytes do not lie/,
     ],
     ['the default stream', 'copy(malloc(100), pinned(100), 100, 1, 0n);', /not one \(the default stream is not used\)/],
     [

@@ -37,6 +37,8 @@ const choose = (
     center: true,
     threads: 2,
     panel: 2048,
+    rowBuffers: 1,
+    cardBinds: false,
     memory,
     sums: 1,
     sides: [],

@@ -306,6 +306,8 @@ describe('groupSlots', () => {
     center: true,
     threads: 2,
     panel: 2048,
+    rowBuffers: 1,
+    cardBinds: false,
     memory,
     basis: true,
     sums: 1,

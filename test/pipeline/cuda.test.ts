@@ -29,6 +29,9 @@ const run = (out: string, device: string, env: Record<string, string>, ...more: 
 const eigenvalues = async (out: string): Promise<readonly number[]> =>
   (await readWithHyparquet(join(at(out), 'spectrum.parquet'))).map((row) => Number(row.eigenvalue));
 
+/** Bytes of a card on which two threads have room for 2 MB of weights beside what is theirs: several groups. */
+const SMALL = 114 * 2 ** 20;
+
 const settings = (out: string) => JSON.parse(readFileSync(join(at(out), 'run.json'), 'utf8'));
 
 const processor = devices[0]!.name;
@@ -99,12 +102,44 @@ describe.skipIf(cudaDouble === null)('a double of a card', { timeout: 120_000 },
   it('makes groups by what the card has free', async () => {
     const groups = async (memory: number): Promise<number> => {
       const plan = ['plan', 'examples/zoo/full', '--no-probe', '--json', '--device', 'cuda', ...fold.slice(0, -2)];
+      plan.push('--threads', '2');
       const { stdout } = await runCli(plan, onDouble({ WEIGHTSPAN_DOUBLE: `memory=${memory}` }));
       return JSON.parse(stdout).groups.length;
     };
     expect(await groups(2 ** 33)).toBe(1);
-    // 8 MiB of pinned pieces and 32 of workspace are the device's own.
-    expect(await groups(36 * 2 ** 20)).toBeGreaterThan(1);
+    expect(await groups(SMALL)).toBeGreaterThan(1);
+    const none = await run(
+      'none',
+      'cuda',
+      onDouble({ WEIGHTSPAN_DOUBLE: `memory=${SMALL - 2 ** 20}` }),
+      '--threads',
+      '2',
+    );
+    expect(none.code).toBe(64);
+    expect(none.stderr).toMatch(
+      /needs .*MiB\), found .* free on the card; give fewer --threads, --device blas, a smaller/,
+    );
+  });
+
+  it('that has little free takes one group after the other, whichever thread is first', async () => {
+    for (const turn of [0, 1, 2]) {
+      const out = `little-free-${turn}`;
+      const { code, stderr } = await run(
+        out,
+        'cuda',
+        onDouble({ WEIGHTSPAN_DOUBLE: `memory=${SMALL}` }),
+        '--threads',
+        '2',
+      );
+      expect(code, stderr).toBe(0);
+      await expectTruth(out);
+    }
+  });
+
+  it('whose driver has no pools of memory is used without', async () => {
+    const { code, stderr } = await run('no-pools', 'cuda', onDouble({ WEIGHTSPAN_DOUBLE: 'pools=0' }));
+    expect(code, stderr).toBe(0);
+    await expectTruth('no-pools');
   });
 
   it.each([
@@ -186,7 +221,7 @@ describe.skipIf(cudaDouble === null)('a double of a card', { timeout: 120_000 },
     ['lost', { WEIGHTSPAN_DOUBLE: 'dies=300' }, /gave cudaErrorIllegalAddress \(700\): an illegal memory access/],
     [
       'full',
-      { WEIGHTSPAN_DOUBLE_FAIL: 'cudaMalloc:35:2' },
+      { WEIGHTSPAN_DOUBLE_FAIL: 'cudaMallocAsync:60:2' },
       /cudaErrorMemoryAllocation \(2\): out of memory: \d+ MiB asked for, \d+ MiB of the card's 8192 MiB are free .*a smaller --memory/,
     ],
     [
@@ -197,7 +232,7 @@ describe.skipIf(cudaDouble === null)('a double of a card', { timeout: 120_000 },
     ],
     [
       'failing at uploads',
-      { WEIGHTSPAN_DOUBLE_FAIL: 'cudaMemcpyAsync:70:1' },
+      { WEIGHTSPAN_DOUBLE_FAIL: 'cudaMemcpyAsync:40:1' },
       /cudaMemcpyAsync gave cudaErrorInvalidValue/,
     ],
   ])(
