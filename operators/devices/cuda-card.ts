@@ -1,10 +1,10 @@
 // One thread's hold on a card: the process's context, a stream for products and one for uploads, a cuBLAS handle with a workspace
-// of its own (with several streams its sums have no fixed order otherwise), and the kernels, compiled for the card.
+// of its own (with several streams its sums have no fixed order otherwise), and the kernels, compiled for the card by the first.
 // Memory comes from the process's pool on the card, which keeps what is given back for whichever thread asks next: a run of many
 // groups asks the driver once.
 import koffi from 'koffi';
 import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
-import { CUDA_KERNELS, CUDA_THREADS, kernelNames } from './cuda-kernels.ts';
+import { CUDA_KERNELS, CUDA_THREADS, type kernelNames, type LoadedKernels } from './cuda-kernels.ts';
 import {
   type CheckedCall,
   COPY,
@@ -57,14 +57,18 @@ export class CudaCard {
   readonly stream: CudaPointer;
   readonly uploads: CudaPointer;
   readonly blas: CudaPointer;
-  readonly #module: CudaPointer;
-  readonly #kernels = new Map<(typeof kernelNames)[number], CudaPointer>();
+  readonly #kernels: LoadedKernels;
+  /** That the kernels are of; null where they are somebody else's. */
+  #module: CudaPointer | null = null;
   readonly #workspace: CudaPointer;
   /** 0 where the driver has none, as on some virtual cards: then all memory comes from cudaMalloc. */
   readonly #pool: CudaPointer;
 
-  /** @throws DeviceUnavailable */
-  constructor(paths: CudaPaths, precision: CudaPrecision) {
+  /**
+   * @param kernels of a card that was opened before in this process; null has them compiled
+   * @throws DeviceUnavailable
+   */
+  constructor(paths: CudaPaths, precision: CudaPrecision, kernels: LoadedKernels | null = null) {
     // It would make TF32 of every float32 product, whatever is asked for here.
     delete process.env.NVIDIA_TF32_OVERRIDE;
     this.library = loadCuda(paths);
@@ -100,13 +104,7 @@ export class CudaCard {
         runtime: cudaVersion(versions.runtime),
         driver: cudaVersion(versions.driver),
       };
-      const image = compileKernels(this.library, capability);
-      this.#module = this.#made((cell) => driver.cuModuleLoadData(cell, image));
-      for (const kernel of kernelNames)
-        this.#kernels.set(
-          kernel,
-          this.#made((cell) => driver.cuModuleGetFunction(cell, this.#module, kernel)),
-        );
+      this.#kernels = kernels ?? this.#loadKernels(capability);
     } catch (error) {
       throw error instanceof CudaFailure ? unavailable(error, paths, versions) : error;
     }
@@ -144,6 +142,17 @@ export class CudaCard {
     }
   }
 
+  /** Has the pool take memory from the card at once: asked for piece by piece it needs a second for ten gigabytes. */
+  reserve(bytes: number): void {
+    if (this.#pool === 0n || bytes === 0) return;
+    try {
+      this.free(this.#made(this.library.runtime.cudaMallocAsync, bytes, this.stream));
+    } catch (error) {
+      // What is asked for piece by piece may find room yet.
+      if (!(error instanceof CudaFailure && error.reason === 'out-of-memory')) throw error;
+    }
+  }
+
   /** Takes memory back once what was put on the stream of products is done. */
   free(pointer: CudaPointer): void {
     const { runtime } = this.library;
@@ -163,7 +172,7 @@ export class CudaCard {
     const values = BigInt64Array.from(parameters, (value) => BigInt.asIntN(64, BigInt(value)));
     const pointers = parameterPointers(values);
     const blocks = Math.ceil(threads / CUDA_THREADS);
-    const code = this.#kernels.get(kernel)!;
+    const code = this.#kernels[kernel];
     this.library.driver.cuLaunchKernel(code, blocks, 1, 1, CUDA_THREADS, 1, 1, 0, this.stream, pointers, 0n);
   }
 
@@ -204,7 +213,7 @@ export class CudaCard {
       () => this.#trim(),
       () => blas.cublasDestroy_v2(this.blas),
       () => runtime.cudaFree(this.#workspace),
-      () => driver.cuModuleUnload(this.#module),
+      () => this.#module !== null && driver.cuModuleUnload(this.#module),
       () => runtime.cudaStreamDestroy(this.uploads),
       () => runtime.cudaStreamDestroy(this.stream),
     ];
@@ -215,6 +224,21 @@ export class CudaCard {
         if (!(error instanceof CudaFailure || error instanceof DeviceFailed)) throw error;
       }
     }
+  }
+
+  /** Its kernels, which stay in the process's context when it is closed. */
+  leaveKernels(): LoadedKernels {
+    this.#module = null;
+    return this.#kernels;
+  }
+
+  #loadKernels(capability: number): LoadedKernels {
+    const { driver } = this.library;
+    const image = compileKernels(this.library, capability);
+    const module = this.#made((cell) => driver.cuModuleLoadData(cell, image));
+    this.#module = module;
+    const find = (name: string): CudaPointer => this.#made((cell) => driver.cuModuleGetFunction(cell, module, name));
+    return { widen: find('widen'), add_chunks: find('add_chunks') };
   }
 
   #made(make: CheckedCall, ...more: unknown[]): CudaPointer {

@@ -1,6 +1,7 @@
 // The cuda device: rows of float32 on an NVIDIA card, multiplied by cuBLAS. Work is put on a stream and not waited for, until
 // numbers must come down; Grams do so at the end of a visit (`settle`).
-// A chunk is 2,048 features, as on blas. The chunks of a matrix are one batch of products (they stand a chunk apart in every row, so
+// A chunk is 256 features: cuBLAS adds up a chunk's products in order, and an H100 makes batches of short ones twice as fast as of the
+// 2,048 that blas takes. The chunks of a matrix are one batch of products (they stand a chunk apart in every row, so
 // nothing is laid out anew), and a kernel adds them up in float64, on the card, in the order of chunks: the bits depend on neither
 // threads nor timing. They do depend on the card and on cuBLAS.
 import { bytesPerElement } from '../../sources/dtype.ts';
@@ -12,6 +13,7 @@ import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
 import { CudaCard } from './cuda-card.ts';
 import { cudaEigenSolver } from './cuda-eigen.ts';
+import type { LoadedKernels } from './cuda-kernels.ts';
 import { COPY, type CudaPaths, type CudaPointer } from './cuda-library.ts';
 import { CudaUploads } from './cuda-uploads.ts';
 import {
@@ -26,7 +28,7 @@ import {
 } from './device.ts';
 
 /** Features, or samples, that one float32 accumulator takes. */
-export const CUDA_CHUNK = 512;
+export const CUDA_CHUNK = 256;
 
 /** Bytes of products that are added up at a time: a Gram of thousands of models makes a gigabyte of them a tile. */
 const MOST_PRODUCTS = 64 * 2 ** 20;
@@ -72,8 +74,8 @@ export class CudaDevice implements Device<CudaMatrix> {
   readonly #scratch = new Map<'products' | 'a' | 'b', { readonly at: CudaPointer; readonly bytes: number }>();
 
   /** @throws DeviceUnavailable */
-  constructor(paths: CudaPaths, precision: CudaPrecision, beside: Beside) {
-    this.card = new CudaCard(paths, precision);
+  constructor(paths: CudaPaths, precision: CudaPrecision, beside: Beside, kernels: LoadedKernels | null = null) {
+    this.card = new CudaCard(paths, precision, kernels);
     const { name, capability, blas } = this.card.facts;
     this.info = {
       name: 'cuda',
@@ -96,6 +98,10 @@ export class CudaDevice implements Device<CudaMatrix> {
   allocate(rows: number, width: number): CudaMatrix {
     const stride = strideOf(width);
     return { rows, width, stride, at: this.card.allocate(rows * stride * 4) };
+  }
+
+  reserve(floats: number): void {
+    this.card.reserve(floats * 4);
   }
 
   free({ at }: CudaMatrix): void {
@@ -276,6 +282,18 @@ export class CudaDevice implements Device<CudaMatrix> {
       this.card.copyDown(inner, products);
       addSquares(inner, k, count, energies);
     }
+  }
+
+  /** Does a little of everything, since a card loads code when it is first called, and stops all threads meanwhile. */
+  warm(): void {
+    const [m, n, width] = [128, 64, 2 * CUDA_CHUNK];
+    const matrix = this.allocate(m, width);
+    const place = { to: matrix.at, stride: matrix.stride, width, shift: 0n };
+    this.#uploads.rows('BF16', m, () => new Uint8Array(width * bytesPerElement('BF16')), place);
+    this.gram(matrix, 0, m, m - n, n, new Float64Array(m * n));
+    this.accumulate(new Float64Array((m - n) * n), m - n, matrix, 0, n);
+    this.settle();
+    this.free(matrix);
   }
 
   async close(): Promise<void> {

@@ -1,4 +1,4 @@
-// What cuBLAS has no function for, as CUDA C that NVRTC compiles for the card at hand (0.1 to 0.3 s, once a thread): rows as they
+// What cuBLAS has no function for, as CUDA C that NVRTC compiles for the card at hand, once a process: rows as they
 // are stored made float32, and products of chunks added up in float64. Parameters are 8 bytes each, pointers and long long.
 
 /** Threads of a block of threads. */
@@ -9,6 +9,9 @@ export const storedAs = { F32: 0, F64: 1, BF16: 2, F16: 3, F8_E4M3: 4, F8_E5M2: 
 
 /** Names of the kernels, in the order in which they are looked up. */
 export const kernelNames = ['widen', 'add_chunks'] as const;
+
+/** Kernels as they are in the process's context: any of its threads may launch them. */
+export type LoadedKernels = Readonly<Record<(typeof kernelNames)[number], bigint>>;
 
 export const CUDA_KERNELS = `
 // Row i of rows x width elements, pitch bytes apart, becomes row i of out, stride floats apart; shift (width floats, or 0) is

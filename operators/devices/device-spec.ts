@@ -6,6 +6,7 @@ import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { blasDevice } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
+import type { LoadedKernels } from './cuda-kernels.ts';
 import type { CudaPaths } from './cuda-library.ts';
 import type { CudaPrecision, Device, DeviceInfo } from './device.ts';
 import { type DeviceChoice, deviceChoices, type GpuChoice, type TensorChoice } from './device-choice.ts';
@@ -22,6 +23,8 @@ export type DeviceSpec =
       readonly precision: CudaPrecision;
       /** The BLAS for what the processor does beside the card; null: JavaScript. */
       readonly blas: string | null;
+      /** That this process has loaded into the card already. */
+      readonly kernels?: LoadedKernels;
     }
   /** A tfjs backend in a thread of its own. */
   | { readonly name: 'tensors'; readonly backend: BackendSpec };
@@ -66,13 +69,12 @@ export const openDevice = async (spec: DeviceSpec, connection: TensorConnection 
 
 type CudaSpec = Extract<DeviceSpec, { readonly name: 'cuda' }>;
 
-const openCuda = async ({ paths, precision, blas }: CudaSpec) => {
+const openCuda = async ({ paths, precision, blas, kernels }: CudaSpec) => {
   const { CudaDevice } = await import('./cuda-device.ts');
   const library = blas === null ? null : loadBlas(blas);
-  return new CudaDevice(paths, precision, {
-    solve: library?.solve ?? jsEigenSolver,
-    multiplyDouble: library?.multiplyDouble ?? jsDoubleProduct,
-  });
+  const solve = library?.solve ?? jsEigenSolver;
+  const multiplyDouble = library?.multiplyDouble ?? jsDoubleProduct;
+  return new CudaDevice(paths, precision, { solve, multiplyDouble }, kernels);
 };
 
 export interface FindOptions {
@@ -110,14 +112,17 @@ export const findDevice = async (
 const findCard = async (paths: CudaPaths, precision: CudaPrecision): Promise<FoundDevice> => {
   const [{ CudaCard }, { cudaEigenSolver }] = await Promise.all([import('./cuda-card.ts'), import('./cuda-eigen.ts')]);
   const blas = findBlas();
-  const spec: CudaSpec = { name: 'cuda', paths, precision, blas: blas?.abi.path ?? null };
-  const device = await openCuda(spec);
+  const probe: CudaSpec = { name: 'cuda', paths, precision, blas: blas?.abi.path ?? null };
+  const device = await openCuda(probe);
   const { runtime, driver } = device.card.facts;
   const card = { runtime, driver, ...device.card.memory(), hasSolver: device.card.library.solver !== null };
+  device.warm();
+  const kernels = device.card.leaveKernels();
+  const spec = { ...probe, kernels };
   await device.close();
   // Opened again for the first large matrix, and then kept: most runs have none.
   let opened: InstanceType<typeof CudaCard> | null = null;
-  const open = () => (opened ??= new CudaCard(paths, precision));
+  const open = () => (opened ??= new CudaCard(paths, precision, kernels));
   return {
     spec,
     info: device.info,
