@@ -81,7 +81,7 @@ export class FactoredMean {
     await Promise.all(
       [...blocksOf(mode === 'rows' ? cols : rows)]
         .sort((a, b) => Number(isDiagonal(a)) - Number(isDiagonal(b)))
-        .map((block) => this.#tiles.scatter({ ...common, block })),
+        .map((block) => this.#tiles.scatter({ ...common, blocks: [block] })),
     );
     scale(values, -models);
   }

@@ -160,7 +160,7 @@ const addVectors = async (tiles: Tiles, stack: StackedFactors, { mode, side, pac
   await Promise.all(
     [...blocksOf(side)]
       .sort((a, b) => Number(isDiagonal(a)) - Number(isDiagonal(b)))
-      .map((block) => tiles.scatter({ ...common, block })),
+      .map((block) => tiles.scatter({ ...common, blocks: [block] })),
   );
 };
 

@@ -13,7 +13,7 @@ import { type TileRange, tilesOf } from '../sources/tile.ts';
 import { type CoreEnergy, CoreTensor, type ModelVectors, projectModels } from './core-tensor.ts';
 import { faultsOf, leaveOut } from './find-faults.ts';
 import { FollowedScatter, type FollowingEngine } from './followed-scatter.ts';
-import { blocksOf, isDiagonal, packedLength } from './linalg/packed-blocks.ts';
+import { blocksOf, isDiagonal, type PackedBlock, packedLength } from './linalg/packed-blocks.ts';
 import { samplePieces } from './sample-pieces.ts';
 import { type ModeSpectrum, scatterSpectrum } from './scatter-spectrum.ts';
 import type { Sampled, SampleShape, SideDirections, SideMode, StagedTiles } from './scatter-tasks.ts';
@@ -25,6 +25,8 @@ const SAMPLED_WEIGHTS = 2 ** 25;
 export const LARGEST_EXACT_SIDE = 2 ** 14;
 /** Tiles that a task samples: enough to be worth a message. */
 const TILES_A_TASK = 16;
+/** Threads that send samples to a card: more would send the same ones, and it does one product at a time. */
+const CARD_TASKS = 4;
 
 /** The other side: what a mode's scatter matrix is as wide as. */
 export const sideOf = (mode: SideMode, { rows, cols }: Pick<PlannedSlot, 'rows' | 'cols'>): number =>
@@ -283,12 +285,24 @@ export class ModeScatter {
     await Promise.all(
       scatters.flatMap(({ mode, side, kept }): Promise<unknown>[] => {
         if ('followed' in kept) return [kept.followed.add({ mode, shape, models, samples })];
-        // The small ones last, so that threads end together.
-        return [...blocksOf(side)]
-          .sort((a, b) => Number(isDiagonal(a)) - Number(isDiagonal(b)))
-          .map((block) => this.#options.tiles.scatter({ ...common, mode, block, scatter: kept.packed }));
+        return this.#dealt(blocksOf(side)).map((blocks) =>
+          this.#options.tiles.scatter({ ...common, mode, blocks, scatter: kept.packed }),
+        );
       }),
     );
+  }
+
+  /** Blocks by task. */
+  #dealt(blocks: readonly PackedBlock[]): readonly (readonly PackedBlock[])[] {
+    const { info, threads } = this.#options.tiles;
+    if (info.name !== 'cuda') {
+      // The small ones last, so that threads end together.
+      return [...blocks].sort((a, b) => Number(isDiagonal(a)) - Number(isDiagonal(b))).map((block) => [block]);
+    }
+    // Samples are sent to a card once a task.
+    const tasks = Math.min(threads, CARD_TASKS, blocks.length);
+    const first = (task: number): number => Math.floor((task * blocks.length) / tasks);
+    return Array.from({ length: tasks }, (_, task) => blocks.slice(first(task), first(task + 1)));
   }
 
   #overTiles<R>(

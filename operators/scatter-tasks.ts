@@ -66,10 +66,10 @@ export interface SideSamples {
   readonly samples: SharedArrayBuffer;
 }
 
-/** Adds samples to one block of a scatter matrix. */
+/** Adds samples to blocks of a scatter matrix. */
 export interface FoldTask extends SideSamples {
   readonly kind: 'fold';
-  readonly block: PackedBlock;
+  readonly blocks: readonly PackedBlock[];
   readonly scatter: SharedArrayBuffer;
 }
 

@@ -181,8 +181,12 @@ const sumOf = (x: Float32Array): number => {
 };
 
 const fold = (device: Device, task: FoldTask): null => {
-  const out = blockValues(new Float64Array(task.scatter), task.block);
-  for (const samples of sideSamples(task)) device.addScatter(samples, task.block, out);
+  const packed = new Float64Array(task.scatter);
+  const parts = task.blocks.map((block) => ({ block, out: blockValues(packed, block) }));
+  for (const samples of sideSamples(task)) {
+    if (device.addScatterBlocks !== undefined) device.addScatterBlocks(samples, parts);
+    else for (const { block, out } of parts) device.addScatter(samples, block, out);
+  }
   return null;
 };
 

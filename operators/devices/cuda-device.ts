@@ -24,11 +24,15 @@ import {
   type PlacedRows,
   type RowMemory,
   type Samples,
+  type ScatterPart,
   spreadRows,
 } from './device.ts';
 
 /** Features, or samples, that one float32 accumulator takes. */
 export const CUDA_CHUNK = 256;
+
+/** Samples that go up at a time. */
+const SAMPLES_UP = 2048;
 
 /** Bytes of products that are added up at a time: a Gram of thousands of models makes a gigabyte of them a tile. */
 const MOST_PRODUCTS = 64 * 2 ** 20;
@@ -43,6 +47,15 @@ interface Sums {
   readonly at: CudaPointer;
   readonly cells: number;
 }
+
+/** Rows of float32 on the card: where they begin, floats from one to the next, and from a chunk to the next. */
+interface Operand {
+  readonly at: CudaPointer;
+  readonly stride: number;
+  readonly chunk: number;
+}
+
+type Block = Pick<ScatterPart['block'], 'rows' | 'columns'>;
 
 /** What the processor does for a card. */
 export interface Beside {
@@ -173,31 +186,9 @@ export class CudaDevice implements Device<CudaMatrix> {
     n: number,
     out: Float64Array,
   ): void {
-    const cells = m * n;
-    if (cells === 0) return;
-    const chunks = Math.floor(width / CUDA_CHUNK);
-    const rest = width - chunks * CUDA_CHUNK;
-    const atOnce = Math.max(1, Math.min(chunks, Math.floor(MOST_PRODUCTS / (cells * 4))));
-    const products = this.#room('products', atOnce * cells * 4);
-    const [a, b] = [floats(at, aStart * stride), floats(at, bStart * stride)];
-    const { blas } = this.card.library;
-    this.card.perform(() => {
-      // Column-major: the n x m matrix B Aᵀ is the m x n matrix A Bᵀ in rows.
-      for (let first = 0; first < chunks; first += atOnce) {
-        const some = Math.min(atOnce, chunks - first);
-        const [x, y] = [floats(a, first * CUDA_CHUNK), floats(b, first * CUDA_CHUNK)];
-        blas.cublasSgemmStridedBatched(
-          ...[this.card.blas, YES, NO, n, m, CUDA_CHUNK, ONE, y, stride, CUDA_CHUNK, x, stride, CUDA_CHUNK, ZERO],
-          ...[products, n, cells, some],
-        );
-        this.#addChunks(products, some, cells, out);
-      }
-      if (rest > 0) {
-        const [x, y] = [floats(a, chunks * CUDA_CHUNK), floats(b, chunks * CUDA_CHUNK)];
-        blas.cublasSgemm_v2(...[this.card.blas, YES, NO, n, m, rest, ONE, y, stride, x, stride, ZERO, products, n]);
-        this.#addChunks(products, 1, cells, out);
-      }
-    });
+    if (m * n === 0) return;
+    const [a, b] = [aStart, bStart].map((first) => ({ at: floats(at, first * stride), stride, chunk: CUDA_CHUNK }));
+    this.card.perform(() => this.#addProducts(false, a!, m, b!, n, width, out));
   }
 
   gramOfAll(matrix: CudaMatrix, rows: number, out: Float64Array): void {
@@ -240,25 +231,34 @@ export class CudaDevice implements Device<CudaMatrix> {
     this.#multiply(p, m, n, from, stride, ONE, floats(matrix, at * stride), stride, width);
   }
 
-  addScatter(samples: Samples, { rows, columns }: { rows: Extent; columns: Extent }, out: Float64Array): void {
-    this.addCross(samples, rows, samples, columns, out);
+  addScatter(samples: Samples, block: Block, out: Float64Array): void {
+    this.addScatterBlocks(samples, [{ block, out }]);
+  }
+
+  addScatterBlocks(samples: Samples, parts: readonly { readonly block: Block; readonly out: Float64Array }[]): void {
+    const from = Math.min(...parts.map(({ block }) => block.columns.from));
+    const to = Math.max(...parts.map(({ block }) => block.rows.to));
+    this.#eachSamples(samples, (first, count) => {
+      const entry = this.#samplesUp('a', samples, first, count, { from, to });
+      for (const { block, out } of parts) {
+        const { rows, columns } = block;
+        const [a, b] = [entry(rows.from), entry(columns.from)];
+        const byRows = samples.stand === 'rows';
+        this.card.perform(() =>
+          this.#addProducts(byRows, a, rows.to - rows.from, b, columns.to - columns.from, count, out),
+        );
+      }
+    });
+    this.settle();
   }
 
   addCross(a: Samples, rows: Extent, b: Samples, columns: Extent, out: Float64Array): void {
     const [m, n] = [rows.to - rows.from, columns.to - columns.from];
-    const byRows = a.stand === 'rows';
-    const { blas } = this.card.library;
-    for (let first = 0; first < a.count; first += CUDA_CHUNK) {
-      const count = Math.min(CUDA_CHUNK, a.count - first);
-      const [x, y] = [this.#samplesUp('a', a, first, count, rows), this.#samplesUp('b', b, first, count, columns)];
-      const products = this.#room('products', m * n * 4);
-      this.card.perform(() => {
-        // Row-major m x n = column-major n x m: Yᵀ X of what stands in rows, Y Xᵀ of what stands in columns.
-        const [ta, lda, tb, ldb] = byRows ? [NO, n, YES, m] : [YES, count, NO, count];
-        blas.cublasSgemm_v2(this.card.blas, ta, tb, n, m, count, ONE, y, lda, x, ldb, ZERO, products, n);
-        this.#addChunks(products, 1, m * n, out);
-      });
-    }
+    this.#eachSamples(a, (first, count) => {
+      const x = this.#samplesUp('a', a, first, count, rows)(rows.from);
+      const y = this.#samplesUp('b', b, first, count, columns)(columns.from);
+      this.card.perform(() => this.#addProducts(a.stand === 'rows', x, m, y, n, count, out));
+    });
     this.settle();
   }
 
@@ -269,9 +269,9 @@ export class CudaDevice implements Device<CudaMatrix> {
     if (k === 0) return;
     const v = this.#room('b', k * side * 4);
     this.card.copyUp(v, side * 4, directions, side * 4, side * 4, k);
-    for (let first = from; first < to; first += CUDA_CHUNK) {
-      const count = Math.min(CUDA_CHUNK, to - first);
-      const x = this.#samplesUp('a', samples, first, count, { from: 0, to: side });
+    for (let first = from; first < to; first += SAMPLES_UP) {
+      const count = Math.min(SAMPLES_UP, to - first);
+      const x = this.#samplesUp('a', samples, first, count, { from: 0, to: side })(0).at;
       const products = this.#room('products', k * count * 4);
       const inner = new Float32Array(k * count);
       this.card.perform(() => {
@@ -341,20 +341,60 @@ export class CudaDevice implements Device<CudaMatrix> {
     return at;
   }
 
-  /** Some entries of some samples, close together, as they stand. */
+  /** Samples by as many as go up at a time. */
+  #eachSamples({ count }: Samples, use: (first: number, count: number) => void): void {
+    for (let first = 0; first < count; first += SAMPLES_UP) use(first, Math.min(SAMPLES_UP, count - first));
+  }
+
+  /**
+   * Takes some entries of some samples up, close together, as they stand.
+   * @returns where an entry begins
+   */
   #samplesUp(
     room: 'a' | 'b',
     { values, stride, stand }: Samples,
     first: number,
     count: number,
     { from, to }: Extent,
-  ): CudaPointer {
+  ): (entry: number) => Operand {
     const entries = to - from;
     const at = this.#room(room, entries * count * 4);
     const [start, width, rows] =
       stand === 'rows' ? [first * stride + from, entries, count] : [from * stride + first, count, entries];
     this.card.copyUp(at, width * 4, values.subarray(start), stride * 4, width * 4, rows);
-    return at;
+    return stand === 'rows'
+      ? (entry) => ({ at: floats(at, entry - from), stride: entries, chunk: CUDA_CHUNK * entries })
+      : (entry) => ({ at: floats(at, (entry - from) * count), stride: count, chunk: CUDA_CHUNK });
+  }
+
+  /**
+   * out (m x n) += A Bᵀ over `depth` products, when it is settled.
+   * @param byRows whether they stand in rows, one for each product, and not an operand's row for each row of `out`
+   */
+  #addProducts(byRows: boolean, a: Operand, m: number, b: Operand, n: number, depth: number, out: Float64Array): void {
+    const cells = m * n;
+    const chunks = Math.floor(depth / CUDA_CHUNK);
+    const rest = depth - chunks * CUDA_CHUNK;
+    const atOnce = Math.max(1, Math.min(chunks, Math.floor(MOST_PRODUCTS / (cells * 4))));
+    const products = this.#room('products', atOnce * cells * 4);
+    const { blas } = this.card.library;
+    // Column-major: the n x m matrix B Aᵀ is the m x n matrix A Bᵀ in rows.
+    const kinds = byRows ? [NO, YES] : [YES, NO];
+    const from = ({ at, chunk }: Operand, first: number): CudaPointer => floats(at, first * chunk);
+    for (let first = 0; first < chunks; first += atOnce) {
+      const some = Math.min(atOnce, chunks - first);
+      blas.cublasSgemmStridedBatched(
+        ...[this.card.blas, ...kinds, n, m, CUDA_CHUNK, ONE, from(b, first), b.stride, b.chunk],
+        ...[from(a, first), a.stride, a.chunk, ZERO, products, n, cells, some],
+      );
+      this.#addChunks(products, some, cells, out);
+    }
+    if (rest === 0) return;
+    blas.cublasSgemm_v2(
+      ...[this.card.blas, ...kinds, n, m, rest, ONE, from(b, chunks), b.stride, from(a, chunks), a.stride, ZERO],
+      ...[products, n],
+    );
+    this.#addChunks(products, 1, cells, out);
   }
 
   /** out += chunks of products, when it is settled. */

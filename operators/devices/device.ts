@@ -54,6 +54,12 @@ export interface Samples {
   readonly count: number;
 }
 
+/** A block of a scatter matrix, and its values. */
+export interface ScatterPart {
+  readonly block: PackedBlock;
+  readonly out: Float64Array;
+}
+
 /** Puts rows of `width`, one after the other, to where `out` has rows of `stride` floats. */
 export const spreadRows = (values: Float32Array, width: number, out: Float32Array, stride: number): void => {
   for (let i = 0; i * width < values.length; i++) out.set(values.subarray(i * width, (i + 1) * width), i * stride);
@@ -119,6 +125,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    * @param out rows x columns of the block, row-major
    */
   addScatter(samples: Samples, block: PackedBlock, out: Float64Array): void;
+  /** The same for several blocks, where a device that samples must be sent to does better with all of them at once. */
+  addScatterBlocks?(samples: Samples, parts: readonly ScatterPart[]): void;
   /**
    * out += Σ a bᵀ over two sets of as many samples that stand alike, taken in pairs: entries `rows` of a times entries
    * `columns` of b, summed as `addScatter` sums.

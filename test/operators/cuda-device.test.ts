@@ -184,6 +184,48 @@ describe.skipIf(cudaSpec === null)('cuda', () => {
     await device.close();
   });
 
+  it.each(['rows', 'columns'] as const)(
+    'adds samples that stand in %s to many blocks as to each by itself',
+    async (stand) => {
+      // More samples than go up at a time, and a short chunk at the end.
+      const [side, count] = [37, 2 * CUDA_CHUNK * 8 + 11];
+      const vectors = floatRows(count, side, 6);
+      const stride = (stand === 'rows' ? side : count) + 3;
+      const values = new Float32Array(stride * (stand === 'rows' ? count : side));
+      vectors.forEach((vector, s) => {
+        for (let i = 0; i < side; i++) values[stand === 'rows' ? s * stride + i : i * stride + s] = vector[i]!;
+      });
+      const samples = { values, stride, stand, side, count };
+      const extents = [
+        { from: 0, to: 20 },
+        { from: 20, to: 37 },
+      ];
+      const blocks = extents.flatMap((rows, i) =>
+        extents.slice(0, i + 1).map((columns) => ({ index: 0, offset: 0, rows, columns })),
+      );
+      const device = open();
+      const rooms = () =>
+        blocks.map(({ rows, columns }) => new Float64Array((rows.to - rows.from) * (columns.to - columns.from)));
+      const [together, alone] = [rooms(), rooms()];
+      for (const some of [blocks.slice(0, 1), blocks.slice(1)])
+        device.addScatterBlocks(
+          samples,
+          some.map((block) => ({ block, out: together[blocks.indexOf(block)]! })),
+        );
+      for (const [b, block] of blocks.entries()) device.addScatter(samples, block, alone[b]!);
+      expect(together).toEqual(alone);
+      blocks.forEach(({ rows, columns }, b) => {
+        for (let i = rows.from; i < rows.to; i++)
+          for (let j = columns.from; j < columns.to; j++) {
+            const truth = vectors.reduce((sum, x) => sum + x[i]! * x[j]!, 0);
+            const found = together[b]![(i - rows.from) * (columns.to - columns.from) + j - columns.from]!;
+            expect(Math.abs(found - truth) / count).toBeLessThan(Math.sqrt(CUDA_CHUNK) * 2 ** -24);
+          }
+      });
+      await device.close();
+    },
+  );
+
   it('solves large symmetric problems on the card, and small ones beside it', async () => {
     const device = open();
     const n = 40;
