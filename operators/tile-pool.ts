@@ -14,6 +14,7 @@ import { DeviceFailed } from './errors.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
+import { OPENED, type TileRequest, type TileWorkerData } from './tile-messages.ts';
 import type { TileDigest, TilePeaks, TileProjection, TileVisit } from './tile-store.ts';
 import type {
   BadRow,
@@ -28,7 +29,6 @@ import type {
   VisitResult,
   VisitTask,
 } from './tile-tasks.ts';
-import type { TileRequest, TileWorkerData } from './tile-worker.ts';
 import { newTimeSpent, type TileTimings, type TimeSpent, timingsOf } from './time-spent.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
 
@@ -37,6 +37,9 @@ import { rowsBeforeBlock } from './update-subspace.ts';
  * heap, and what it makes of them are a few small objects a tile.
  */
 const YOUNG_MEBIBYTES = 4;
+
+/** Cells of tiles' Grams, all together, up to which they are sent and added by the pool itself: 4 MiB. */
+const SENT_CELLS = 2 ** 19;
 
 /** What an engine sees of the tiles. */
 export interface Tiles {
@@ -75,6 +78,8 @@ class TileWorker {
   readonly #pending = new Map<number, Pending>();
   #next = 0;
   #dead: Error | null = null;
+  /** Resolves when its device is open, or will never be. */
+  readonly #opened: Promise<void>;
 
   constructor({ spec }: FoundDevice, spent: TimeSpent, connection: TensorConnection | null) {
     this.#worker = new Worker(new URL('./tile-worker.js', import.meta.url), {
@@ -82,7 +87,13 @@ class TileWorker {
       transferList: connection === null ? [] : [connection.port],
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MEBIBYTES },
     });
-    this.#worker.on('message', ({ id, result, error, stack, spill, device }) => {
+    this.#opened = new Promise((resolve) => {
+      this.#worker.once('message', () => resolve());
+      this.#worker.once('exit', () => resolve());
+    });
+    this.#worker.on('message', (message) => {
+      if (message === OPENED) return;
+      const { id, result, error, stack, spill, device } = message;
       const pending = this.#pending.get(id)!;
       this.#pending.delete(id);
       if (error === undefined) pending.resolve(result as never);
@@ -106,6 +117,8 @@ class TileWorker {
 
   /** @param device what it holds outlives the thread, and must be given back */
   async close(device: boolean): Promise<void> {
+    // A thread that ends while it binds a library's functions takes the process along.
+    await this.#opened;
     // One that is at work, or lost its device, ends as it is.
     if (device && this.#pending.size === 0) await this.send({ kind: 'clear', device }).catch(() => {});
     await this.#worker.terminate();
@@ -130,6 +143,9 @@ export class TilePool implements Tiles {
   readonly #workers: readonly TileWorker[];
   /** The thread that holds the GPU, for all of them. */
   readonly #tensors: TensorThread | null;
+  /** Tiles of each slot, and where their Grams stand when they are many. */
+  #tiles: readonly number[] = [];
+  readonly #grams = new Map<number, SharedArrayBuffer>();
   /** Which workers hold tiles of a slot. */
   #holders: TileWorker[][] = [];
 
@@ -151,6 +167,8 @@ export class TilePool implements Tiles {
   }
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
+    this.#tiles = slots.map(({ features }) => tilesOf(features).length);
+    this.#grams.clear();
     // Tiles are dealt in turn, through all slots, so that small slots spread too.
     const owned = this.#workers.map(() => slots.map((): number[] => []));
     let turn = 0;
@@ -164,8 +182,22 @@ export class TilePool implements Tiles {
   }
 
   async visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult> {
-    const visits = await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task });
-    return addVisits(visits.flat(), task, this.multiplyDouble, onto);
+    const { from, to } = task.tiles ?? { from: 0, to: this.#tiles[task.slot]! };
+    const all = rowsBeforeBlock(task.stateRows) + task.block;
+    const cells = all * (task.full ? all : task.block);
+    const grams = (to - from) * cells < SENT_CELLS ? null : this.#roomFor(task.slot, (to - from) * cells * 8);
+    const visits = (await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task, grams })).flat();
+    if (grams === null) return addVisits(visits, task, this.multiplyDouble, onto);
+    const sums = new SharedArrayBuffer(cells * 8);
+    const gram = new Float64Array(sums);
+    if (onto !== undefined) gram.set(onto.gram);
+    const cut = (worker: number): number => Math.floor((worker * cells) / this.threads);
+    await allDone(
+      this.#workers.map((worker, i) =>
+        worker.send({ kind: 'add', task: { grams, tiles: to - from, sums, from: cut(i), to: cut(i + 1) } }),
+      ),
+    );
+    return visitOf(visits, gram, task, onto);
   }
 
   async scan(task: ScanTask): Promise<readonly BadRow[]> {
@@ -211,6 +243,14 @@ export class TilePool implements Tiles {
     await this.#tensors?.close();
   }
 
+  #roomFor(slot: number, bytes: number): SharedArrayBuffer {
+    const known = this.#grams.get(slot);
+    if (known !== undefined && known.byteLength >= bytes) return known;
+    const room = new SharedArrayBuffer(bytes);
+    this.#grams.set(slot, room);
+    return room;
+  }
+
   async #all(request: TileRequest): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.send(request)));
   }
@@ -231,11 +271,19 @@ export const addVisits = (
   const ordered = [...visits].sort((a, b) => a.tile - b.tile);
   const [first, ...others] = onto === undefined ? ordered : [onto, ...ordered];
   const { gram } = first!;
-  let { shiftSum } = first!;
-  for (const visit of others) {
-    addTo(gram, visit.gram, product);
-    shiftSum += visit.shiftSum;
-  }
+  for (const visit of others) addTo(gram, visit.gram, product);
+  return visitOf(visits, gram, { full, stateRows, block }, onto);
+};
+
+/** @param gram of these tiles and those before them */
+const visitOf = (
+  visits: readonly TileVisit[],
+  gram: Float64Array,
+  { full, stateRows, block }: Pick<VisitTask, 'full' | 'stateRows' | 'block'>,
+  onto?: VisitResult,
+): VisitResult => {
+  const ordered = [...visits].sort((a, b) => a.tile - b.tile);
+  const shiftSum = ordered.reduce((sum, visit) => sum + visit.shiftSum, onto?.shiftSum ?? 0);
   const unread = firstOfEachModel([...(onto?.unread ?? []), ...visits.flatMap((visit) => visit.unread)]);
   return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum, unread };
 };

@@ -158,7 +158,8 @@ export class TileStore {
     this.#origin.clear();
   }
 
-  visit(task: VisitTask): readonly TileVisit[] {
+  /** @param grams memory for the Grams of the task's tiles, one after the other; null: each takes its own */
+  visit(task: VisitTask, grams: SharedArrayBuffer | null = null): readonly TileVisit[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
     const before = rowsBeforeBlock(task.stateRows);
@@ -166,7 +167,7 @@ export class TileStore {
     const columns = task.full ? all : task.block;
     const average = averageOf(task);
     const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
-      const gram = new Float64Array(all * columns);
+      const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const { staged, origin, unread } = this.#placed(slot, tile, task, before);
       if (task.shift !== null) tile.shiftSum = 0;
       let since = performance.now();
@@ -214,7 +215,7 @@ export class TileStore {
         const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
         this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
         this.#count('mix', start);
-        widenPeaks(peaks, this.#device.read(target, MEAN + 1, peaks.length), panel.width);
+        this.#widenPeaks(peaks, target, panel.width);
         if (panel.kept !== null) panel.matrix = panel.kept;
         else {
           slot.spare = target;
@@ -259,7 +260,7 @@ export class TileStore {
         this.#bring(slot, tile, panel, task.spill);
         if (task.settle !== null) this.#mix(slot, panel, task.settle);
         this.#mix(slot, panel, task.mix);
-        widenPeaks(peaks, this.#device.read(panel.matrix, MEAN + 1, peaks.length), panel.width);
+        this.#widenPeaks(peaks, panel.matrix, panel.width);
         if (task.keep) this.#swap(slot, panel);
         else this.#leave(slot, tile, panel, task.spill, MEAN + task.mix.m);
       }
@@ -334,6 +335,16 @@ export class TileStore {
         this.#leave(slot, tile, panel, generation === null ? null : { from: null, to: generation }, 1 + rows);
       }
     }
+  }
+
+  /** Looks for larger entries of each direction. */
+  #widenPeaks(peaks: Float64Array, matrix: DeviceMatrix, width: number): void {
+    const [at, count] = [MEAN + 1, peaks.length];
+    const [values, each] =
+      this.#device.peaks === undefined
+        ? [this.#device.read(matrix, at, count), width]
+        : [this.#device.peaks(matrix, at, count), 1];
+    for (let j = 0; j < count; j++) peaks[j] = largerPeak(peaks[j]!, values.subarray(j * each, (j + 1) * each));
   }
 
   /** Does work that is not on tiles, and counts its time with theirs. */
@@ -467,6 +478,10 @@ const sumOfShift = (rows: Float32Array, width: number): number => {
   return sum;
 };
 
+/** Zeros for a tile's Gram. */
+const gramIn = (grams: SharedArrayBuffer | null, place: number, cells: number): Float64Array =>
+  grams === null ? new Float64Array(cells) : new Float64Array(grams, place * cells * 8, cells).fill(0);
+
 const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTile[] =>
   range === null ? tiles : tiles.filter(({ index }) => index >= range.from && index < range.to);
 
@@ -498,10 +513,4 @@ const negate = (x: Float32Array): void => {
 /** Fills the lower triangle from the upper one. */
 const mirror = (gram: Float64Array, rows: number): void => {
   for (let i = 0; i < rows; i++) for (let j = 0; j < i; j++) gram[i * rows + j] = gram[j * rows + i]!;
-};
-
-/** Looks for larger entries of each direction. */
-const widenPeaks = (peaks: Float64Array, directions: Float32Array, width: number): void => {
-  for (let j = 0; j < peaks.length; j++)
-    peaks[j] = largerPeak(peaks[j]!, directions.subarray(j * width, (j + 1) * width));
 };

@@ -1,53 +1,22 @@
 // A worker thread that holds tiles: opens its device once, then does the tasks it is sent, in order.
 
 import { parentPort, workerData } from 'node:worker_threads';
-import { type DeviceSpec, openDevice } from './devices/device-spec.ts';
-import type { TensorConnection } from './devices/tensor-messages.ts';
+import { addGrams } from './add-grams.ts';
+import { openDevice } from './devices/device-spec.ts';
 import { DeviceFailed, DeviceUnavailable } from './errors.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
+import { OPENED, type TileRequest, type TileWorkerData } from './tile-messages.ts';
 import { TileStore } from './tile-store.ts';
-import type {
-  FetchTask,
-  FinishTask,
-  LoadTask,
-  ProjectTask,
-  SaveTask,
-  ScanTask,
-  SlotLayout,
-  VisitTask,
-} from './tile-tasks.ts';
-import type { TileTimings, TimeSpent } from './time-spent.ts';
-
-/** What every worker is told at birth. */
-export interface TileWorkerData {
-  readonly device: DeviceSpec;
-  /** Where its time is counted. */
-  readonly spent: TimeSpent;
-  /** To the thread that holds the GPU, where the device is one. */
-  readonly connection: TensorConnection | null;
-}
-
-export type TileRequest =
-  | { readonly kind: 'open'; readonly slots: readonly SlotLayout[]; readonly owned: readonly (readonly number[])[] }
-  | { readonly kind: 'visit'; readonly task: VisitTask }
-  | { readonly kind: 'scan'; readonly task: ScanTask }
-  | { readonly kind: 'finish'; readonly task: FinishTask }
-  | { readonly kind: 'project'; readonly task: ProjectTask }
-  | { readonly kind: 'fetch'; readonly task: FetchTask }
-  | { readonly kind: 'save'; readonly task: SaveTask }
-  | { readonly kind: 'load'; readonly task: LoadTask }
-  | { readonly kind: 'scatter'; readonly task: ScatterTask }
-  | { readonly kind: 'ready' }
-  /** Gives all tiles up; with `device`, what they are on too. */
-  | { readonly kind: 'clear'; readonly device: boolean };
+import type { TileTimings } from './time-spent.ts';
 
 const port = parentPort!;
 const { device: spec, spent, connection } = workerData as TileWorkerData;
 const opened = openDevice(spec, connection).then((device) => ({ device, tiles: new TileStore(device, spent) }));
-// Told to whoever asks for something first.
-opened.catch(() => {});
+const told = (): void => port.postMessage(OPENED);
+// A failure is told to whoever asks for something first.
+opened.then(told, told);
 
 /** Under which name a task's time is told. */
 const timingOf: Readonly<Record<ScatterTask['kind'], keyof TileTimings>> = {
@@ -76,7 +45,9 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
       return tiles.open(request.slots, (slot, tile) => owned[slot]!.has(tile));
     }
     case 'visit':
-      return tiles.visit(request.task);
+      return tiles.visit(request.task, request.grams);
+    case 'add':
+      return tiles.timed('gram', () => addGrams(request.task));
     case 'scan':
       return tiles.scan(request.task);
     case 'finish':

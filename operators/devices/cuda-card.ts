@@ -41,6 +41,11 @@ const RELEASE_THRESHOLD = 4;
 /** cublasMath_t: products of float32 in float32, and in TF32 (10 bits of mantissa). */
 const MATH_MODE: Readonly<Record<CudaPrecision, number>> = { float32: 0, tf32: 3 };
 
+export interface Pinned {
+  readonly at: CudaPointer;
+  readonly bytes: Uint8Array;
+}
+
 type Floats = Float32Array | Float64Array;
 
 /** 12080 as 12.8. */
@@ -159,6 +164,16 @@ export class CudaCard {
     this.perform(() => (this.#pool === 0n ? runtime.cudaFree(pointer) : runtime.cudaFreeAsync(pointer, this.stream)));
   }
 
+  /** Memory of this process that the card copies from and to by itself. */
+  pin(bytes: number): Pinned {
+    const at = this.perform(() => this.#made(this.library.runtime.cudaHostAlloc, bytes, 0));
+    return { at, bytes: new Uint8Array(koffi.view(at, bytes)) };
+  }
+
+  unpin({ at }: Pinned): void {
+    this.perform(() => this.library.runtime.cudaFreeHost(at));
+  }
+
   /** Free and total bytes of the card. */
   memory(): { readonly free: number; readonly total: number } {
     const [free, total] = [pointerCell(), pointerCell()];
@@ -238,7 +253,7 @@ export class CudaCard {
     const module = this.#made((cell) => driver.cuModuleLoadData(cell, image));
     this.#module = module;
     const find = (name: string): CudaPointer => this.#made((cell) => driver.cuModuleGetFunction(cell, module, name));
-    return { widen: find('widen'), add_chunks: find('add_chunks') };
+    return { widen: find('widen'), add_chunks: find('add_chunks'), row_peaks: find('row_peaks') };
   }
 
   #made(make: CheckedCall, ...more: unknown[]): CudaPointer {

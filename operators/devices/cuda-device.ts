@@ -11,9 +11,9 @@ import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent } from '../linalg/packed-blocks.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
-import { CudaCard } from './cuda-card.ts';
+import { CudaCard, type Pinned } from './cuda-card.ts';
 import { cudaEigenSolver } from './cuda-eigen.ts';
-import type { LoadedKernels } from './cuda-kernels.ts';
+import { type LoadedKernels, PEAK_LANES } from './cuda-kernels.ts';
 import { COPY, type CudaPaths, type CudaPointer } from './cuda-library.ts';
 import { CudaUploads } from './cuda-uploads.ts';
 import {
@@ -33,6 +33,9 @@ export const CUDA_CHUNK = 256;
 
 /** Samples that go up at a time. */
 const SAMPLES_UP = 2048;
+
+/** Bytes that come down at a time. */
+const DOWN_BYTES = 2 ** 22;
 
 /** Bytes of products that are added up at a time: a Gram of thousands of models makes a gigabyte of them a tile. */
 const MOST_PRODUCTS = 64 * 2 ** 20;
@@ -81,6 +84,8 @@ export class CudaDevice implements Device<CudaMatrix> {
   readonly #uploads: CudaUploads;
   /** In the order in which they were first asked for. */
   readonly #sums = new Map<Float64Array, Sums>();
+  /** Through which sums come down. */
+  #down: Pinned | null = null;
   /** Mixing weights that are on the card: those of a slot serve all of its panels. */
   #weights: { readonly p: Float64Array; readonly at: CudaPointer } | null = null;
   /** Products on their way to the sums, and samples: grown as needed. */
@@ -196,13 +201,53 @@ export class CudaDevice implements Device<CudaMatrix> {
   }
 
   settle(): void {
+    if (this.#sums.size === 0) return;
+    this.#down ??= this.card.pin(DOWN_BYTES);
+    const { at: pinned, bytes } = this.#down;
+    const room = new Float64Array(bytes.buffer, bytes.byteOffset, DOWN_BYTES / 8);
+    let coming: { readonly out: Float64Array; readonly from: number }[] = [];
+    let used = 0;
+    const take = (): void => {
+      this.card.wait();
+      for (const { out, from } of coming) addOnto(out, room.subarray(from, from + out.length));
+      coming = [];
+      used = 0;
+    };
     for (const [out, { at, cells }] of this.#sums) {
-      const sums = new Float64Array(cells);
-      this.card.copyDown(sums, at);
-      for (let i = 0; i < cells; i++) out[i] = out[i]! + sums[i]!;
+      for (let first = 0; first < cells; ) {
+        if (used === room.length) take();
+        const some = Math.min(cells - first, room.length - used);
+        const [to, from] = [pinned + BigInt(used * 8), at + BigInt(first * 8)];
+        this.card.perform(() =>
+          this.card.library.runtime.cudaMemcpyAsync(to, from, some * 8, COPY.down, this.card.stream),
+        );
+        coming.push({ out: out.subarray(first, first + some), from: used });
+        used += some;
+        first += some;
+      }
       this.card.free(at);
     }
+    take();
     this.#sums.clear();
+  }
+
+  peaks({ at, stride, width }: CudaMatrix, first: number, rows: number): Float32Array {
+    const count = rows * PEAK_LANES;
+    const [values, columns] = [new Float32Array(count), new Int32Array(count)];
+    const [a, b] = [this.#room('a', count * 4), this.#room('b', count * 4)];
+    this.card.perform(() =>
+      this.card.launch('row_peaks', count, [floats(at, first * stride), stride, width, PEAK_LANES, a, b, rows]),
+    );
+    this.card.copyDown(values, a);
+    this.card.copyDown(columns, b);
+    return Float32Array.from({ length: rows }, (_, row) => {
+      let best = row * PEAK_LANES;
+      for (let i = best + 1; i < (row + 1) * PEAK_LANES; i++) {
+        const more = Math.abs(values[i]!) - Math.abs(values[best]!);
+        if (more > 0 || (more === 0 && columns[i]! < columns[best]!)) best = i;
+      }
+      return values[best]!;
+    });
   }
 
   combine(p: Float64Array, m: number, from: CudaMatrix, aStart: number, n: number, out: CudaMatrix, at: number): void {
@@ -299,12 +344,14 @@ export class CudaDevice implements Device<CudaMatrix> {
   async close(): Promise<void> {
     try {
       this.#uploads.close();
+      if (this.#down !== null) this.card.unpin(this.#down);
       if (this.#weights !== null) this.card.free(this.#weights.at);
       for (const { at } of this.#scratch.values()) this.card.free(at);
       for (const { at } of this.#sums.values()) this.card.free(at);
     } catch {
       // A card that was lost takes nothing back; the process's end does.
     }
+    this.#down = null;
     this.#weights = null;
     this.#scratch.clear();
     this.#sums.clear();
@@ -361,7 +408,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     const at = this.#room(room, entries * count * 4);
     const [start, width, rows] =
       stand === 'rows' ? [first * stride + from, entries, count] : [from * stride + first, count, entries];
-    this.card.copyUp(at, width * 4, values.subarray(start), stride * 4, width * 4, rows);
+    this.#uploads.floats(at, values.subarray(start), stride, width, rows);
     return stand === 'rows'
       ? (entry) => ({ at: floats(at, entry - from), stride: entries, chunk: CUDA_CHUNK * entries })
       : (entry) => ({ at: floats(at, (entry - from) * count), stride: count, chunk: CUDA_CHUNK });
@@ -419,3 +466,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     return at;
   }
 }
+
+const addOnto = (out: Float64Array, sums: Float64Array): void => {
+  for (let i = 0; i < out.length; i++) out[i] = out[i]! + sums[i]!;
+};

@@ -8,7 +8,10 @@ export const CUDA_THREADS = 256;
 export const storedAs = { F32: 0, F64: 1, BF16: 2, F16: 3, F8_E4M3: 4, F8_E5M2: 4 } as const;
 
 /** Names of the kernels, in the order in which they are looked up. */
-export const kernelNames = ['widen', 'add_chunks'] as const;
+export const kernelNames = ['widen', 'add_chunks', 'row_peaks'] as const;
+
+/** Threads that share a row in `row_peaks`. */
+export const PEAK_LANES = 64;
 
 /** Kernels as they are in the process's context: any of its threads may launch them. */
 export type LoadedKernels = Readonly<Record<(typeof kernelNames)[number], bigint>>;
@@ -42,5 +45,22 @@ extern "C" __global__ void add_chunks(const float *products, double *sums, long 
   double sum = sums[at];
   for (long long c = 0; c < chunks; c++) sum += (double)products[c * cells + at];
   sums[at] = sum;
+}
+
+// Of each row's columns c, c + lanes, c + 2 lanes … the entry of largest magnitude, the first of equals, and its column.
+extern "C" __global__ void row_peaks(const float *rows, long long stride, long long width, long long lanes, float *peaks,
+                                     int *columns, long long count)
+{
+  long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= count * lanes) return;
+  const float *line = rows + at / lanes * stride;
+  float peak = 0;
+  long long column = width;
+  for (long long c = at % lanes; c < width; c += lanes) {
+    float x = line[c];
+    if (fabsf(x) > fabsf(peak)) { peak = x; column = c; }
+  }
+  peaks[at] = peak;
+  columns[at] = (int)column;
 }
 `;

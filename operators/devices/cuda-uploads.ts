@@ -2,12 +2,11 @@
 // float32 where they belong by a kernel on the stream of products. Two such pieces are under way at a time, so that the next
 // rows are read and sent while the card multiplies. Rows that are read from files are read into pinned memory to begin with; others
 // cost the processor one copy of their bytes.
-import koffi from 'koffi';
 import { bytesPerElement, widenedPatterns } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
-import type { CudaCard } from './cuda-card.ts';
+import type { CudaCard, Pinned } from './cuda-card.ts';
 import { storedAs } from './cuda-kernels.ts';
-import { COPY, type CudaPointer, pointerCell } from './cuda-library.ts';
+import { COPY, type CudaPointer } from './cuda-library.ts';
 import type { RowMemory } from './device.ts';
 
 /** Where rows go, and what is added to each. */
@@ -22,8 +21,7 @@ interface RowPlace {
 }
 
 interface Piece {
-  readonly pinned: CudaPointer;
-  readonly bytes: Uint8Array;
+  readonly pinned: Pinned;
   readonly onCard: CudaPointer;
   /** When its bytes are up, and when the kernel has taken them. */
   readonly up: CudaPointer;
@@ -66,21 +64,21 @@ export class CudaUploads {
         if (own.length === PIECES) {
           piece = own.shift()!;
           this.#card.perform(() => this.#card.library.runtime.cudaEventSynchronize(piece!.taken));
-          if (piece.bytes.byteLength < bytes) {
+          if (piece.pinned.bytes.byteLength < bytes) {
             this.#discard(piece);
             piece = undefined;
           }
         }
         if (piece === undefined) {
           piece = { ...this.#newPiece(bytes), isUp: false };
-          this.#lent.set(piece.bytes.buffer, piece);
+          this.#lent.set(piece.pinned.bytes.buffer, piece);
         }
         piece.isUp = false;
         own.push(piece);
-        return piece.bytes.subarray(0, bytes);
+        return piece.pinned.bytes.subarray(0, bytes);
       },
       close: () => {
-        for (const piece of own.splice(0)) if (this.#lent.has(piece.bytes.buffer)) this.#discard(piece);
+        for (const piece of own.splice(0)) if (this.#lent.has(piece.pinned.bytes.buffer)) this.#discard(piece);
       },
     };
   }
@@ -95,7 +93,7 @@ export class CudaUploads {
     const { runtime } = this.#card.library;
     this.#card.perform(() => {
       if (!piece.isUp) {
-        runtime.cudaMemcpyAsync(piece.onCard, piece.pinned, bytes.byteLength, COPY.up, this.#card.uploads);
+        runtime.cudaMemcpyAsync(piece.onCard, piece.pinned.at, bytes.byteLength, COPY.up, this.#card.uploads);
         runtime.cudaEventRecord(piece.up, this.#card.uploads);
         piece.isUp = true;
       }
@@ -115,13 +113,39 @@ export class CudaUploads {
     for (let first = 0; first < count; first += most) {
       const some = Math.min(most, count - first);
       const piece = this.#take(some * pitch);
-      for (let i = 0; i < some; i++) piece.bytes.set(rowOf(first + i), i * pitch);
+      for (let i = 0; i < some; i++) piece.pinned.bytes.set(rowOf(first + i), i * pitch);
       const { runtime } = this.#card.library;
       this.#card.perform(() => {
-        runtime.cudaMemcpyAsync(piece.onCard, piece.pinned, some * pitch, COPY.up, this.#card.uploads);
+        runtime.cudaMemcpyAsync(piece.onCard, piece.pinned.at, some * pitch, COPY.up, this.#card.uploads);
         runtime.cudaEventRecord(piece.up, this.#card.uploads);
         const to = place.to + BigInt(first * place.stride * 4);
         this.#widen(piece, dtype, { first: 0, pitch, count: some }, { ...place, to });
+      });
+    }
+  }
+
+  /**
+   * Copies rows of `width` floats, `stride` apart in an array, to the card, close together there, once what is on the stream of
+   * products is done with what was there: five times as fast as the driver copies memory that is not pinned, from several threads.
+   */
+  floats(to: CudaPointer, values: Float32Array, stride: number, width: number, rows: number): void {
+    const { runtime } = this.#card.library;
+    const most = Math.floor(PIECE_BYTES / (width * 4));
+    if (most === 0) {
+      this.#card.copyUp(to, width * 4, values, stride * 4, width * 4, rows);
+      return;
+    }
+    for (let first = 0; first < rows; first += most) {
+      const some = Math.min(most, rows - first);
+      const piece = this.#take(some * width * 4);
+      const { bytes } = piece.pinned;
+      const room = new Float32Array(bytes.buffer, bytes.byteOffset, some * width);
+      for (let i = 0; i < some; i++)
+        room.set(values.subarray((first + i) * stride, (first + i) * stride + width), i * width);
+      this.#card.perform(() => {
+        const target = to + BigInt(first * width * 4);
+        runtime.cudaMemcpyAsync(target, piece.pinned.at, some * width * 4, COPY.up, this.#card.stream);
+        runtime.cudaEventRecord(piece.taken, this.#card.stream);
       });
     }
   }
@@ -154,29 +178,27 @@ export class CudaUploads {
   }
 
   #newPiece(bytes: number): Piece {
-    const cell = pointerCell();
-    this.#card.perform(() => this.#card.library.runtime.cudaHostAlloc(cell, bytes, 0));
+    const pinned = this.#card.pin(bytes);
     const onCard = this.#card.allocate(bytes);
     // It is the stream of products' until that has come here.
     this.#card.wait();
     return {
-      pinned: cell[0]!,
-      bytes: new Uint8Array(koffi.view(cell[0]!, bytes)),
+      pinned,
       onCard,
       up: this.#card.event(),
       taken: this.#card.event(),
     };
   }
 
-  #discard({ pinned, bytes, onCard, up, taken }: Piece): void {
+  #discard({ pinned, onCard, up, taken }: Piece): void {
     const { runtime } = this.#card.library;
-    this.#lent.delete(bytes.buffer);
+    this.#lent.delete(pinned.bytes.buffer);
     this.#card.perform(() => {
       runtime.cudaEventSynchronize(taken);
-      runtime.cudaFreeHost(pinned);
       runtime.cudaEventDestroy(up);
       runtime.cudaEventDestroy(taken);
     });
+    this.#card.unpin(pinned);
     this.#card.free(onCard);
   }
 

@@ -87,6 +87,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   read(matrix: M, at: number, rows: number): Float32Array;
   /** Copies rows [at, at + rows) to where `out` has rows of `stride` floats. */
   readInto(matrix: M, at: number, rows: number, out: Float32Array, stride: number): void;
+  /** Of each of some rows the entry of largest magnitude, the first of equals, where a device finds it without giving them out. */
+  peaks?(matrix: M, at: number, rows: number): Float32Array;
   /**
    * Widens features [from, from + matrix.width) of batches' rows to float32 into a matrix. Together they fill
    * neighbouring matrix rows.

@@ -226,6 +226,44 @@ describe.skipIf(cudaSpec === null)('cuda', () => {
     },
   );
 
+  it.each([5, 64, 1000])('finds the largest entries of rows of %i, the first of equals', async (width) => {
+    const rows = floatRows(4, width, 7);
+    rows[1]!.fill(0);
+    // Equals in an order that no part of a row sees alone.
+    const [first, second] = [Math.floor(width / 2), width - 1];
+    rows[2]![first] = -9;
+    rows[2]![second] = 9;
+    rows[3]![second] = -9;
+    rows[3]![0] = 9;
+    const device = open();
+    const matrix = device.allocate(5, width);
+    rows.forEach((row, i) => void device.write(matrix, 1 + i, row));
+    const largest = rows[0]!.reduce((most, x) => (Math.abs(x) > Math.abs(most) ? x : most));
+    expect([...device.peaks(matrix, 1, 4)]).toEqual([largest, 0, -9, 9]);
+    await device.close();
+  });
+
+  it('takes sums down that are larger than what comes down at a time', async () => {
+    const device = open();
+    const rows = floatRows(800, 3, 8);
+    const matrix = device.allocate(800, 3);
+    rows.forEach((row, i) => void device.write(matrix, i, row));
+    const [small, large] = [new Float64Array(4).fill(1), new Float64Array(800 * 800)];
+    device.gram(matrix, 0, 2, 5, 2, small);
+    device.gramOfAll(matrix, 800, large);
+    device.settle();
+    const inner = (i: number, j: number): number => rows[i]!.reduce((sum, x, l) => sum + x * rows[j]![l]!, 0);
+    for (const [i, j] of [
+      [0, 0],
+      [655, 360],
+      [655, 359],
+      [799, 799],
+    ] as const)
+      expect(Math.abs(large[i * 800 + j]! - inner(i, j))).toBeLessThan(1e-5);
+    expect(Math.abs(small[3]! - 1 - inner(1, 6))).toBeLessThan(1e-5);
+    await device.close();
+  });
+
   it('solves large symmetric problems on the card, and small ones beside it', async () => {
     const device = open();
     const n = 40;

@@ -36,7 +36,7 @@ vi.mock('node:worker_threads', async (original) => ({
 }));
 
 it('a task that fails on one worker has failed when all of them have ended', async () => {
-  const pool = new TilePool({ spec: {} } as FoundDevice, 2);
+  const pool = new TilePool({ spec: {}, info: { name: 'blas' } } as FoundDevice, 2);
   await pool.open([{ features: 2 * TILE_WIDTH } as never]);
   let isOver = false;
   const saved = pool.save({ slot: 0 } as SaveTask).finally(() => {

@@ -1,0 +1,54 @@
+// What a pool of tiles and its worker threads say to each other.
+import type { DeviceSpec } from './devices/device-spec.ts';
+import type { TensorConnection } from './devices/tensor-messages.ts';
+import type { ScatterTask } from './scatter-tasks.ts';
+import type {
+  FetchTask,
+  FinishTask,
+  LoadTask,
+  ProjectTask,
+  SaveTask,
+  ScanTask,
+  SlotLayout,
+  VisitTask,
+} from './tile-tasks.ts';
+import type { TimeSpent } from './time-spent.ts';
+
+/** What every worker is told at birth. */
+export interface TileWorkerData {
+  readonly device: DeviceSpec;
+  /** Where its time is counted. */
+  readonly spent: TimeSpent;
+  /** To the thread that holds the GPU, where the device is one. */
+  readonly connection: TensorConnection | null;
+}
+
+/** What a worker says once its device is open, or will never be. */
+export const OPENED = 'opened';
+
+/** Adds some cells of tiles' Grams to their sums, in the order of tiles. */
+export interface AddTask {
+  /** tiles x cells float64. */
+  readonly grams: SharedArrayBuffer;
+  readonly tiles: number;
+  /** float64 cells. */
+  readonly sums: SharedArrayBuffer;
+  readonly from: number;
+  readonly to: number;
+}
+
+export type TileRequest =
+  | { readonly kind: 'open'; readonly slots: readonly SlotLayout[]; readonly owned: readonly (readonly number[])[] }
+  /** With memory for the Grams of the task's tiles, where they are too many to be sent. */
+  | { readonly kind: 'visit'; readonly task: VisitTask; readonly grams: SharedArrayBuffer | null }
+  | { readonly kind: 'add'; readonly task: AddTask }
+  | { readonly kind: 'scan'; readonly task: ScanTask }
+  | { readonly kind: 'finish'; readonly task: FinishTask }
+  | { readonly kind: 'project'; readonly task: ProjectTask }
+  | { readonly kind: 'fetch'; readonly task: FetchTask }
+  | { readonly kind: 'save'; readonly task: SaveTask }
+  | { readonly kind: 'load'; readonly task: LoadTask }
+  | { readonly kind: 'scatter'; readonly task: ScatterTask }
+  | { readonly kind: 'ready' }
+  /** Gives all tiles up; with `device`, what they are on too. */
+  | { readonly kind: 'clear'; readonly device: boolean };
