@@ -3,6 +3,7 @@
 import { CudaCard } from '../dist/operators/devices/cuda-card.js';
 import { COPY, pointerCell } from '../dist/operators/devices/cuda-library.js';
 import { findCuda } from '../dist/operators/devices/find-cuda.js';
+import { generator } from './random.mjs';
 
 const quick = process.argv.includes('--quick');
 const BYTES = quick ? 2 ** 20 : 2 ** 28;
@@ -30,7 +31,10 @@ const target = card.allocate(BYTES);
 const copy_s = fastest(() => runtime.cudaMemcpyAsync(target, pinned, BYTES, COPY.up, card.stream));
 
 const [a, b, c] = [0, 1, 2].map(() => card.allocate(SIDE * SIDE * 4));
-for (const matrix of [a, b]) runtime.cudaMemsetAsync(matrix, 0, SIDE * SIDE * 4, card.stream);
+// Not zeros: a card may multiply those faster.
+const normal = generator(7);
+const values = Float32Array.from({ length: SIDE * SIDE }, normal);
+for (const matrix of [a, b]) card.copyUp(matrix, SIDE * 4, values, SIDE * 4, SIDE * 4, SIDE);
 const [one, zero] = [Float32Array.of(1), Float32Array.of(0)];
 const gemm_s = fastest(() =>
   blas.cublasSgemm_v2(card.blas, 0, 0, SIDE, SIDE, SIDE, one, a, SIDE, b, SIDE, zero, c, SIDE),

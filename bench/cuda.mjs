@@ -1,6 +1,7 @@
 // The part `cuda`: device cuda on a card, against others on the same card and against what the card and the files allow, all
-// in one run. (a) models of 4,096 x 4,096 bfloat16, rank 64, block 64: share of the slower of reading and copying up. (b) rank 256, and
-// (c) mode rows: share of one large float32 product. References that the machine lacks are named and left out.
+// in one run. (a) models of 4,096 x 4,096 bfloat16, rank 64, block 64, which moving weights binds: share of the slower of reading and
+// copying up, of the whole fit and of its blocks after the first. (b) rank 256 on more and smaller models, and (c) mode rows, which
+// arithmetic binds: share of what both limits allow. References that the machine lacks are named and left out.
 import { execFileSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -30,13 +31,13 @@ const cardLimit = (quick) =>
 async function measure(folder, data, flags) {
   const out = join(data, 'run-cuda');
   rmSync(out, { recursive: true, force: true });
-  const where = ['--device', 'cuda', '--memory', 48 * GIB, '--threads', 4, '--no-basis', '--drop-state'];
+  const where = ['--device', 'cuda', '--memory', 48 * GIB, '--no-basis', '--drop-state'];
   const { done } = await runWatched([folder, ...flags, ...where, '--out', out]);
   const mode = flags.includes('rows') ? 'rows' : 'models';
   const [eigenvalues] = (await readSpectra(out, mode)).values();
-  const parts = await readTimings(out);
+  const blocks = await readTimings(out);
   rmSync(out, { recursive: true, force: true });
-  return { fit_s: done.fit_s, flops: done.flops, parts, singular_values: eigenvalues.slice(0, 10).map(Math.sqrt) };
+  return { fit_s: done.fit_s, flops: done.flops, blocks, singular_values: eigenvalues.slice(0, 10).map(Math.sqrt) };
 }
 
 /** What others make of the same files; null where they cannot. */
@@ -60,9 +61,11 @@ const told = (met) => (met ? 'met' : 'MISSED');
 /** @returns whether all of it ran */
 export async function benchCuda({ data, quick }) {
   const side = quick ? 128 : 4096;
-  const set = { models: quick ? 24 : 128, shapes: [[side, side]], dtype: 'BF16', seed: 20261 };
+  const set = { models: quick ? 24 : 256, shapes: [[side, side]], dtype: 'BF16', seed: 20261 };
+  const many = { models: quick ? 48 : 512, shapes: [[side / 2, side / 2]], dtype: 'BF16', seed: 20262 };
   const bytes = setBytes(set);
   const folder = ensureModelSet(join(data, quick ? 'cuda-quick' : 'cuda'), set);
+  const manyFolder = ensureModelSet(join(data, quick ? 'cuda-many-quick' : 'cuda-many'), many);
   const [rank, block] = quick ? [4, 8] : [64, 64];
   const card = cardLimit(quick);
   const numpy = findPython('numpy');
@@ -71,7 +74,7 @@ export async function benchCuda({ data, quick }) {
   const move = Math.min(read, card.up_bytes_per_s);
   const [streamed, wide, rows] = [
     await measure(folder, data, ['--rank', rank, '--block', block]),
-    await measure(folder, data, ['--rank', quick ? 8 : 256, '--block', block]),
+    await measure(manyFolder, data, ['--rank', quick ? 16 : 256, '--block', block]),
     await measure(folder, data, ['--mode', 'rows', '--rank', 32, '--no-energies']),
   ];
   const others = Object.fromEntries(
@@ -112,17 +115,29 @@ export async function benchCuda({ data, quick }) {
   console.log(
     `share of the slower of reading and copying up: ${(own / move).toFixed(2)}, aim ${MOVE_TARGET}: ${told(own / move >= MOVE_TARGET)}`,
   );
+  const later = streamed.blocks.slice(1);
+  const steady =
+    later.reduce((sum, { bytes }) => sum + bytes, 0) / later.reduce((sum, { seconds }) => sum + seconds, 0);
+  console.log(
+    `blocks after the first: ${gigabytes(steady)} GB/s, ${(steady / move).toFixed(2)} of it (models are ${(bytes / 1e9).toFixed(1)} GB: what a run does once weighs)`,
+  );
   const scatterFlops = set.models * side * side * (side + 1);
   const shares = [
-    [`rank ${quick ? 8 : 256}`, wide.fit_s, wide.flops],
-    ['mode rows', rows.fit_s, scatterFlops],
-  ].map(([name, seconds, flops]) => ({ name, seconds, flops, share: flops / seconds / card.gemm_flops_per_s }));
-  printTable('where arithmetic binds', [
-    ['', 's', 'GFLOP', 'of the float32 product', `aim ${GEMM_TARGET}`],
-    ...shares.map(({ name, seconds, flops, share }) => [
+    [`rank ${quick ? 16 : 256}, ${many.models} models`, wide.fit_s, wide.flops, setBytes(many)],
+    ['mode rows', rows.fit_s, scatterFlops, bytes],
+  ].map(([name, seconds, flops, size]) => {
+    const [multiplied, moved] = [flops / card.gemm_flops_per_s, size / move];
+    const limit = Math.max(multiplied, moved);
+    return { name, seconds, flops, binds: multiplied > moved ? 'products' : 'moving', share: limit / seconds };
+  });
+  printTable('more arithmetic', [
+    ['', 's', 'GFLOP', 'GFLOP/s', 'limit', 'share', `aim ${GEMM_TARGET}`],
+    ...shares.map(({ name, seconds, flops, binds, share }) => [
       name,
       seconds.toFixed(2),
       (flops / 1e9).toFixed(0),
+      (flops / 1e9 / seconds).toFixed(0),
+      binds,
       share.toFixed(2),
       told(share >= GEMM_TARGET),
     ]),

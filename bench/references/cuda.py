@@ -4,7 +4,7 @@ cuda.py FOLDER RANK BLOCK WHAT
 
 WHAT is exact (float64 Gram on the card: singular values alone), torch-gram (float32 Gram, eigh, basis), torch-svd
 (torch.svd_lowrank), cupy-ipca (a textbook incremental PCA, the small problem by the Gram matrix of components and block) or
-sklearn (IncrementalPCA on the processor, on the first 262,144 weights).
+sklearn (IncrementalPCA on the processor, on the first 65,536 weights).
 Files are safetensors of one bfloat16 tensor each.
 """
 import json
@@ -16,18 +16,26 @@ import numpy as np
 
 folder, rank, block, what = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 SLICE = 1 << 20
-PART = 512 * 512
+PART = 256 * 256
 
 
-def stored():
-    """models x features, the bits of bfloat16."""
-    rows = []
-    for name in sorted(os.listdir(folder)):
-        with open(os.path.join(folder, name), 'rb') as file:
-            length = int.from_bytes(file.read(8), 'little')
-            file.seek(8 + length)
-            rows.append(np.frombuffer(file.read(), '<u2'))
-    return np.stack(rows)
+def sizes():
+    names = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    with open(names[0], 'rb') as file:
+        start = 8 + int.from_bytes(file.read(8), 'little')
+    return names, start, (os.path.getsize(names[0]) - start) // 2
+
+
+def fill(rows):
+    """Fills models x features with the bits of bfloat16, the first features of every model."""
+    names, start, _ = sizes()
+    for row, name in zip(rows, names):
+        with open(name, 'rb', buffering=0) as file:
+            file.seek(start)
+            view = memoryview(row).cast('B')
+            while len(view) > 0:
+                view = view[file.readinto(view):]
+    return rows
 
 
 def done(seconds, values, features, bytes_read, versions):
@@ -35,14 +43,17 @@ def done(seconds, values, features, bytes_read, versions):
                       'bytes': bytes_read, 'versions': versions}))
 
 
-def with_torch(X):
+def with_torch():
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
-    host = torch.from_numpy(X.view(np.int16)).view(torch.bfloat16).pin_memory()
+    names, _, features = sizes()
+    bits = torch.empty((len(names), features), dtype=torch.int16, pin_memory=True)
+    fill(bits.numpy())
+    host = bits.view(torch.bfloat16)
     versions = f'torch {torch.__version__}, {torch.cuda.get_device_name(0)}'
     torch.zeros(1, device='cuda')
-    n, features = X.shape
+    n = len(names)
 
     def gram(dtype):
         G = torch.zeros((n, n), dtype=torch.float64, device='cuda')
@@ -68,13 +79,15 @@ def with_torch(X):
         A -= A.mean(0)
         _, values, _ = torch.svd_lowrank(A, q=rank)
     torch.cuda.synchronize()
-    done(time.perf_counter() - start, values.cpu().numpy(), features, X.nbytes, versions)
+    done(time.perf_counter() - start, values.cpu().numpy(), features, n * features * 2, versions)
 
 
-def with_cupy(X):
+def with_cupy():
     import cupy
 
-    n, features = X.shape
+    names, _, features = sizes()
+    n = len(names)
+    X = fill(np.empty((n, features), '<u2'))
     S, mean, seen = None, None, 0
     cupy.cuda.Device().synchronize()
     start = time.perf_counter()
@@ -97,15 +110,16 @@ def with_cupy(X):
     done(time.perf_counter() - start, cupy.asnumpy(values), features, X.nbytes, f'CuPy {cupy.__version__}')
 
 
-def with_sklearn(X):
+def with_sklearn():
     import sklearn
     from sklearn.decomposition import IncrementalPCA
 
-    part = (X[:, :PART].astype(np.uint32) << 16).view(np.float32)
+    names, _, features = sizes()
+    X = fill(np.empty((len(names), min(PART, features)), '<u2'))
+    part = (X.astype(np.uint32) << 16).view(np.float32)
     start = time.perf_counter()
     pca = IncrementalPCA(n_components=min(rank, len(X) - 1), batch_size=max(block, rank)).fit(part)
     done(time.perf_counter() - start, pca.singular_values_, part.shape[1], part.size * 2, f'scikit-learn {sklearn.__version__}')
 
 
-X = stored()
-{'cupy-ipca': with_cupy, 'sklearn': with_sklearn}.get(what, with_torch)(X)
+{'cupy-ipca': with_cupy, 'sklearn': with_sklearn}.get(what, with_torch)()
