@@ -9,10 +9,14 @@ export function cleanEnvironment() {
   return rest;
 }
 
+/** Looking takes seconds where a module is large. */
+const found = new Map();
+
 /** The first Python that imports `module`, or null. */
 export function findPython(module) {
   const imports = (python) => spawnSync(python, ['-c', `import ${module}`], { stdio: 'ignore' }).status === 0;
-  return CANDIDATES.find(imports) ?? null;
+  if (!found.has(module)) found.set(module, CANDIDATES.find(imports) ?? null);
+  return found.get(module);
 }
 
 /** Runs a script that prints one JSON object. */

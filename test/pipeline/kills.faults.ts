@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { cardEnvironment, isRealCard } from '../card.ts';
+import { cardEnvironment } from '../card.ts';
 import { devices } from '../operators/devices.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
 import { runCli } from './cli-process.ts';
@@ -60,10 +60,7 @@ const others = (['frequent-directions', 'randomized'] as const).map((engine) => 
 }));
 
 /** A card's double does one thing at a time, and takes its time: fewer models. */
-const onCard =
-  cardEnvironment === null
-    ? []
-    : [{ ...incremental, name: 'cuda', ...(isRealCard ? {} : { models: 900 }), kills: FEWER_KILLS }];
+const onCard = cardEnvironment === null ? [] : [{ ...incremental, name: 'cuda', models: 900, kills: FEWER_KILLS }];
 Object.assign(process.env, cardEnvironment);
 
 const ways = [
