@@ -48,7 +48,7 @@ function reference(folder, rank, block, what, module) {
     return null;
   }
   try {
-    return runPython(python, script('references/cuda.py'), [folder, rank, block, what]);
+    return runPython(python, script('references/on-card.py'), [folder, rank, block, what]);
   } catch (error) {
     console.error(`FAILED: ${what}: ${error.message.split('\n')[0]}`);
     return null;

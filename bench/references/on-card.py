@@ -1,6 +1,6 @@
 """The same models on the same card, by others: data in host memory, uploads timed, reading not.
 
-cuda.py FOLDER RANK BLOCK WHAT
+on-card.py FOLDER RANK BLOCK WHAT
 
 WHAT is exact (float64 Gram on the card: singular values alone), torch-gram (float32 Gram, eigh, basis), torch-svd
 (torch.svd_lowrank), cupy-ipca (a textbook incremental PCA, the small problem by the Gram matrix of components and block) or
