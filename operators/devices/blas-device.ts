@@ -7,8 +7,9 @@ import { eachRectangle } from '../../sources/decode-delta.ts';
 import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
-import type { BlasLibrary } from './blas-library.ts';
+import { addressOf, type BlasLibrary } from './blas-library.ts';
 import type { Device, DeviceMatrix, PlacedRows, Samples } from './device.ts';
+import { multipliesSmall, multiplyOwnRows, multiplyRows } from './small-products.ts';
 
 /** Features one float32 accumulator takes. */
 export const BLAS_CHUNK = 2048;
@@ -38,10 +39,26 @@ export interface FloatAllocator {
   release(): void;
 }
 
-const plainMemory: FloatAllocator = { allocate: (floats) => new Float32Array(floats), release: () => {} };
+/** Floats from which on V8 leaves an array where it is: it moves smaller ones about. */
+const OFF_HEAP = 64;
+
+const plainMemory: FloatAllocator = {
+  allocate: (floats) => new Float32Array(Math.max(floats, OFF_HEAP)),
+  release: () => {},
+};
 
 export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemory): Device<BlasMatrix> => {
+  const inPieces = multipliesSmall(blas);
   let scratch = new Float32Array(0);
+  // Mixing weights serve all panels of a tile, and of a slot: made float32 for each of them they would be most of the garbage.
+  const mixing: { of: Float64Array | null; values: Float32Array } = { of: null, values: new Float32Array(0) };
+  const weightsOf = (p: Float64Array): Float32Array => {
+    if (mixing.of === p) return mixing.values;
+    if (mixing.values.length < p.length) mixing.values = new Float32Array(p.length);
+    mixing.values.set(p);
+    mixing.of = p;
+    return mixing.values;
+  };
   let widened = new Float64Array(0);
   /** out += the first numbers of `scratch`. Not by a loop: it would be compiled just when it is needed most. */
   const addScratch = (out: Float64Array): void => {
@@ -118,6 +135,14 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       return out;
     },
     readInto,
+    peaks: ({ data, stride, width }, at, rows) => {
+      const values = new Float32Array(rows);
+      for (let i = 0; i < rows; i++) {
+        const row = data.subarray((at + i) * stride, (at + i) * stride + width);
+        values[i] = row[blas.indexOfLargest(width, row)]!;
+      }
+      return values;
+    },
     widen: (batches, from, matrix, shift) => {
       for (const placed of batches) widenBatch(placed, from, matrix);
       if (shift === null) return;
@@ -129,15 +154,22 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     widenRow: widenOne,
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
       const cells = aRows * bRows;
-      if (scratch.length < cells) scratch = new Float32Array(cells);
-      const a = data.subarray(aStart * stride);
-      const b = data.subarray(bStart * stride);
-      blas.multiplyTransposed(aRows, bRows, width, a, stride, b, stride, scratch, bRows);
+      if (scratch.length < cells) scratch = new Float32Array(Math.max(cells, OFF_HEAP));
+      if (inPieces) {
+        const at = addressOf(data);
+        const [a, b] = [at + aStart * stride * 4, at + bStart * stride * 4];
+        multiplyRows(blas.multiplyAt, aRows, bRows, width, a, stride, b, stride, addressOf(scratch), bRows);
+      } else {
+        const a = data.subarray(aStart * stride);
+        const b = data.subarray(bStart * stride);
+        blas.multiplyTransposed(aRows, bRows, width, a, stride, b, stride, scratch, bRows);
+      }
       addScratch(out.subarray(0, cells));
     },
     gramOfAll: ({ data, stride, width }, rows, out) => {
-      if (scratch.length < rows * rows) scratch = new Float32Array(rows * rows);
-      blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
+      if (scratch.length < rows * rows) scratch = new Float32Array(Math.max(rows * rows, OFF_HEAP));
+      if (inPieces) multiplyOwnRows(blas.multiplyAt, rows, width, addressOf(data), stride, addressOf(scratch), rows);
+      else blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
       for (let i = 0; i < rows; i++) {
         for (let j = i * rows + i; j < (i + 1) * rows; j++) out[j] = out[j]! + scratch[j]!;
       }
@@ -146,12 +178,12 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
       out.data.set(data.subarray(0, at * stride));
       const a = data.subarray(aStart * stride);
-      blas.multiply(m, width, n, Float32Array.from(p), n, a, stride, out.data.subarray(at * stride), stride);
+      blas.multiply(m, width, n, weightsOf(p), n, a, stride, out.data.subarray(at * stride), stride);
     },
     accumulate: (p, m, { data, stride, width }, at, n) => {
       if (n === 0) return;
       const a = data.subarray((at + m) * stride);
-      blas.multiplyOnto(m, width, n, Float32Array.from(p), n, a, stride, data.subarray(at * stride), stride);
+      blas.multiplyOnto(m, width, n, weightsOf(p), n, a, stride, data.subarray(at * stride), stride);
     },
     addScatter: (samples, block, out) => {
       const { rows, columns } = block;

@@ -32,6 +32,8 @@ export interface BlasLibrary {
   readonly multiplyLeftTransposed: SgemmCall;
   /** C += A · B, likewise. */
   readonly multiplyOnto: SgemmCall;
+  /** C = A · B or A · Bᵀ, plus `beta` C, of matrices that stand at addresses: for pieces, each of which would need three views. */
+  readonly multiplyAt: SgemmAt;
   /** Upper triangle of C (n x n, ldc) = Aᵀ · A, A (k x n, lda). */
   readonly multiplyOwnTransposeBy: SsyrkCall;
   /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ. */
@@ -39,6 +41,8 @@ export interface BlasLibrary {
   readonly multiplyDouble: DoubleProduct;
   /** y += x, length n. */
   readonly addDouble: (n: number, x: Float64Array, y: Float64Array) => void;
+  /** Where the entry of largest magnitude stands, the first of equals; n > 0. */
+  readonly indexOfLargest: (n: number, x: Float32Array) => number;
   /** Every row of A (m x n, row stride lda) += x. */
   readonly addToRows: (m: number, n: number, x: Float32Array, a: Float32Array, lda: number) => void;
   /** B (m x n, ldb) = A (m x n, lda). Null where the library has no LAPACK. */
@@ -60,6 +64,24 @@ export type SgemmCall = (
   c: Float32Array,
   ldc: number,
 ) => void;
+
+/** Addresses are whole numbers of bytes (`addressOf`). */
+export type SgemmAt = (
+  transposed: boolean,
+  m: number,
+  n: number,
+  k: number,
+  a: number,
+  lda: number,
+  b: number,
+  ldb: number,
+  beta: number,
+  c: number,
+  ldc: number,
+) => void;
+
+/** Where an array stands, for as long as it is alive. */
+export const addressOf = (values: Float32Array): number => Number(koffi.address(values));
 
 export type CopyRows = (m: number, n: number, a: Float32Array, lda: number, b: Float32Array, ldb: number) => void;
 
@@ -96,6 +118,10 @@ export const loadBlas = (path: string): BlasLibrary => {
       `void ${name('cblas_sgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, float alpha, ` +
         `const float *a, ${int} lda, const float *b, ${int} ldb, float beta, float *c, ${int} ldc)`,
     );
+    const sgemmAt = bind(
+      `void ${name('cblas_sgemm')}(int order, int ta, int tb, ${int} m, ${int} n, ${int} k, float alpha, ` +
+        `uint64_t a, ${int} lda, uint64_t b, ${int} ldb, float beta, uint64_t c, ${int} ldc)`,
+    );
     const sger = bind(
       `void ${name('cblas_sger')}(int order, ${int} m, ${int} n, float alpha, const float *x, ${int} ix, ` +
         `const float *y, ${int} iy, float *a, ${int} lda)`,
@@ -111,7 +137,17 @@ export const loadBlas = (path: string): BlasLibrary => {
     const daxpy = bind(
       `void ${name('cblas_daxpy')}(${int} n, double a, const double *x, ${int} ix, double *y, ${int} iy)`,
     );
-    if (daxpy === null || sgemm === null || sger === null || ssyrk === null || dgemm === null) continue;
+    const isamax = bind(`size_t ${name('cblas_isamax')}(${int} n, const float *x, ${int} ix)`);
+    if (
+      isamax === null ||
+      daxpy === null ||
+      sgemm === null ||
+      sgemmAt === null ||
+      sger === null ||
+      ssyrk === null ||
+      dgemm === null
+    )
+      continue;
     const text = (symbol: string): string | null => bind(`const char *${name(symbol)}()`)?.() as string | null;
     const config = text('openblas_get_config');
     return {
@@ -127,6 +163,23 @@ export const loadBlas = (path: string): BlasLibrary => {
         void sgemm(ROW_MAJOR, TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 0, c, ldc),
       multiplyOnto: (m, n, k, a, lda, b, ldb, c, ldc) =>
         void sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, m, n, k, 1, a, lda, b, ldb, 1, c, ldc),
+      multiplyAt: (transposed, m, n, k, a, lda, b, ldb, beta, c, ldc) =>
+        void sgemmAt(
+          ROW_MAJOR,
+          NO_TRANSPOSE,
+          transposed ? TRANSPOSE : NO_TRANSPOSE,
+          m,
+          n,
+          k,
+          1,
+          a,
+          lda,
+          b,
+          ldb,
+          beta,
+          c,
+          ldc,
+        ),
       multiplyOwnTransposeBy: (n, k, a, lda, c, ldc) =>
         void ssyrk(ROW_MAJOR, UPPER, TRANSPOSE, n, k, 1, a, lda, 0, c, ldc),
       multiplyByOwnTranspose: (n, k, a, lda, c, ldc) =>
@@ -136,6 +189,7 @@ export const loadBlas = (path: string): BlasLibrary => {
         dgemm(ROW_MAJOR, ta, tb, m, n, k, 1, a, lda, b, ldb, 1, c, ldc);
       },
       addDouble: (n, x, y) => void daxpy(n, 1, x, 1, y, 1),
+      indexOfLargest: (n, x) => Number(isamax(n, x, 1)),
       addToRows: (m, n, x, a, lda) => void sger(ROW_MAJOR, m, n, 1, onesOf(m), 1, x, 1, a, lda),
       copyRows: bindCopyRows(bind, scheme),
       solve: bindEigenSolver(bind, scheme),

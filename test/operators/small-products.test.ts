@@ -1,0 +1,87 @@
+// Products in pieces, by the machine's own BLAS whatever its kernel: against float64, and nothing beside the cells of the product is
+// written. Tolerance: 2,048 products of numbers up to 1/2 in float32, added up by a BLAS, are right to 1e-6 of the largest sum.
+import { describe, expect, it } from 'vitest';
+import { addressOf, type BlasLibrary, loadBlas } from '../../operators/devices/blas-library.ts';
+import { findDevice } from '../../operators/devices/device-spec.ts';
+import { alignedFloats } from '../../operators/devices/float-arena.ts';
+import { multipliesSmall, multiplyOwnRows, multiplyRows } from '../../operators/devices/small-products.ts';
+import { devices } from './devices.ts';
+import { normals } from './planted.ts';
+
+const GUARD = 7;
+
+const library = async (): Promise<BlasLibrary> => {
+  const { spec } = await findDevice('blas');
+  if (spec.name !== 'blas') throw new Error('expected a BLAS');
+  return loadBlas(spec.path);
+};
+
+/** Rows of float32, `stride` apart, and their inner products in float64. */
+const rowsOf = (count: number, width: number, seed: number) => {
+  const stride = width + 5;
+  const normal = normals(seed);
+  const values = alignedFloats(count * stride + 64);
+  for (let i = 0; i < values.length; i++) values[i] = normal() / 4;
+  const inner = (i: number, j: number): number => {
+    let sum = 0;
+    for (let l = 0; l < width; l++) sum += values[i * stride + l]! * values[j * stride + l]!;
+    return sum;
+  };
+  return { values, stride, inner };
+};
+
+const guarded = (m: number, ldc: number): Float32Array => alignedFloats(m * ldc + 64).fill(GUARD);
+
+describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
+  it.each([
+    [1, 1, 1],
+    [35, 32, 2048],
+    [67, 32, 2048],
+    [99, 33, 2049],
+    [131, 64, 700],
+    [3, 128, 63],
+    [200, 7, 2048],
+  ])('rows by rows: %i x %i over %i', async (m, n, k) => {
+    const { multiplyAt } = await library();
+    const { values, stride, inner } = rowsOf(m + n, k, m + n);
+    const ldc = n + 3;
+    const out = guarded(m, ldc);
+    const at = addressOf(values);
+    multiplyRows(multiplyAt, m, n, k, at, stride, at + m * stride * 4, stride, addressOf(out), ldc);
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < n; j++) expect(Math.abs(out[i * ldc + j]! - inner(i, m + j)) / k).toBeLessThan(1e-6);
+    out.forEach((value, cell) => {
+      if (cell >= m * ldc || cell % ldc >= n) expect(value).toBe(GUARD);
+    });
+  });
+
+  it.each([
+    [1, 5],
+    [34, 2048],
+    [35, 2048],
+    [140, 1000],
+  ])('rows by themselves: %i over %i', async (n, k) => {
+    const { multiplyAt } = await library();
+    const { values, stride, inner } = rowsOf(n, k, n);
+    const out = guarded(n, n);
+    multiplyOwnRows(multiplyAt, n, k, addressOf(values), stride, addressOf(out), n);
+    for (let i = 0; i < n; i++)
+      for (let j = i; j < n; j++) expect(Math.abs(out[i * n + j]! - inner(i, j)) / k).toBeLessThan(1e-6);
+    expect(out.subarray(n * n).every((value) => value === GUARD)).toBe(true);
+  });
+});
+
+it.each([
+  ['OpenBLAS', '0.3.21', 'Cooperlake', true],
+  ['OpenBLAS', '0.3.31', 'SkylakeX', true],
+  ['OpenBLAS', '0.4.0', 'SapphireRapids', true],
+  ['OpenBLAS', '1.0.0', 'SkylakeX', true],
+  ['OpenBLAS', '0.3.20', 'SkylakeX', false],
+  ['OpenBLAS', '0.2.99', 'SkylakeX', false],
+  ['OpenBLAS', '0.3.21', 'Haswell', false],
+  ['OpenBLAS', '0.3.21', 'Zen', false],
+  ['OpenBLAS', 'unknown', 'SkylakeX', false],
+  ['libmkl_rt.so', 'unknown', 'unknown', false],
+] as const)('%s %s with kernel %s: %s', (name, version, kernel, expected) => {
+  expect(multipliesSmall({ library: name, version, kernel } as BlasLibrary)).toBe(expected);
+});
