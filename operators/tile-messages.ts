@@ -50,5 +50,5 @@ export type TileRequest =
   | { readonly kind: 'load'; readonly task: LoadTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }
   | { readonly kind: 'ready' }
-  /** Gives all tiles up; with `device`, what they are on too. */
-  | { readonly kind: 'clear'; readonly device: boolean };
+  /** Gives all tiles up, and what they are on. */
+  | { readonly kind: 'close' };

@@ -120,7 +120,7 @@ class TileWorker {
     // A thread that ends while it binds a library's functions takes the process along.
     await this.#opened;
     // One that is at work, or lost its device, ends as it is.
-    if (device && this.#pending.size === 0) await this.send({ kind: 'clear', device }).catch(() => {});
+    if (device && this.#pending.size === 0) await this.send({ kind: 'close' }).catch(() => {});
     await this.#worker.terminate();
   }
 
@@ -163,7 +163,7 @@ export class TilePool implements Tiles {
 
   /** Resolves when every worker has its device: the first work then starts at once. */
   async ready(): Promise<void> {
-    await this.#all({ kind: 'ready' });
+    await Promise.all(this.#workers.map((worker) => worker.send({ kind: 'ready' })));
   }
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
@@ -175,8 +175,6 @@ export class TilePool implements Tiles {
     slots.forEach(({ features }, slot) => {
       for (const { index } of tilesOf(features)) owned[turn++ % this.threads]![slot]!.push(index);
     });
-    // A card has one memory for all: what the last group took is given back before anyone takes more.
-    if (this.info.name === 'cuda') await this.#all({ kind: 'clear', device: false });
     this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
     await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
   }
@@ -249,10 +247,6 @@ export class TilePool implements Tiles {
     const room = new SharedArrayBuffer(bytes);
     this.#grams.set(slot, room);
     return room;
-  }
-
-  async #all(request: TileRequest): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.send(request)));
   }
 
   /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */

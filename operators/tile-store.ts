@@ -105,13 +105,12 @@ export class TileStore {
   /** Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up. */
   open(slots: readonly SlotLayout[], owns: (slot: number, tile: number) => boolean): void {
     this.clear();
-    const owned = slots.map(({ features }, slot) => tilesOf(features).filter((tile) => owns(slot, tile.index)));
-    this.#device.reserve?.(slots.reduce((sum, layout, slot) => sum + this.#floatsOf(layout, owned[slot]!), 0));
     this.#slots = slots.map((layout, slot) => {
-      const tiles = owned[slot]!;
+      const tiles = tilesOf(layout.features).filter((tile) => owns(slot, tile.index));
       if (tiles.length === 0) return null;
-      const { maxRows, passingRows, spill } = layout;
-      const widest = this.#widestPanel(layout);
+      const { maxRows, passingRows, spill, careful = false } = layout;
+      const rows = Math.max(maxRows, passingRows ?? 0);
+      const widest = Math.min(layout.features, this.#device.panelFor(rows, careful));
       const allocate = (rows: number, width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(rows, widest), width);
       const shared = passingRows === null && spill === null ? null : allocate(passingRows ?? maxRows, widest);
@@ -131,17 +130,6 @@ export class TileStore {
         spare: allocate(Math.max(maxRows, 1), widest),
       };
     });
-  }
-
-  #widestPanel({ features, maxRows, passingRows, careful = false }: SlotLayout): number {
-    return Math.min(features, this.#device.panelFor(Math.max(maxRows, passingRows ?? 0), careful));
-  }
-
-  /** Of the panels of a slot that are kept between visits. */
-  #floatsOf(layout: SlotLayout, tiles: readonly Tile[]): number {
-    if (layout.spill !== null || layout.maxRows === 0) return 0;
-    const widest = this.#widestPanel(layout);
-    return tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest) * widest * layout.maxRows, 0);
   }
 
   clear(): void {

@@ -62,9 +62,9 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
       return tiles.load(request.task);
     case 'scatter':
       return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
-    case 'clear':
+    case 'close':
       tiles.clear();
-      return request.device ? device.close() : null;
+      return device.close();
     case 'ready':
       return null;
   }

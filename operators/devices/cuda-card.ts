@@ -147,17 +147,6 @@ export class CudaCard {
     }
   }
 
-  /** Has the pool take memory from the card at once: asked for piece by piece it needs a second for ten gigabytes. */
-  reserve(bytes: number): void {
-    if (this.#pool === 0n || bytes === 0) return;
-    try {
-      this.free(this.#made(this.library.runtime.cudaMallocAsync, bytes, this.stream));
-    } catch (error) {
-      // What is asked for piece by piece may find room yet.
-      if (!(error instanceof CudaFailure && error.reason === 'out-of-memory')) throw error;
-    }
-  }
-
   /** Takes memory back once what was put on the stream of products is done. */
   free(pointer: CudaPointer): void {
     const { runtime } = this.library;

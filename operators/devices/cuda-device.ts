@@ -118,10 +118,6 @@ export class CudaDevice implements Device<CudaMatrix> {
     return { rows, width, stride, at: this.card.allocate(rows * stride * 4) };
   }
 
-  reserve(floats: number): void {
-    this.card.reserve(floats * 4);
-  }
-
   free({ at }: CudaMatrix): void {
     this.card.free(at);
   }

@@ -72,8 +72,6 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    * @param careful for sums that must be right to 1e-7 of the products' size, where a chunk is not by itself
    */
   panelFor(rows: number, careful: boolean): number;
-  /** Says what the matrices that are allocated next take together, where a device finds it sooner at once. */
-  reserve?(floats: number): void;
   /** Uninitialised memory for a matrix. */
   allocate(rows: number, width: number): M;
   free(matrix: M): void;
