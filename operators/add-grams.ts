@@ -1,10 +1,10 @@
 // Grams of many tiles added up by several threads, each some of the cells: the bits are those of one thread that adds them all.
 import type { AddTask } from './tile-messages.ts';
 
-export const addGrams = ({ grams, tiles, sums, from, to }: AddTask): null => {
-  const out = new Float64Array(sums, from * 8, to - from);
-  for (let tile = 0; tile < tiles; tile++)
-    addOnto(out, new Float64Array(grams, tile * sums.byteLength + from * 8, to - from));
+export const addGrams = ({ grams, tiles, cells, from, to }: AddTask): null => {
+  const part = (row: number): Float64Array => new Float64Array(grams, (row * cells + from) * 8, to - from);
+  const out = part(tiles);
+  for (let tile = 0; tile < tiles; tile++) addOnto(out, part(tile));
   return null;
 };
 

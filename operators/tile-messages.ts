@@ -28,11 +28,10 @@ export const OPENED = 'opened';
 
 /** Adds some cells of tiles' Grams to their sums, in the order of tiles. */
 export interface AddTask {
-  /** tiles x cells float64. */
+  /** (tiles + 1) x cells float64: the sums come last. */
   readonly grams: SharedArrayBuffer;
   readonly tiles: number;
-  /** float64 cells. */
-  readonly sums: SharedArrayBuffer;
+  readonly cells: number;
   readonly from: number;
   readonly to: number;
 }

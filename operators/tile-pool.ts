@@ -48,7 +48,10 @@ export interface Tiles {
   readonly threads: number;
   /** Makes room for a group of slots; the tiles of the group before are given up. */
   open(slots: readonly SlotLayout[]): Promise<void>;
-  /** @param onto what tiles before these contributed, when the slot is visited part by part */
+  /**
+   * One visit of a slot at a time.
+   * @param onto what tiles before these contributed, when the slot is visited part by part
+   */
   visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult>;
   /** The first of each model that has any. */
   scan(task: ScanTask): Promise<readonly BadRow[]>;
@@ -143,7 +146,7 @@ export class TilePool implements Tiles {
   readonly #workers: readonly TileWorker[];
   /** The thread that holds the GPU, for all of them. */
   readonly #tensors: TensorThread | null;
-  /** Tiles of each slot, and where their Grams stand when they are many. */
+  /** Tiles of each slot, and where their Grams stand when they are many: kept for later groups, as threads keep their panels. */
   #tiles: readonly number[] = [];
   readonly #grams = new Map<number, SharedArrayBuffer>();
   /** Which workers hold tiles of a slot. */
@@ -168,7 +171,6 @@ export class TilePool implements Tiles {
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
     this.#tiles = slots.map(({ features }) => tilesOf(features).length);
-    this.#grams.clear();
     // Tiles are dealt in turn, through all slots, so that small slots spread too.
     const owned = this.#workers.map(() => slots.map((): number[] => []));
     let turn = 0;
@@ -183,18 +185,20 @@ export class TilePool implements Tiles {
     const { from, to } = task.tiles ?? { from: 0, to: this.#tiles[task.slot]! };
     const all = rowsBeforeBlock(task.stateRows) + task.block;
     const cells = all * (task.full ? all : task.block);
-    const grams = (to - from) * cells < SENT_CELLS ? null : this.#roomFor(task.slot, (to - from) * cells * 8);
+    const tiles = to - from;
+    const grams = tiles * cells < SENT_CELLS ? null : this.#roomFor(task.slot, (tiles + 1) * cells * 8);
     const visits = (await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task, grams })).flat();
     if (grams === null) return addVisits(visits, task, this.multiplyDouble, onto);
-    const sums = new SharedArrayBuffer(cells * 8);
-    const gram = new Float64Array(sums);
-    if (onto !== undefined) gram.set(onto.gram);
+    const gram = onto?.gram ?? new Float64Array(cells);
+    const sums = new Float64Array(grams, tiles * cells * 8, cells);
+    sums.set(gram);
     const cut = (worker: number): number => Math.floor((worker * cells) / this.threads);
     await allDone(
       this.#workers.map((worker, i) =>
-        worker.send({ kind: 'add', task: { grams, tiles: to - from, sums, from: cut(i), to: cut(i + 1) } }),
+        worker.send({ kind: 'add', task: { grams, tiles, cells, from: cut(i), to: cut(i + 1) } }),
       ),
     );
+    gram.set(sums);
     return visitOf(visits, gram, task, onto);
   }
 

@@ -282,7 +282,7 @@ export const groupSides = (slots: readonly PlannedSlot[], needs: SideNeeds, firs
 /** What was found in place of so many MiB, and what gives more. */
 const moreThan = ({ memory, cardBinds }: Pick<MemoryNeeds, 'memory' | 'cardBinds'>, mebibytes: number): string =>
   cardBinds
-    ? `found ${formatBytes(memory)} free on the card; give fewer --threads, --device blas`
+    ? `found ${formatBytes(memory)} on the card beside what its threads take; give fewer --threads, --device blas`
     : `found ${formatBytes(memory)}; give --memory ${mebibytes}MiB`;
 
 const sidesTooLarge = (slot: PlannedSlot, needed: number, needs: SideNeeds): ConfigInvalid => {

@@ -139,8 +139,8 @@ type PlanError = ConfigInvalid | SourceMalformed | SourceUnavailable | DeviceUna
 
 /** Of a card's free memory, what slots are put together for: the rest is for products on their way, and for other processes. */
 const CARD_SHARE = 0.8;
-/** What a thread takes of a card beside: cuBLAS's workspace, and products on their way. */
-const CARD_THREAD_BYTES = 40 * 2 ** 20;
+/** What a thread takes of a card beside, at most: cuBLAS's workspace, products on their way, and samples. */
+const CARD_THREAD_BYTES = 96 * 2 ** 20;
 /** Of a thread: one is filled while the other goes up. */
 const CARD_ROW_BUFFERS = 2;
 

@@ -34,7 +34,10 @@ def fill(rows):
             file.seek(start)
             view = memoryview(row).cast('B')
             while len(view) > 0:
-                view = view[file.readinto(view):]
+                got = file.readinto(view)
+                if got == 0:
+                    raise EOFError(f'{name} ends {len(view)} bytes early')
+                view = view[got:]
     return rows
 
 

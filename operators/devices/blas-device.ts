@@ -39,13 +39,7 @@ export interface FloatAllocator {
   release(): void;
 }
 
-/** Floats from which on V8 leaves an array where it is: it moves smaller ones about. */
-const OFF_HEAP = 64;
-
-const plainMemory: FloatAllocator = {
-  allocate: (floats) => new Float32Array(Math.max(floats, OFF_HEAP)),
-  release: () => {},
-};
+const plainMemory: FloatAllocator = { allocate: (floats) => new Float32Array(floats), release: () => {} };
 
 export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemory): Device<BlasMatrix> => {
   const inPieces = multipliesSmall(blas);
@@ -154,7 +148,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     widenRow: widenOne,
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
       const cells = aRows * bRows;
-      if (scratch.length < cells) scratch = new Float32Array(Math.max(cells, OFF_HEAP));
+      if (scratch.length < cells) scratch = new Float32Array(cells);
       if (inPieces) {
         const at = addressOf(data);
         const [a, b] = [at + aStart * stride * 4, at + bStart * stride * 4];
@@ -167,7 +161,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       addScratch(out.subarray(0, cells));
     },
     gramOfAll: ({ data, stride, width }, rows, out) => {
-      if (scratch.length < rows * rows) scratch = new Float32Array(Math.max(rows * rows, OFF_HEAP));
+      if (scratch.length < rows * rows) scratch = new Float32Array(rows * rows);
       if (inPieces) multiplyOwnRows(blas.multiplyAt, rows, width, addressOf(data), stride, addressOf(scratch), rows);
       else blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
       for (let i = 0; i < rows; i++) {

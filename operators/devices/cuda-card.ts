@@ -4,7 +4,7 @@
 // groups asks the driver once.
 import koffi from 'koffi';
 import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
-import { CUDA_KERNELS, CUDA_THREADS, type kernelNames, type LoadedKernels } from './cuda-kernels.ts';
+import { CUDA_KERNELS, CUDA_THREADS, kernelNames, type LoadedKernels } from './cuda-kernels.ts';
 import {
   type CheckedCall,
   COPY,
@@ -242,7 +242,7 @@ export class CudaCard {
     const module = this.#made((cell) => driver.cuModuleLoadData(cell, image));
     this.#module = module;
     const find = (name: string): CudaPointer => this.#made((cell) => driver.cuModuleGetFunction(cell, module, name));
-    return { widen: find('widen'), add_chunks: find('add_chunks'), row_peaks: find('row_peaks') };
+    return Object.fromEntries(kernelNames.map((name) => [name, find(name)])) as LoadedKernels;
   }
 
   #made(make: CheckedCall, ...more: unknown[]): CudaPointer {

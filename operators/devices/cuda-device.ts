@@ -31,14 +31,14 @@ import {
 /** Features, or samples, that one float32 accumulator takes. */
 export const CUDA_CHUNK = 256;
 
-/** Samples that go up at a time. */
-const SAMPLES_UP = 2048;
+/** Bytes of samples that go up at a time, where a chunk of them is no more. */
+const SAMPLES_BYTES = 32 * 2 ** 20;
 
 /** Bytes that come down at a time. */
 const DOWN_BYTES = 2 ** 22;
 
 /** Bytes of products that are added up at a time: a Gram of thousands of models makes a gigabyte of them a tile. */
-const MOST_PRODUCTS = 64 * 2 ** 20;
+const MOST_PRODUCTS = 32 * 2 ** 20;
 
 export interface CudaMatrix extends DeviceMatrix {
   readonly at: CudaPointer;
@@ -228,6 +228,7 @@ export class CudaDevice implements Device<CudaMatrix> {
   }
 
   peaks({ at, stride, width }: CudaMatrix, first: number, rows: number): Float32Array {
+    if (rows === 0) return new Float32Array(0);
     const count = rows * PEAK_LANES;
     const [values, columns] = [new Float32Array(count), new Int32Array(count)];
     const [a, b] = [this.#room('a', count * 4), this.#room('b', count * 4)];
@@ -279,7 +280,7 @@ export class CudaDevice implements Device<CudaMatrix> {
   addScatterBlocks(samples: Samples, parts: readonly { readonly block: Block; readonly out: Float64Array }[]): void {
     const from = Math.min(...parts.map(({ block }) => block.columns.from));
     const to = Math.max(...parts.map(({ block }) => block.rows.to));
-    this.#eachSamples(samples, (first, count) => {
+    this.#eachSamples(0, samples.count, to - from, (first, count) => {
       const entry = this.#samplesUp('a', samples, first, count, { from, to });
       for (const { block, out } of parts) {
         const { rows, columns } = block;
@@ -295,7 +296,7 @@ export class CudaDevice implements Device<CudaMatrix> {
 
   addCross(a: Samples, rows: Extent, b: Samples, columns: Extent, out: Float64Array): void {
     const [m, n] = [rows.to - rows.from, columns.to - columns.from];
-    this.#eachSamples(a, (first, count) => {
+    this.#eachSamples(0, a.count, m + n, (first, count) => {
       const x = this.#samplesUp('a', a, first, count, rows)(rows.from);
       const y = this.#samplesUp('b', b, first, count, columns)(columns.from);
       this.card.perform(() => this.#addProducts(a.stand === 'rows', x, m, y, n, count, out));
@@ -310,8 +311,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     if (k === 0) return;
     const v = this.#room('b', k * side * 4);
     this.card.copyUp(v, side * 4, directions, side * 4, side * 4, k);
-    for (let first = from; first < to; first += SAMPLES_UP) {
-      const count = Math.min(SAMPLES_UP, to - first);
+    this.#eachSamples(from, to, side, (first, count) => {
       const x = this.#samplesUp('a', samples, first, count, { from: 0, to: side })(0).at;
       const products = this.#room('products', k * count * 4);
       const inner = new Float32Array(k * count);
@@ -322,7 +322,7 @@ export class CudaDevice implements Device<CudaMatrix> {
       });
       this.card.copyDown(inner, products);
       addSquares(inner, k, count, energies);
-    }
+    });
   }
 
   /** Does a little of everything, since a card loads code when it is first called, and stops all threads meanwhile. */
@@ -385,8 +385,10 @@ export class CudaDevice implements Device<CudaMatrix> {
   }
 
   /** Samples by as many as go up at a time. */
-  #eachSamples({ count }: Samples, use: (first: number, count: number) => void): void {
-    for (let first = 0; first < count; first += SAMPLES_UP) use(first, Math.min(SAMPLES_UP, count - first));
+  #eachSamples(from: number, to: number, entries: number, use: (first: number, count: number) => void): void {
+    const chunks = Math.max(1, Math.floor(SAMPLES_BYTES / (entries * 4 * CUDA_CHUNK)));
+    for (let first = from; first < to; first += chunks * CUDA_CHUNK)
+      use(first, Math.min(chunks * CUDA_CHUNK, to - first));
   }
 
   /**

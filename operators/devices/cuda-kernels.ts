@@ -7,7 +7,6 @@ export const CUDA_THREADS = 256;
 /** How elements are stored, as the kernel `widen` numbers it. */
 export const storedAs = { F32: 0, F64: 1, BF16: 2, F16: 3, F8_E4M3: 4, F8_E5M2: 4 } as const;
 
-/** Names of the kernels, in the order in which they are looked up. */
 export const kernelNames = ['widen', 'add_chunks', 'row_peaks'] as const;
 
 /** Threads that share a row in `row_peaks`. */

@@ -116,7 +116,12 @@ const findCard = async (paths: CudaPaths, precision: CudaPrecision): Promise<Fou
   const device = await openCuda(probe);
   const { runtime, driver } = device.card.facts;
   const card = { runtime, driver, ...device.card.memory(), hasSolver: device.card.library.solver !== null };
-  device.warm();
+  try {
+    device.warm();
+  } catch (error) {
+    await device.close();
+    throw error instanceof DeviceFailed ? new DeviceUnavailable({ device: 'cuda', detail: error.detail }) : error;
+  }
   const kernels = device.card.leaveKernels();
   const spec = { ...probe, kernels };
   await device.close();

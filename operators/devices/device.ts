@@ -31,7 +31,7 @@ export interface DeviceMatrix {
 
 /** Memory of this process that rows are read into, tile after tile. */
 export interface RowMemory {
-  /** So many bytes, uninitialised. What was given before is still the caller's until it asks twice more. */
+  /** So many bytes, uninitialised. What was given before is the caller's no more. */
   take(bytes: number): Uint8Array;
   close(): void;
 }

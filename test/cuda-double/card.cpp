@@ -247,6 +247,7 @@ API cudaMallocAsync(void **p, size_t bytes, void *stream) {
   ENTER(cudaMallocAsync);
   if (!setting("pools", 1)) return NOT_SUPPORTED;
   Stream *own = streamOf(stream, "cudaMallocAsync");
+  if (bytes == 0) return INVALID_VALUE;
   size_t again = bytes < kept ? bytes : kept;
   if (held + kept + bytes - again > (size_t)setting("memory", 8LL << 30)) return MEMORY_ALLOCATION;
   kept -= again;

@@ -57,6 +57,11 @@ it('adds them to the same bits', { timeout: 120_000 }, async () => {
   }
   const pool = new TilePool(found, 2);
   await pool.open([layout]);
+  // Where they stood before.
+  for (let turn = 0; turn < 2; turn++) {
+    const { gram } = await pool.visit(visit(null));
+    expect(Buffer.from(gram.buffer).equals(Buffer.from(truth.gram.buffer)), `turn ${turn}`).toBe(true);
+  }
   const first = await pool.visit(visit({ from: 0, to: 32 }));
   const both = await pool.visit(visit({ from: 32, to: TILES }), first);
   expect(Buffer.from(both.gram.buffer).equals(Buffer.from(truth.gram.buffer))).toBe(true);
