@@ -1,7 +1,7 @@
 // What a card can do at best, through weightspan's own bindings: copies up from pinned memory, and one large float32 product.
 // Prints one JSON object. card-limit.mjs [--quick]
 import { CudaCard } from '../dist/operators/devices/cuda-card.js';
-import { COPY, pointerCell } from '../dist/operators/devices/cuda-library.js';
+import { COPY } from '../dist/operators/devices/cuda-library.js';
 import { findCuda } from '../dist/operators/devices/find-cuda.js';
 import { generator } from './random.mjs';
 
@@ -24,11 +24,9 @@ function fastest(work) {
   return best;
 }
 
-const cell = pointerCell();
-runtime.cudaHostAlloc(cell, BYTES, 0);
-const pinned = cell[0];
+const pinned = card.pin(BYTES);
 const target = card.allocate(BYTES);
-const copy_s = fastest(() => runtime.cudaMemcpyAsync(target, pinned, BYTES, COPY.up, card.stream));
+const copy_s = fastest(() => runtime.cudaMemcpyAsync(target, pinned.at, BYTES, COPY.up, card.stream));
 
 const [a, b, c] = [0, 1, 2].map(() => card.allocate(SIDE * SIDE * 4));
 // Not zeros: a card may multiply those faster.
@@ -46,5 +44,5 @@ console.log(
     gemm_flops_per_s: (2 * SIDE ** 3) / gemm_s,
   }),
 );
-runtime.cudaFreeHost(pinned);
+card.unpin(pinned);
 card.close();

@@ -47,7 +47,7 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
     case 'visit':
       return tiles.visit(request.task, request.grams);
     case 'add':
-      return tiles.timed('gram', () => addGrams(request.task));
+      return tiles.timed('gram', () => addGrams(device.multiplyDouble, request.task));
     case 'scan':
       return tiles.scan(request.task);
     case 'finish':

@@ -7,7 +7,7 @@
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
 import { storedRow, widenRow } from '../../sources/weight-batch.ts';
-import type { DoubleProduct } from '../linalg/dense-products.ts';
+import { addTo, type DoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent } from '../linalg/packed-blocks.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addSquares } from './blas-device.ts';
@@ -205,7 +205,7 @@ export class CudaDevice implements Device<CudaMatrix> {
     let used = 0;
     const take = (): void => {
       this.card.wait();
-      for (const { out, from } of coming) addOnto(out, room.subarray(from, from + out.length));
+      for (const { out, from } of coming) addTo(out, room.subarray(from, from + out.length), this.multiplyDouble);
       coming = [];
       used = 0;
     };
@@ -464,7 +464,3 @@ export class CudaDevice implements Device<CudaMatrix> {
     return at;
   }
 }
-
-const addOnto = (out: Float64Array, sums: Float64Array): void => {
-  for (let i = 0; i < out.length; i++) out[i] = out[i]! + sums[i]!;
-};

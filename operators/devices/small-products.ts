@@ -1,7 +1,7 @@
 // Products of few rows in pieces that OpenBLAS multiplies where they stand. It copies larger operands together first, which for a
 // Gram of 67 x 32 takes as long as a third of the product. Its kernels for small matrices do not, and there are some for processors
-// with AVX-512: 110 against 81 GFLOP/s for that Gram, 107 against 86 for mixing 32 rows onto 33 (OpenBLAS 0.3.21 and 0.3.31, an
-// EPYC). They are taken, says its source, up to a million products, and up to 1,200 cells where rows are multiplied by rows.
+// with AVX-512: 110 against 81 GFLOP/s for that Gram (OpenBLAS 0.3.21, an EPYC). By trying sizes, they are taken up to a million
+// products, and up to 1,200 cells where rows are multiplied by rows.
 import type { BlasLibrary, SgemmAt } from './blas-library.ts';
 
 /** Kernels that have them. */
