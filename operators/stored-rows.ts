@@ -1,13 +1,14 @@
 // What a slot's tiles hold in place of the state. A full mixing multiplies all 1 + r + b rows of [m; S; X] into the 1 + ℓ
 // rows of the next state. But the state need not be held row by row: any rows Y with [m; S] = R Y will do, R a small
 // float64 matrix that is applied to Gram matrices and not to weights. With M = P diag(R, I) the next state is
-// M [Y; X] = M₁ (Y' + M₁⁻¹ M₂ Y''), M₁ the first 1 + ℓ columns: adding few rows Y'' onto the ones that stay gives the next
-// Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Now and then, and where M₁
-// is close to singular, the rows are mixed in full, after which R is the identity again.
+// M [Y; X] = M₁ (Z₁ + M₁⁻¹ M₂ Z₂), M₁ any 1 + ℓ columns and Z₁ their rows: adding few rows Z₂ onto the ones that stay gives
+// the next Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Z₁ is chosen so that
+// little is added to it: mostly the rows of Y, and some of X that take the places of others. Now and then, and where that
+// would blur the state's rows, they are mixed in full, after which R is the identity again.
 import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
-import { solveLinear } from './linalg/linear-system.ts';
+import { interpolate } from './linalg/interpolative.ts';
 import type { SubspaceSpec, SubspaceState } from './subspace-state.ts';
-import type { Mix } from './tile-tasks.ts';
+import type { Addition, Mix, Replacement } from './tile-tasks.ts';
 import type { SubspaceUpdate } from './update-subspace.ts';
 import { CONSTANT_ROWS } from './update-subspace.ts';
 
@@ -16,6 +17,12 @@ import { CONSTANT_ROWS } from './update-subspace.ts';
  * squares of the error expected. Held rows pass on their own rounding (2⁻²⁴ of their length, through R).
  */
 const MOST_BLUR2 = 256;
+
+/**
+ * How much of one row is added to another at most, each as if it were of length one. Rows change places for it, which costs
+ * a hundredth of a full mixing a pair.
+ */
+const MOST_COEFFICIENT = 2;
 
 /** Features for each row held from which the products saved are worth the small algebra: about 1 ms for 65 rows. */
 const LEAST_FEATURES_PER_ROW = 256;
@@ -39,7 +46,7 @@ export interface StoredRows {
     /** What the next visit does to the tiles; where nothing is dropped, the block's rows simply stay (m = n). */
     readonly mix: Mix;
     /** [m; S] out of the rows that are held now. */
-    readonly whole: Mix;
+    readonly whole: Replacement;
   } | null;
 }
 
@@ -97,7 +104,7 @@ export const rowsAfter = (
   const m = 1 + update.newRows;
   const n = old + blockNorms2.length;
   const values = wholeMix(update.mix, stored.map, old, m, n, product);
-  const whole: Mix = { kind: 'replace', values, m, n };
+  const whole: Replacement = { kind: 'replace', values, m, n };
   if (!renew && mayAdd(spec.features, m)) {
     // Uncentred, the mean is a row of zeros, which stays as it is.
     if (!spec.center) values[0] = 1;
@@ -105,10 +112,7 @@ export const rowsAfter = (
     const heldNorms2 = Float64Array.of(...(stored.norms2 ?? stateNorms2), ...blockNorms2);
     const mixingBlur2 = blurOf(update.mix, Float64Array.of(...stateNorms2, ...blockNorms2), m, n);
     const addition = additionOf(values, m, n, mixingBlur2, heldNorms2);
-    if (addition !== null) {
-      const mix: Mix = { kind: 'add', values: addition.values, m, n };
-      return { map: addition.map, norms2: addition.norms2, due: { mix, whole } };
-    }
+    if (addition !== null) return { map: addition.map, norms2: addition.norms2, due: { mix: addition.mix, whole } };
   }
   return { map: null, norms2: null, due: { mix: whole, whole } };
 };
@@ -124,7 +128,7 @@ export const rowsAdded = (mix: Float64Array, m: number, block: number): StoredRo
   return {
     map: null,
     norms2: null,
-    due: { mix: { kind: 'add', values, m, n }, whole: { kind: 'replace', values: mix, m, n } },
+    due: { mix: { kind: 'add', values, m, n, exchanges: [] }, whole: { kind: 'replace', values: mix, m, n } },
   };
 };
 
@@ -133,7 +137,7 @@ export const rowsReplaced = ({ due }: StoredRows, mix: Float64Array, m: number):
   const n = due?.whole.n ?? m;
   const values = due === null ? mix : new Float64Array(m * n);
   if (due !== null) jsDoubleProduct({ a: false, b: false }, { m, n, k: m }, mix, m, due.whole.values, n, values, n);
-  const whole: Mix = { kind: 'replace', values, m, n };
+  const whole: Replacement = { kind: 'replace', values, m, n };
   return { map: null, norms2: null, due: { mix: whole, whole } };
 };
 
@@ -165,7 +169,9 @@ const blurOf = (factors: Float64Array, norms2: Float64Array, m: number, n: numbe
 };
 
 /**
- * M₁⁻¹ M₂ and M₁; null where M₁ is too close to singular.
+ * Which rows stay, what the others add to them, and what they stand for then; null where that would blur the state's rows.
+ * Rows are chosen as if all were equally long and each state row equally blurred.
+ * @param whole M, m x n
  * @param heldNorms2 squared norms of the n rows held
  */
 const additionOf = (
@@ -174,18 +180,31 @@ const additionOf = (
   n: number,
   mixingBlur2: Float64Array,
   heldNorms2: Float64Array,
-): { values: Float64Array; map: Float64Array; norms2: Float64Array } | null => {
-  const rest = n - m;
-  const map = new Float64Array(m * m);
-  const right = new Float64Array(m * rest);
+): { mix: Addition; map: Float64Array; norms2: Float64Array } | null => {
+  // Of a row of zeros, such as the first mean, any multiple is as good.
+  const lengths = heldNorms2.map((norm2) => Math.sqrt(norm2) || 1);
+  const weighted = new Float64Array(m * n);
   for (let i = 0; i < m; i++) {
-    map.set(whole.subarray(i * n, i * n + m), i * m);
-    right.set(whole.subarray(i * n + m, (i + 1) * n), i * rest);
+    const scale = mixingBlur2[i] === 0 ? 1 : 1 / Math.sqrt(mixingBlur2[i]!);
+    for (let j = 0; j < n; j++) weighted[i * n + j] = scale * whole[i * n + j]! * lengths[j]!;
   }
-  const values = solveLinear(map, right, m);
-  if (values === null) return null;
+  const found = interpolate(weighted, m, n, MOST_COEFFICIENT);
+  if (found === null) return null;
+  const { order, values } = found;
+  const map = new Float64Array(m * m);
+  const rest = n - m;
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < m; j++) map[i * m + j] = whole[i * n + order[j]!]!;
+    for (let j = 0; j < rest; j++) {
+      values[i * rest + j] = (values[i * rest + j]! * lengths[order[i]!]!) / lengths[order[m + j]!]!;
+    }
+  }
+  const inOrder = (of: Float64Array): Float64Array => of.map((_, j) => of[order[j]!]!);
+  const ordered = inOrder(heldNorms2);
   // As if rows were at right angles, which is what can be said of rounding errors.
-  const norms2 = blurOf(values, heldNorms2.subarray(m), m, rest).map((added, i) => heldNorms2[i]! + added);
+  const norms2 = blurOf(values, ordered.subarray(m), m, rest).map((added, i) => ordered[i]! + added);
   const blur2 = blurOf(map, norms2, m, m);
-  return blur2.every((blur, i) => blur <= MOST_BLUR2 * mixingBlur2[i]!) ? { values, map, norms2 } : null;
+  if (blur2.some((blur, i) => blur > MOST_BLUR2 * mixingBlur2[i]!)) return null;
+  const exchanges = [...order.subarray(0, m).entries()].filter(([to, from]) => to !== from);
+  return { mix: { kind: 'add', values, m, n, exchanges }, map, norms2 };
 };

@@ -6,7 +6,7 @@ import type { Sketch } from './nystrom.ts';
 import { type StoredRows, settleRows } from './stored-rows.ts';
 import { reportedRank, type StreamingEngine, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
-import type { Mix, SpillStep } from './tile-tasks.ts';
+import type { Replacement, SpillStep } from './tile-tasks.ts';
 
 /** How subspaces are found. */
 export type EngineName = StreamingEngine | 'exact';
@@ -93,7 +93,7 @@ const unitDirections = (
   { eigenvalues, models, sketch }: SubspaceState,
   rank: number,
   { map, due }: StoredRows,
-): Mix => {
+): Replacement => {
   if (sketch !== undefined) return sketchedDirections(sketch, models, rank, due);
   const n = due?.whole.n ?? 1 + eigenvalues.length;
   const whole = due?.whole.values ?? map;
@@ -107,7 +107,7 @@ const unitDirections = (
 };
 
 /** The same out of [s; Y; Ψ]: s = Σ x, or zero where nothing is centred. */
-const sketchedDirections = (sketch: Sketch, models: number, rank: number, due: StoredRows['due']): Mix => {
+const sketchedDirections = (sketch: Sketch, models: number, rank: number, due: StoredRows['due']): Replacement => {
   const held = sketch.sumDots.length;
   const rows = 2 * held - 1;
   const directions = new Float64Array((1 + rank) * rows);

@@ -12,18 +12,19 @@ import { placeRows, type ReadRows } from './placed-rows.ts';
 import { RowReader, type UnreadRow } from './row-reader.ts';
 import { signRows } from './sign-rows.ts';
 import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
-import type {
-  BadRow,
-  FetchTask,
-  FinishTask,
-  LoadTask,
-  Mix,
-  ProjectTask,
-  SaveTask,
-  ScanTask,
-  SlotLayout,
-  SpillStep,
-  VisitTask,
+import {
+  asReplacement,
+  type BadRow,
+  type FetchTask,
+  type FinishTask,
+  type LoadTask,
+  type Mix,
+  type ProjectTask,
+  type SaveTask,
+  type ScanTask,
+  type SlotLayout,
+  type SpillStep,
+  type VisitTask,
 } from './tile-tasks.ts';
 import { KINDS, newTimeSpent, type TileTimings, type TimeSpent } from './time-spent.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock, savedRows } from './update-subspace.ts';
@@ -154,6 +155,7 @@ export class TileStore {
     const all = before + task.block;
     const columns = task.full ? all : task.block;
     const average = averageOf(task);
+    const mix = this.#feasible(task.mix);
     const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const { staged, origin, unread } = this.#placed(slot, tile, task, before);
@@ -162,7 +164,7 @@ export class TileStore {
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
         if (task.spill !== null) since = performance.now();
-        if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
+        if (mix !== null) since = this.#mix(slot, panel, mix, since);
         if (task.shift !== null) {
           if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
           tile.shiftSum += this.#settleShift(slot, panel, average !== null);
@@ -242,11 +244,12 @@ export class TileStore {
   finish(task: FinishTask): readonly TilePeaks[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
+    const settle = this.#feasible(task.settle);
     return slot.tiles.map((tile) => {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
-        if (task.settle !== null) this.#mix(slot, panel, task.settle);
+        if (settle !== null) this.#mix(slot, panel, settle);
         this.#mix(slot, panel, task.mix);
         this.#widenPeaks(peaks, panel.matrix, panel.width);
         if (task.keep) this.#swap(slot, panel);
@@ -282,9 +285,10 @@ export class TileStore {
   }
 
   /** Writes tiles' rows to a file, and tells the sha256 of what each of them wrote. */
-  save({ slot: index, mix, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
+  save({ slot: index, mix: due, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
     const slot = this.#slots[index];
     if (!slot) return [];
+    const mix = this.#feasible(due);
     const rows = savedRows(stateRows);
     return slot.tiles.map((tile) => {
       const floats = rows * tile.width;
@@ -400,13 +404,22 @@ export class TileStore {
     return values;
   }
 
+  /** What comes to the same on a device whose rows cannot change places. */
+  #feasible(mix: Mix | null): Mix | null {
+    const swaps = mix?.kind === 'add' && mix.exchanges.length > 0;
+    return swaps && this.#device.swapRows === undefined ? asReplacement(mix) : mix;
+  }
+
   /**
    * Changes a panel's rows in place, or mixes them into the spare matrix, which becomes the panel's.
    * @returns the time that is now
    */
-  #mix(slot: HeldSlot, panel: Panel, { kind, values, m, n }: Mix, since = performance.now()): number {
-    if (kind === 'add') this.#device.accumulate(values, m, panel.matrix, MEAN, n - m);
-    else {
+  #mix(slot: HeldSlot, panel: Panel, mix: Mix, since = performance.now()): number {
+    const { kind, values, m, n } = mix;
+    if (kind === 'add') {
+      for (const [a, b] of mix.exchanges) this.#device.swapRows!(panel.matrix, MEAN + a, MEAN + b);
+      this.#device.accumulate(values, m, panel.matrix, MEAN, n - m);
+    } else {
       const spare = this.#device.reshape(slot.spare, panel.width);
       this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
       slot.spare = panel.matrix;

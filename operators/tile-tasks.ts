@@ -28,16 +28,39 @@ export interface SpillStep {
   readonly to: Generation;
 }
 
-/**
- * What becomes of the rows of a slot's tiles from the mean's on. `replace`: rows 2 … 2 + m of the new tile = values (m x n)
- * · rows 2 … 2 + n of the old one. `add`: rows 2 … 2 + m += values (m x (n − m)) · rows 2 + m … 2 + n, in place.
- */
-export interface Mix {
-  readonly kind: 'replace' | 'add';
+/** What becomes of the rows of a slot's tiles from the mean's on, of which row 0 is the mean's. */
+export type Mix = Replacement | Addition;
+
+/** Rows 0 … m of the new tile = values (m x n) · rows 0 … n of the old one. */
+export interface Replacement {
+  readonly kind: 'replace';
   readonly values: Float64Array;
   readonly m: number;
   readonly n: number;
 }
+
+/** After some pairs of rows have changed places: rows 0 … m += values (m x (n − m)) · rows m … n, in place. */
+export interface Addition {
+  readonly kind: 'add';
+  readonly values: Float64Array;
+  readonly m: number;
+  readonly n: number;
+  /** Each one of the first m rows, and one of the others. */
+  readonly exchanges: readonly (readonly [number, number])[];
+}
+
+/** An addition as the replacement that comes to the same. */
+export const asReplacement = ({ values, m, n, exchanges }: Addition): Replacement => {
+  const rest = n - m;
+  const whole = new Float64Array(m * n);
+  const order = Int32Array.from({ length: n }, (_, j) => j);
+  for (const [a, b] of exchanges) [order[a], order[b]] = [order[b]!, order[a]!];
+  for (let i = 0; i < m; i++) {
+    whole[i * n + order[i]!] = 1;
+    for (let j = 0; j < rest; j++) whole[i * n + order[m + j]!] = values[i * rest + j]!;
+  }
+  return { kind: 'replace', values: whole, m, n };
+};
 
 export interface VisitTask {
   readonly slot: number;
@@ -69,7 +92,7 @@ export interface ProjectTask {
   readonly staged: readonly SourceRows[];
   readonly shift: NonNullable<VisitTask['shift']>;
   /** Makes the mean (row 0) and the k unit directions out of [0; X]: (1 + k) x (1 + b). */
-  readonly mix: Mix;
+  readonly mix: Replacement;
   readonly tiles: TileRange | null;
   /** Leave the rows in the slot's spill files. */
   readonly spilled: boolean;
@@ -107,8 +130,8 @@ export interface FinishTask {
   readonly slot: number;
   /** What the block before left undone, to be done first; null to look at the rows as they are. */
   readonly settle: Mix | null;
-  /** Makes the mean (row 0) and the k unit directions out of the rows held; replaces. */
-  readonly mix: Mix;
+  /** Makes the mean (row 0) and the k unit directions out of the rows held. */
+  readonly mix: Replacement;
   readonly spill: SpillStep | null;
   /** Only look: the rows stay what they are. */
   readonly keep: boolean;

@@ -1,7 +1,7 @@
 // The small solvers against identities, against LAPACK where there is one, and against angles known by construction.
 import { describe, expect, it } from 'vitest';
 import { findBlas } from '../../operators/devices/find-blas.ts';
-import { solveLinear } from '../../operators/linalg/linear-system.ts';
+import { interpolate } from '../../operators/linalg/interpolative.ts';
 import { principalAngles } from '../../operators/linalg/principal-angles.ts';
 import { type EigenSolver, jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
 import { requirePart } from '../requires.ts';
@@ -184,27 +184,60 @@ describe.each([['js', jsEigenSolver] as const, ...(hasLapack ? [['lapack', blas!
   },
 );
 
-describe('solveLinear', () => {
-  it.each([1, 2, 7, 65])('solves %i equations for several right sides', (m) => {
-    const next = noise(m);
-    const columns = 5;
-    const a = Float64Array.from({ length: m * m }, next);
-    const x = Float64Array.from({ length: m * columns }, next);
-    const b = new Float64Array(m * columns);
+describe('interpolate', () => {
+  const MOST = 2;
+  /** M, its columns in order, and M₁ V. */
+  const check = (a: Float64Array, m: number, n: number): readonly number[] => {
+    const before = a.slice();
+    const { order, values } = interpolate(a, m, n, MOST)!;
+    expect(a).toEqual(before);
+    expect([...order].sort((x, y) => x - y)).toEqual(Array.from({ length: n }, (_, j) => j));
+    const rest = n - m;
     for (let i = 0; i < m; i++) {
-      for (let l = 0; l < m; l++) {
-        for (let j = 0; j < columns; j++) b[i * columns + j]! += a[i * m + l]! * x[l * columns + j]!;
+      for (let j = 0; j < rest; j++) {
+        let sum = 0;
+        for (let l = 0; l < m; l++) sum += a[i * n + order[l]!]! * values[l * rest + j]!;
+        // Entries of order one, coefficients of at most two: float64's 1e-16 for each of at most 65.
+        expect(Math.abs(sum - a[i * n + order[m + j]!]!)).toBeLessThan(1e-12);
       }
     }
-    const before = [a.slice(), b.slice()];
-    // Random matrices of this size have condition numbers to 1e4: 1e-10 leaves room for float64's 1e-16 times that.
-    solveLinear(a, b, m)!.forEach((value, i) => void expect(Math.abs(value - x[i]!)).toBeLessThan(1e-10));
-    expect([a, b]).toEqual(before);
+    for (const value of values) expect(Math.abs(value)).toBeLessThanOrEqual(MOST * (1 + 1e-12));
+    // Columns either stay or change places in pairs, one of the first m and one of the others.
+    const moved = [...order.entries()].filter(([to, from]) => to !== from);
+    for (const [to, from] of moved) {
+      expect(order[from]).toBe(to);
+      expect(Math.min(to, from)).toBeLessThan(m);
+      expect(Math.max(to, from)).toBeGreaterThanOrEqual(m);
+    }
+    return moved.map(([to]) => to);
+  };
+
+  it.each([
+    [1, 1],
+    [1, 4],
+    [7, 7],
+    [7, 9],
+    [65, 97],
+  ])('%i of %i random columns stand for all, with small coefficients', (m, n) => {
+    check(Float64Array.from({ length: m * n }, noise(m)), m, n);
   });
 
-  it('needs its pivots, and says that a singular system has no solution', () => {
-    expect([...solveLinear(Float64Array.of(0, 1, 1, 0), Float64Array.of(3, 5), 2)!]).toEqual([5, 3]);
-    expect(solveLinear(Float64Array.of(1, 2, 2, 4), Float64Array.of(1, 1), 2)).toBeNull();
-    expect(solveLinear(diagonal(1, 0), Float64Array.of(1, 1), 2)).toBeNull();
+  it('leaves columns where they are that stand for the others well', () => {
+    const [m, n] = [5, 8];
+    const next = noise(2);
+    const a = Float64Array.from({ length: m * n }, (_, at) => (at % n === Math.floor(at / n) ? 1 : 0.1 * next()));
+    expect(check(a, m, n)).toEqual([]);
+  });
+
+  it('exchanges columns that are zero, or all but combinations of others', () => {
+    expect(check(Float64Array.of(0, 1, 0.5, 0, 0.25, 1), 2, 3)).toEqual([0, 2]);
+    // The first three columns lie in a plane, to 1e-9.
+    const flat = Float64Array.of(1, 0, 1, 0.1, 0, 1, 1, 0.2, 1, 1, 2 + 1e-9, 0.5);
+    expect(check(flat, 3, 4)).toHaveLength(2);
+  });
+
+  it('says where there are too few independent columns', () => {
+    expect(interpolate(Float64Array.of(1, 2, 3, 2, 4, 6), 2, 3, MOST)).toBeNull();
+    expect(interpolate(new Float64Array(6), 2, 3, MOST)).toBeNull();
   });
 });
