@@ -1,6 +1,7 @@
 // Interpolative decomposition in float64: some columns of a matrix, chosen so that all others are combinations of them with
-// small coefficients. The columns are those of a submatrix whose volume no exchange of two columns makes larger by more than
-// a factor. Source: Gu & Eisenstat 1996 (strong rank-revealing QR); Goreinov et al. 2010 (maximal volume).
+// small coefficients. Elimination chooses a column for each row in turn; then columns change places as long as that makes the
+// volume of those chosen larger by more than a factor. Source: Gu & Eisenstat 1996 (strong rank-revealing factorizations);
+// Goreinov et al. 2010 (submatrices of maximal volume, found from where Gaussian elimination leaves off).
 
 export interface Interpolation {
   /** Columns of M in the order in which it is M₁ [1 V]: the first m stand for all. A column among them keeps its place. */
@@ -15,33 +16,30 @@ const SINGULAR = 2 ** -40;
 /**
  * M = M₁ [1 V] up to the order of columns, |V| ≤ `most`. The first m columns of M stay where that allows it.
  * @param a M, m x n, row-major, m ≤ n
- * @param most above 1; the larger, the fewer columns are exchanged
+ * @param most above 1; the larger, the fewer columns change places
  * @returns null where M does not have m columns that are independent
  */
 export const interpolate = (a: Float64Array, m: number, n: number, most: number): Interpolation | null => {
   const table = a.slice();
-  const basis = new Int32Array(m).fill(-1);
   const least = SINGULAR * largestOf(table);
-  for (let step = 0; step < m; step++) {
-    const at = bestPivot(table, basis, m, n, most);
-    if (Math.abs(table[at]!) <= least) return null;
-    const row = Math.floor(at / n);
-    basis[row] = at - row * n;
-    reduce(table, m, n, row, basis[row]!);
-  }
+  const chosen = new Int32Array(m);
   const isFree = new Uint8Array(n).fill(1);
-  for (const column of basis) isFree[column] = 0;
+  for (let row = 0; row < m; row++) {
+    const column = pivotOf(table, isFree, row, m, n, most);
+    if (Math.abs(table[row * n + column]!) <= least) return null;
+    for (let i = row + 1; i < m; i++) subtractRow(table, n, i, row, column);
+    chosen[row] = column;
+    isFree[column] = 0;
+  }
+  const free = Int32Array.from({ length: n }, (_, j) => j).filter((j) => isFree[j] === 1);
+  const v = coefficients(table, m, n, chosen, free);
   // Each exchange makes the volume larger by more than `most`, so this ends; rounding is given no chance to go in circles.
   for (let exchanges = 0; exchanges < m * n; exchanges++) {
-    const at = largestIn(table, isFree, m, n);
-    if (at < 0 || Math.abs(table[at]!) <= most) break;
-    const row = Math.floor(at / n);
-    isFree[basis[row]!] = 1;
-    basis[row] = at - row * n;
-    isFree[basis[row]!] = 0;
-    reduce(table, m, n, row, basis[row]!);
+    const at = largestAt(v);
+    if (at < 0 || Math.abs(v[at]!) <= most) break;
+    exchange(v, free.length, at, chosen, free);
   }
-  return inOrder(table, basis, isFree, m, n);
+  return inOrder(v, m, n, chosen, free);
 };
 
 // Loops stand in functions of their own: what is hot is compiled, and small functions are compiled soon.
@@ -52,78 +50,98 @@ const largestOf = (values: Float64Array): number => {
   return largest;
 };
 
-/** Where the largest entry of rows without a column stands; one of the first m columns is taken if it is nearly as large. */
-const bestPivot = (table: Float64Array, basis: Int32Array, m: number, n: number, most: number): number => {
-  let [staying, other] = [-1, -1];
-  for (let i = 0; i < m; i++) {
-    if (basis[i]! >= 0) continue;
-    staying = largerIn(table, i * n, i * n + m, staying);
-    other = largerIn(table, i * n + m, (i + 1) * n, other);
-  }
-  const size = (at: number): number => (at < 0 ? 0 : Math.abs(table[at]!));
-  return size(other) > most * size(staying) ? other : staying;
-};
-
-/** The place of the largest of some entries; `best` where none is larger than that. */
-const largerIn = (table: Float64Array, from: number, to: number, best: number): number => {
-  let at = best;
-  let largest = best < 0 ? -1 : Math.abs(table[best]!);
-  for (let j = from; j < to; j++) {
-    const size = Math.abs(table[j]!);
+/** Where the largest number is; −1 where there is none. */
+const largestAt = (values: Float64Array): number => {
+  let at = -1;
+  let largest = -1;
+  for (let i = 0; i < values.length; i++) {
+    const size = Math.abs(values[i]!);
     if (size <= largest) continue;
     largest = size;
-    at = j;
+    at = i;
   }
   return at;
 };
 
-/** Where the largest coefficient stands; −1 where there is none. */
-const largestIn = (table: Float64Array, isFree: Uint8Array, m: number, n: number): number => {
-  let at = -1;
-  let largest = 0;
+/** The column of a row's largest entry, of those not yet taken; one of the first m if it is nearly as large. */
+const pivotOf = (table: Float64Array, isFree: Uint8Array, row: number, m: number, n: number, most: number): number => {
+  let column = 0;
+  let largest = -1;
   for (let j = 0; j < n; j++) {
-    if (isFree[j] === 0) continue;
-    for (let i = 0; i < m; i++) {
-      const size = Math.abs(table[i * n + j]!);
-      if (size <= largest) continue;
-      largest = size;
-      at = i * n + j;
-    }
+    const size = Math.abs(table[row * n + j]!) * (j < m ? most : 1);
+    if (isFree[j] === 0 || size <= largest) continue;
+    largest = size;
+    column = j;
   }
-  return at;
+  return column;
 };
 
-/** Makes a column one of the identity. */
-const reduce = (table: Float64Array, m: number, n: number, row: number, column: number): void => {
-  const pivot = table[row * n + column]!;
-  for (let j = row * n; j < (row + 1) * n; j++) table[j] = table[j]! / pivot;
-  for (let i = 0; i < m; i++) if (i !== row) subtractRow(table, n, i, row, table[i * n + column]!);
-};
-
-/** Row i −= factor · row l. */
-const subtractRow = (table: Float64Array, n: number, i: number, l: number, factor: number): void => {
-  if (factor === 0) return;
+/** Row i −= a multiple of row l that leaves a zero in `column`. */
+const subtractRow = (table: Float64Array, n: number, i: number, l: number, column: number): void => {
   const [to, from] = [i * n, l * n];
+  const factor = table[to + column]! / table[from + column]!;
+  if (factor === 0) return;
   for (let j = 0; j < n; j++) table[to + j] = table[to + j]! - factor * table[from + j]!;
 };
 
-/** Columns of the first m that stand for themselves keep their places, and those that do not change theirs with others that do. */
-const inOrder = (table: Float64Array, basis: Int32Array, isFree: Uint8Array, m: number, n: number): Interpolation => {
-  const order = Int32Array.from({ length: n }, (_, j) => j);
-  let next = m;
-  for (let p = 0; p < m; p++) {
-    if (isFree[p] === 0) continue;
-    while (isFree[next] === 1) next++;
-    order[p] = next;
-    order[next] = p;
-    next++;
+/** U⁻¹ times the free columns, U the chosen ones, upper triangular. */
+const coefficients = (
+  table: Float64Array,
+  m: number,
+  n: number,
+  chosen: Int32Array,
+  free: Int32Array,
+): Float64Array => {
+  const rest = free.length;
+  const v = new Float64Array(m * rest);
+  for (let i = 0; i < m; i++) for (let j = 0; j < rest; j++) v[i * rest + j] = table[i * n + free[j]!]!;
+  for (let l = m - 1; l >= 0; l--) {
+    const column = chosen[l]!;
+    const pivot = table[l * n + column]!;
+    for (let j = l * rest; j < (l + 1) * rest; j++) v[j] = v[j]! / pivot;
+    for (let i = 0; i < l; i++) addRow(v, rest, i, l, -table[i * n + column]!);
   }
+  return v;
+};
+
+/** Row i += factor · row l. */
+const addRow = (v: Float64Array, width: number, i: number, l: number, factor: number): void => {
+  if (factor === 0) return;
+  const [to, from] = [i * width, l * width];
+  for (let j = 0; j < width; j++) v[to + j] = v[to + j]! + factor * v[from + j]!;
+};
+
+/** The chosen column of a row of V and the free one of a column of V change places. */
+const exchange = (v: Float64Array, width: number, at: number, chosen: Int32Array, free: Int32Array): void => {
+  const row = Math.floor(at / width);
+  const column = at - row * width;
+  const pivot = v[at]!;
+  // The row's own column of the identity comes in place of the free one.
+  v[at] = 1;
+  for (let j = row * width; j < (row + 1) * width; j++) v[j] = v[j]! / pivot;
+  for (let i = 0; i < chosen.length; i++) {
+    if (i === row) continue;
+    const factor = v[i * width + column]!;
+    v[i * width + column] = 0;
+    addRow(v, width, i, row, -factor);
+  }
+  [chosen[row], free[column]] = [free[column]!, chosen[row]!];
+};
+
+/** Chosen columns among the first m keep their places, and the others there change theirs with chosen ones from beyond. */
+const inOrder = (v: Float64Array, m: number, n: number, chosen: Int32Array, free: Int32Array): Interpolation => {
+  const order = Int32Array.from({ length: n }, (_, j) => j);
+  const from = chosen.filter((j) => j >= m).sort();
+  const to = free.filter((j) => j < m).sort();
+  for (let i = 0; i < to.length; i++) [order[to[i]!], order[from[i]!]] = [from[i]!, to[i]!];
   const rowOf = new Int32Array(n);
-  for (const [row, column] of basis.entries()) rowOf[column] = row;
-  const values = new Float64Array(m * (n - m));
-  for (let p = 0; p < m; p++) {
-    const row = rowOf[order[p]!]! * n;
-    for (let j = m; j < n; j++) values[p * (n - m) + j - m] = table[row + order[j]!]!;
+  const columnOf = new Int32Array(n);
+  for (let i = 0; i < m; i++) rowOf[chosen[i]!] = i;
+  for (let j = 0; j < n - m; j++) columnOf[free[j]!] = j;
+  const values = new Float64Array(v.length);
+  for (let i = 0; i < m; i++) {
+    const row = rowOf[order[i]!]! * (n - m);
+    for (let j = m; j < n; j++) values[i * (n - m) + j - m] = v[row + columnOf[order[j]!]!]!;
   }
   return { order, values };
 };
