@@ -49,6 +49,13 @@ interface SlotEngine {
   /** Models that are not in it. */
   readonly left: Set<PlannedModel>;
   spill: Spill | null;
+  /** The visit of the next block, where it has begun. */
+  ahead: BegunVisit | null;
+}
+
+interface BegunVisit {
+  readonly task: VisitTask;
+  readonly visit: Promise<VisitResult>;
 }
 
 /** Where a spilled slot's rows are, and where the next block leaves them. */
@@ -95,6 +102,8 @@ export class IncrementalEngine {
   /** Bases that were read for this block alone. */
   readonly #basesAgain: SourceBlock[] = [];
   #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
+  /** Blocks that were read and not folded yet. */
+  readonly #foreseen = new Map<WeightBlock, TimedRead>();
 
   constructor(options: IncrementalPcaOptions<unknown>) {
     this.#options = options;
@@ -113,10 +122,16 @@ export class IncrementalEngine {
     this.#restingSince = performance.now();
   }
 
+  /** A block was read that will be folded later: slots that are done with the one before need not wait for the others. */
+  foresee(block: WeightBlock, timed: TimedRead): void {
+    this.#foreseen.set(block, timed);
+  }
+
   /** Null until the last part of a block that comes in parts. */
   fold(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
+    this.#foreseen.delete(block);
     const folding = this.#foldAndCheck(block, timed);
-    timed.using = folding;
+    timed.using = Promise.allSettled([timed.using, folding]);
     return folding;
   }
 
@@ -335,6 +350,7 @@ export class IncrementalEngine {
       settled: false,
       left: new Set(),
       spill: spill === null ? null : { from: null, to: 0 },
+      ahead: null,
     }));
     const block = Math.min(plan.block, plan.models.length);
     const saved = this.#options.restore?.(group) ?? null;
@@ -395,17 +411,57 @@ export class IncrementalEngine {
     const faults: ReadFault[] = [];
     let kept = staged;
     while (kept.models.length > 0) {
-      const task = this.#taskOf(engine, index, block, kept, base);
-      const visit = await this.#options.tiles.visit(task);
-      engine.stored = settleRows(engine.stored);
+      const { task, visit: visiting } = engine.ahead ?? this.#visit(engine, index, block, kept, base);
+      engine.ahead = null;
+      const visit = await visiting;
       const found = await faultsOfVisit(this.#options.tiles, kept, block.plan.base, task, visit);
-      if (found.length === 0) return { update: this.#update(engine, block, kept.models, visit), faults };
+      if (found.length === 0) {
+        const update = this.#update(engine, block, kept.models, visit);
+        this.#visitAhead(engine, index, block);
+        return { update, faults };
+      }
       if (!this.#mayLeave(block)) throw found[0]!.error;
       for (const { model } of found) engine.left.add(model);
       faults.push(...found);
       kept = leaveOut(kept, engine.left);
     }
     return { update: null, faults };
+  }
+
+  #visit(
+    engine: SlotEngine,
+    index: number,
+    block: WeightBlock,
+    staged: SlotAtHand,
+    base: SourceBlock | null,
+  ): BegunVisit {
+    const task = this.#taskOf(engine, index, block, staged, base);
+    const visit = this.#options.tiles.visit(task);
+    // Threads do what they are asked in turn: whatever comes next finds the rows mixed.
+    engine.stored = settleRows(engine.stored);
+    return { task, visit };
+  }
+
+  /**
+   * Begins the visit of the next block, if it is there, before other slots are done with this one and before what was found
+   * is told. The bits are those of a visit that begins later.
+   */
+  #visitAhead(engine: SlotEngine, index: number, block: WeightBlock): void {
+    const next = [...this.#foreseen].find(([{ group, index }]) => group === block.group && index === block.index + 1);
+    if (next === undefined || !this.#mayVisitAhead(engine, block, next)) return;
+    const [following, timed] = next;
+    const staged = timed.read.slots[index]!;
+    if (staged.models.length === 0) return;
+    engine.ahead = this.#visit(engine, index, following, staged, null);
+    timed.using = Promise.allSettled([timed.using, engine.ahead.visit]);
+  }
+
+  #mayVisitAhead({ settled }: SlotEngine, block: WeightBlock, [next, { read }]: [WeightBlock, TimedRead]): boolean {
+    const { snapshot } = this.#options;
+    // Estimates look at rows before they are mixed.
+    const looks = snapshot !== undefined && next.index % snapshot.every === 0;
+    const isPlain = block.parts === null && this.#beside === null && !isSecondPass(next);
+    return settled && isPlain && !looks && read.faults.length === 0;
   }
 
   #update(

@@ -123,9 +123,11 @@ export const incrementalPca =
         concatMapAhead<WeightBlock, HeldBlock, TimedRead, BlockUpdate | R>({
           ahead: BLOCKS_ALIVE,
           acquire: (block) => buffersOf(block).acquire(block.group),
-          read: (block, held) => {
+          read: async (block, held) => {
             engine.openEarly(block);
-            return buffersOf(block).read(block, held);
+            const timed = await buffersOf(block).read(block, held);
+            engine.foresee(block, timed);
+            return timed;
           },
           use: (block, timed) =>
             from(engine.fold(block, timed)).pipe(

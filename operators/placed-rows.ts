@@ -1,11 +1,11 @@
-// A tile's weights as Arrow batches, and where their rows belong. Factors of LoRA modules serve all tiles: there a tile's rows
+// A tile's weights, and where their rows belong. Factors of LoRA modules serve all tiles: there a tile's rows
 // are views of them. Rows that are still in their files are read.
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { OpenRows } from '../sources/open-block.ts';
 import type { SourceRows, StagedRows } from '../sources/staged-block.ts';
 import { factorsIn } from '../sources/staged-factors.ts';
 import type { Tile } from '../sources/tile.ts';
-import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
+import { storedRows, type WeightRows } from '../sources/weight-rows.ts';
 import type { PlacedRows } from './devices/device.ts';
 
 /** Gives a tile's rows of one dtype that are in files, one after the other. */
@@ -21,24 +21,24 @@ export const placeRows = (
 ): readonly PlacedRows[] =>
   source.map((part) => {
     const { models, positions } = part;
-    const batch = 'fds' in part ? batchOf(slot, tile, part, read(part, tile)) : stagedBatch(slot, tile, part);
+    const batch = 'fds' in part ? rowsOf(slot, tile, part, read(part, tile)) : stagedRows(slot, tile, part);
     const rows = [...models.keys()].filter((i) => positions[i]! >= 0);
     return { batch, rows, at: rows.map((i) => before + positions[i]!) };
   });
 
-const stagedBatch = (slot: string, tile: Tile, staged: StagedRows): WeightRows => {
+const stagedRows = (slot: string, tile: Tile, staged: StagedRows): WeightRows => {
   const { dtype, models, buffer, offset, start, factors } = staged;
   if (factors !== undefined) {
     const views = Array.from(models, (_, i) => factorsIn(buffer, factors, i));
     return { kind: 'factored', width: tile.width, models, start: tile.start, factors: views };
   }
   const size = bytesPerElement(dtype) * models.length;
-  return batchOf(slot, tile, staged, new Uint8Array(buffer, offset + (tile.start - start) * size, tile.width * size));
+  return rowsOf(slot, tile, staged, new Uint8Array(buffer, offset + (tile.start - start) * size, tile.width * size));
 };
 
-const batchOf = (
+const rowsOf = (
   slot: string,
   { start, width }: Tile,
   { dtype, models }: Pick<StagedRows, 'dtype' | 'models'>,
   bytes: Uint8Array,
-): WeightRows => weightRows(makeWeightBatch({ slot, dtype, start, stop: start + width, models, bytes }));
+): WeightRows => storedRows({ slot, dtype, start, stop: start + width, models, bytes });

@@ -1,7 +1,7 @@
 // One thread's work for the modes rows and cols; what the tasks mean stands in scatter-tasks.ts.
 import { firstBadWeight, hasBadWeight } from '../sources/bad-weight.ts';
 import { type Tile, tilesOf } from '../sources/tile.ts';
-import { storedRow, type WeightRows } from '../sources/weight-batch.ts';
+import { storedRow, type WeightRows } from '../sources/weight-rows.ts';
 import type { Device, Samples } from './devices/device.ts';
 import { performFactorTask } from './factor-work.ts';
 import { follow, turn } from './follow-work.ts';

@@ -25,7 +25,7 @@ import {
 } from '../sources/reading-plan.ts';
 import { SourceFiles } from '../sources/source-files.ts';
 import { tilesOf } from '../sources/tile.ts';
-import { makeWeightBatch, type WeightRows, weightRows } from '../sources/weight-batch.ts';
+import { storedRows, type WeightRows } from '../sources/weight-rows.ts';
 import { largestSideOf, sideModesOf } from './choose-engine.ts';
 import type { Plan } from './plan.ts';
 import { groupsInOrder, peakMemory } from './plan-figures.ts';
@@ -283,7 +283,7 @@ const probeRows = (slot: PlannedSlot, model: PlannedModel, block: number, width:
   }
   // Byte 0x3c makes a number near 1/64 or 1 in every dtype.
   const bytes = new Uint8Array(block * width * bytesPerElement(dtype as Dtype)).fill(0x3c);
-  return weightRows(makeWeightBatch({ slot: slot.name, dtype: dtype as Dtype, start: 0, stop: width, models, bytes }));
+  return storedRows({ slot: slot.name, dtype: dtype as Dtype, start: 0, stop: width, models, bytes });
 };
 
 /** Visits panels as a run does: mixing, widening and shifting the new rows, the Gram. */

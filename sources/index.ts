@@ -6,5 +6,6 @@ export type { AdapterInfo, Dtype, LoraTensors, ModelHeader, ModelLocation, Tenso
 export { readModelHeader } from './read-model-header.ts';
 export type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from './reading-plan.ts';
 export { resolveSources } from './resolve-sources.ts';
-export { makeWeightBatch, type WeightBatchDescriptor, weightRows } from './weight-batch.ts';
+export { makeWeightBatch, weightRows } from './weight-batch.ts';
 export { type ReadBlock, type WeightBlock, weightBlocks } from './weight-blocks.ts';
+export type { StoredRows, WeightBatchDescriptor } from './weight-rows.ts';

@@ -1,6 +1,6 @@
-// A weight batch: an Arrow RecordBatch over shared memory, one row a model, the weights as they are stored.
-// Zero-copy both ways; building one costs about 16 µs. Widening to float32 is the device's first step, so what
-// travels is as small as the file. `slice()` of apache-arrow is never used here (it applies its offset twice).
+// A weight batch: stored rows as an Arrow RecordBatch over the same memory, one row a model, for whoever takes them elsewhere.
+// Zero-copy both ways; building one costs about 16 µs. `slice()` of apache-arrow is never used here (it applies its offset
+// twice).
 import {
   type DataType,
   Field,
@@ -16,23 +16,9 @@ import {
   Uint8,
   Uint16,
 } from 'apache-arrow';
-import type { AdapterFactors } from './adapter-factors.ts';
-import { decodeDelta } from './decode-delta.ts';
-import { bytesPerElement, widen } from './dtype.ts';
+import { bytesPerElement } from './dtype.ts';
 import type { Dtype } from './model.ts';
-
-/** Where a batch's bytes stand: enough to send to another thread, which rebuilds the batch there. */
-export interface WeightBatchDescriptor {
-  readonly slot: string;
-  readonly dtype: Dtype;
-  /** Features [start, stop) of the flattened slot. */
-  readonly start: number;
-  readonly stop: number;
-  /** model_id of each row. */
-  readonly models: Int32Array;
-  /** rows x (stop − start) elements of `dtype`, row-major. */
-  readonly bytes: Uint8Array;
-}
+import { type StoredRows, storedRows, type WeightBatchDescriptor } from './weight-rows.ts';
 
 const arrowType: Record<Dtype, () => DataType> = {
   F64: () => new Float64(),
@@ -58,12 +44,8 @@ const typedView = (dtype: Dtype, bytes: Uint8Array): ArrayBufferView => {
  * @throws RangeError when the bytes do not hold exactly one row a model (Arrow itself does not check)
  */
 export const makeWeightBatch = (descriptor: WeightBatchDescriptor): RecordBatch => {
-  const { slot, dtype, start, stop, models, bytes } = descriptor;
-  const width = stop - start;
-  const expected = models.length * width * bytesPerElement(dtype);
-  if (bytes.byteLength !== expected) {
-    throw new RangeError(`weight batch of ${slot}: ${bytes.byteLength} bytes, expected ${expected}`);
-  }
+  const { slot, dtype, start, stop, models } = descriptor;
+  const { width, bytes } = storedRows(descriptor);
   const element = arrowType[dtype]();
   const list = new FixedSizeList(width, new Field('item', element, false));
   const schema = new Schema(
@@ -88,45 +70,6 @@ export const makeWeightBatch = (descriptor: WeightBatchDescriptor): RecordBatch 
       children: [ids, weights],
     }) as never,
   );
-};
-
-/** Rows of weights that a device makes float32 of: as stored, or as factors. */
-export type WeightRows = StoredRows | FactoredRows;
-
-/** The parts of a weight batch that a device needs. */
-export interface StoredRows {
-  readonly kind: 'stored';
-  readonly dtype: Dtype;
-  readonly width: number;
-  readonly models: Int32Array;
-  /** All rows as they are stored, one after the other, a view. */
-  readonly bytes: Uint8Array;
-}
-
-/** Row i's stored bytes, a view. */
-export const storedRow = ({ dtype, width, bytes }: StoredRows, i: number): Uint8Array => {
-  const size = width * bytesPerElement(dtype);
-  return bytes.subarray(i * size, (i + 1) * size);
-};
-
-/** Some features of LoRA modules: row i is ΔW of model i, of which only the factors are at hand. */
-export interface FactoredRows {
-  readonly kind: 'factored';
-  readonly width: number;
-  readonly models: Int32Array;
-  /** The first feature of ΔW. */
-  readonly start: number;
-  readonly factors: readonly AdapterFactors[];
-}
-
-/** Widens features from `from` on of row `row` into `out`, as many as it holds. */
-export const widenRow = (rows: WeightRows, row: number, from: number, out: Float32Array): void => {
-  if (rows.kind === 'factored') {
-    decodeDelta(rows.factors[row]!, rows.start + from, out);
-    return;
-  }
-  const size = bytesPerElement(rows.dtype);
-  widen(rows.dtype, storedRow(rows, row).subarray(from * size, (from + out.length) * size), out);
 };
 
 /** Reads a batch back without copying. */

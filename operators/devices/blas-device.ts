@@ -4,7 +4,7 @@
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
 import type { AdapterFactors } from '../../sources/adapter-factors.ts';
 import { eachRectangle } from '../../sources/decode-delta.ts';
-import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
+import { type WeightRows, widenRow } from '../../sources/weight-rows.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addressOf, type BlasLibrary } from './blas-library.ts';

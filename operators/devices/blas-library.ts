@@ -258,19 +258,7 @@ const bindEigenSolver = (
     const ascending = new Float64Array(n);
     const info = scalar(0);
     const order = scalar(n);
-    dsyevd(
-      'V',
-      'L',
-      order,
-      a,
-      order,
-      ascending,
-      work,
-      scalar(lwork),
-      iwork,
-      scalar(liwork),
-      info,
-    );
+    dsyevd('V', 'L', order, a, order, ascending, work, scalar(lwork), iwork, scalar(liwork), info);
     if (Number(info[0]) !== 0) {
       throw new NumericalFailure({ slot: '-', detail: `dsyevd of ${n} x ${n} failed with info ${info[0]}` });
     }

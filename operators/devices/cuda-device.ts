@@ -6,7 +6,7 @@
 // threads nor timing. They do depend on the card and on cuBLAS.
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
-import { storedRow, widenRow } from '../../sources/weight-batch.ts';
+import { storedRow, widenRow } from '../../sources/weight-rows.ts';
 import { addTo, type DoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent } from '../linalg/packed-blocks.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';

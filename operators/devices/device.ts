@@ -1,6 +1,6 @@
 // What an engine needs of whoever multiplies matrices: a few kernels on float32 matrices with many columns (features)
 // and few rows. Nothing else of an engine knows a device. A matrix is opaque: BLAS keeps rows, tfjs keeps features first.
-import type { WeightRows } from '../../sources/weight-batch.ts';
+import type { WeightRows } from '../../sources/weight-rows.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';

@@ -1,6 +1,6 @@
 // How long a device takes for a little of what a run is made of: rows that come in, a Gram, a mixing. A tenth of a second on a
 // processor.
-import type { StoredRows } from '../../sources/weight-batch.ts';
+import type { StoredRows } from '../../sources/weight-rows.ts';
 import type { Device } from './device.ts';
 
 const STATE = 67;

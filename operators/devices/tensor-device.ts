@@ -3,7 +3,7 @@
 // sent while the last one is multiplied. Weights go up as stored where the backend can widen them; float32 where not.
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
-import { storedRow, type WeightRows, widenRow } from '../../sources/weight-batch.ts';
+import { storedRow, type WeightRows, widenRow } from '../../sources/weight-rows.ts';
 import { jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';

@@ -8,7 +8,7 @@ import { createRequire } from 'node:module';
 import { dirname, sep } from 'node:path';
 import * as wasm from '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
-import { type WeightRows, widenRow } from '../../sources/weight-batch.ts';
+import { type WeightRows, widenRow } from '../../sources/weight-rows.ts';
 import { DeviceUnavailable } from '../errors.ts';
 import { jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { Extent, PackedBlock } from '../linalg/packed-blocks.ts';

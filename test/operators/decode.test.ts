@@ -2,7 +2,7 @@
 // (r + 2) 2⁻²⁴ of the sum of their magnitudes.
 import { describe, expect, it } from 'vitest';
 import type { AdapterFactors } from '../../sources/adapter-factors.ts';
-import type { FactoredRows } from '../../sources/weight-batch.ts';
+import type { FactoredRows } from '../../sources/weight-rows.ts';
 import { devices } from './devices.ts';
 import { normals } from './planted.ts';
 

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { Device, PlacedRows } from '../../operators/devices/device.ts';
 import { bytesPerElement } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
-import type { StoredRows } from '../../sources/weight-batch.ts';
+import type { StoredRows } from '../../sources/weight-rows.ts';
 import { everyDevice } from './devices.ts';
 import { normals } from './planted.ts';
 

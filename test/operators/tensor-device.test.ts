@@ -11,7 +11,7 @@ import { isWorthIt } from '../../operators/devices/find-gpu.ts';
 import { intoChunks, outOfChunks } from '../../operators/devices/tensor-chunks.ts';
 import { bytesPerElement, widen } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
-import type { StoredRows } from '../../sources/weight-batch.ts';
+import type { StoredRows } from '../../sources/weight-rows.ts';
 import { hasSoftwareAdapter, softwareAdapter } from '../software-adapter.ts';
 import { openGpu } from './devices.ts';
 import { normals } from './planted.ts';

@@ -20,7 +20,7 @@ const packagesOf = (path: string, seen = new Set<string>()): ReadonlySet<string>
 const builtin = (name: string): boolean => name.startsWith('node:');
 
 it.each([
-  ['operators/tile-worker.js', ['apache-arrow', 'effect/Data', 'koffi']],
+  ['operators/tile-worker.js', ['effect/Data', 'koffi']],
   ['sources/header-worker.js', ['effect/Data']],
 ])('%s loads %j and no more', (worker, packages) => {
   const found = [...packagesOf(join(root, 'dist', worker))].filter((name) => !builtin(name));

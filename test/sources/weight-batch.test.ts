@@ -3,7 +3,8 @@ import { type FixedSizeList, RecordBatchReader, RecordBatchStreamWriter, type Ve
 import { describe, expect, it } from 'vitest';
 import { bytesPerElement } from '../../sources/dtype.ts';
 import type { Dtype } from '../../sources/model.ts';
-import { makeWeightBatch, storedRow, type WeightBatchDescriptor, weightRows } from '../../sources/weight-batch.ts';
+import { makeWeightBatch, weightRows } from '../../sources/weight-batch.ts';
+import { storedRow, type WeightBatchDescriptor } from '../../sources/weight-rows.ts';
 
 const dtypes: readonly Dtype[] = ['F64', 'F32', 'F16', 'BF16', 'F8_E4M3', 'F8_E5M2'];
 const arrowNames: Record<Dtype, string> = {
