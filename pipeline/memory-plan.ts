@@ -37,6 +37,8 @@ export interface MemoryNeeds {
   /** Whether `memory` is what a card has free, and not what was asked for. */
   readonly cardBinds: boolean;
   readonly basis: boolean;
+  /** Of the engine `exact`: parts of weights whose memory is counted. Default: two, one in use and one being read. */
+  readonly partsStaged?: 1;
   /** Sums of slots that are kept beside, at most. */
   readonly sums: number;
   /** The modes rows and cols, where they are to share the reading. */
@@ -133,7 +135,7 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   // The sums stand by from the first group on, and are looked at one after the other.
   const algebra = 6 * models * models * 8 + needs.sums * passing * passing * 8;
   const rest = grams + algebra + (needs.basis && window > buffer ? window : 0);
-  return { state, staging: stagingOf(needs, group, reading, buffer), rest };
+  return { state, staging: stagingOf(needs, group, reading, buffer, needs.partsStaged), rest };
 };
 
 /** @param buffer bytes of a block's buffer, where there is one */
@@ -142,8 +144,9 @@ const stagingOf = (
   group: SlotGroup,
   reading: ReadingPlan,
   buffer: number,
+  blocks = 2,
 ): number => {
-  if (group.inFiles !== true) return 2 * buffer;
+  if (group.inFiles !== true) return blocks * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
   return rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
 };
@@ -315,6 +318,15 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
  * @throws ConfigInvalid when not even one tile of a slot fits, with what it needs
  */
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first = 0): readonly SlotGroup[] => {
+  // Nothing but the kernel holds a part that stays in its files, and of those that the next part needs no more it lets go.
+  if (needs.engine === 'exact' && mayStayInFiles(slots, needs)) {
+    const groups = groupsOf(slots, { ...needs, partsStaged: 1 }, first);
+    if (groups.every(({ inFiles }) => inFiles === true)) return groups;
+  }
+  return groupsOf(slots, needs, first);
+};
+
+const groupsOf = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first: number): readonly SlotGroup[] => {
   // Needs add up but for the window, which the largest slot decides: the sum errs on the safe side.
   const alone = slots.map((slot) => totalOf(groupMemory(needs, { index: 0, slots: [slot] })));
   // All slots share their reading with the modes rows and cols, or none does: tables have them in order, whoever reads.
@@ -358,7 +370,7 @@ const inFiles = (needs: MemoryNeeds, group: SlotGroup): SlotGroup => {
 
 /**
  * Whether weights are left in their files: what the kernel fetches ahead then stands in its cache, and takes as much of the
- * machine as two blocks in memory would, so that groups are the same.
+ * machine as two blocks in memory would, so that groups are the same (but for the engine exact, which keeps nothing else).
  */
 const mayStayInFiles = (slots: readonly PlannedSlot[], { models, base, block, engine }: MemoryNeeds): boolean =>
   slots.every(({ isDelta }) => isDelta !== true) &&
