@@ -59,13 +59,13 @@ export interface FoldOptions {
   readonly interruptAfter?: number;
 }
 
-interface PlannedStream {
+export interface PlannedStream {
   readonly plan: ReadingPlan;
   readonly blocksOf: (plan: ReadingPlan) => WeightBlock[];
 }
 
 /** A plan of one slot whose weights are in memory, one row a model. */
-const streamOf = (
+export const streamOf = (
   rows: readonly Float32Array[],
   {
     block,
