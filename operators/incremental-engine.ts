@@ -1,5 +1,5 @@
 // What a streaming engine keeps of each slot of a group, and what a block does to it: the tiles are visited, the small
-// matrices updated, and the mixing they ask for is left for the next visit. One block at a time.
+// matrices updated, and the mixing they ask for is left for the next visit, which may begin before the block is told.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { concat, defer, EMPTY, mergeMap, type Observable, of } from 'rxjs';
@@ -37,6 +37,7 @@ import {
 import { estimateSubspace, finishSubspace, type Subspace, type SubspaceEstimate } from './subspace.ts';
 import { emptySubspace, heldRows, maxStateRows, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
 import type { SpillStep, VisitResult, VisitTask } from './tile-tasks.ts';
+import type { Turn } from './time-spent.ts';
 import { blockNorms2, rowsBeforeBlock, savedRows, updateSubspace } from './update-subspace.ts';
 
 interface SlotEngine {
@@ -89,6 +90,8 @@ interface PartialBlock {
   seconds: number;
 }
 
+const turnOf = ({ index }: Pick<WeightBlock, 'index'>): Turn => (index % 2 === 0 ? 0 : 1);
+
 export class IncrementalEngine {
   readonly #options: IncrementalPcaOptions<unknown>;
   #slots: SlotEngine[] = [];
@@ -103,7 +106,7 @@ export class IncrementalEngine {
   readonly #basesAgain: SourceBlock[] = [];
   #partial: PartialBlock = { visit: undefined, faults: new Map(), seconds: 0 };
   /** Blocks that were read and not folded yet. */
-  readonly #foreseen = new Map<WeightBlock, TimedRead>();
+  readonly #foreseen = new Map<TimedRead, WeightBlock>();
 
   constructor(options: IncrementalPcaOptions<unknown>) {
     this.#options = options;
@@ -124,12 +127,17 @@ export class IncrementalEngine {
 
   /** A block was read that will be folded later: slots that are done with the one before need not wait for the others. */
   foresee(block: WeightBlock, timed: TimedRead): void {
-    this.#foreseen.set(block, timed);
+    this.#foreseen.set(timed, block);
+  }
+
+  /** A block that is given back will not be folded. */
+  forget(timed: TimedRead): void {
+    this.#foreseen.delete(timed);
   }
 
   /** Null until the last part of a block that comes in parts. */
   fold(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
-    this.#foreseen.delete(block);
+    this.#foreseen.delete(timed);
     const folding = this.#foldAndCheck(block, timed);
     timed.using = Promise.allSettled([timed.using, folding]);
     return folding;
@@ -138,6 +146,10 @@ export class IncrementalEngine {
   async #foldAndCheck(block: WeightBlock, timed: TimedRead): Promise<BlockUpdate | null> {
     try {
       return await this.#fold(block, timed);
+    } catch (error) {
+      // Nobody is at work any more when a failure is told.
+      await Promise.allSettled(this.#slots.map(({ ahead }) => ahead?.visit));
+      throw error;
     } finally {
       // Also after a failure, of which a file that was written to may be the cause.
       try {
@@ -193,7 +205,7 @@ export class IncrementalEngine {
       bytes: weightBytes(block.group.slots, block.models),
       readSeconds: seconds,
       waitSeconds,
-      tileSeconds: this.#options.tiles.takeTimings(),
+      tileSeconds: this.#options.tiles.takeTimings(turnOf(block)),
     };
   }
 
@@ -308,8 +320,15 @@ export class IncrementalEngine {
     return this.#beside;
   }
 
+  /** Resolves when no thread is at work on the block after the last: a save that begins then has nothing to wait for. */
+  async rested(): Promise<void> {
+    // A visit that failed halfway has mixed some rows and not others.
+    for (const { ahead } of this.#slots) await ahead?.visit;
+  }
+
   /** Writes the group's rows, done with what was due, and tells the rest. */
   async save(file: { readonly path: string; readonly fd: number }): Promise<SavedGroup> {
+    await this.rested();
     const slots: SavedSlot[] = [];
     const pieces: [number, number][] = [];
     const whole = createHash('sha256');
@@ -447,16 +466,16 @@ export class IncrementalEngine {
    * is told. The bits are those of a visit that begins later.
    */
   #visitAhead(engine: SlotEngine, index: number, block: WeightBlock): void {
-    const next = [...this.#foreseen].find(([{ group, index }]) => group === block.group && index === block.index + 1);
+    const next = [...this.#foreseen].find(([, { group, index }]) => group === block.group && index === block.index + 1);
     if (next === undefined || !this.#mayVisitAhead(engine, block, next)) return;
-    const [following, timed] = next;
+    const [timed, following] = next;
     const staged = timed.read.slots[index]!;
     if (staged.models.length === 0) return;
     engine.ahead = this.#visit(engine, index, following, staged, null);
     timed.using = Promise.allSettled([timed.using, engine.ahead.visit]);
   }
 
-  #mayVisitAhead({ settled }: SlotEngine, block: WeightBlock, [next, { read }]: [WeightBlock, TimedRead]): boolean {
+  #mayVisitAhead({ settled }: SlotEngine, block: WeightBlock, [{ read }, next]: [TimedRead, WeightBlock]): boolean {
     const { snapshot } = this.#options;
     // Estimates look at rows before they are mixed.
     const looks = snapshot !== undefined && next.index % snapshot.every === 0;
@@ -489,7 +508,15 @@ export class IncrementalEngine {
       : updateSubspace(spec, state, gram, solve, multiplyDouble);
     engine.stored = isSketch
       ? rowsAdded(update.mix, 1 + held, models.length)
-      : rowsAfter(spec, stored, state, update, blockNorms2(gram), renewsAfter(block.index), multiplyDouble);
+      : rowsAfter(
+          spec,
+          stored,
+          state,
+          update,
+          blockNorms2(gram),
+          { renew: renewsAfter(block.index), swaps: this.#options.tiles.swapsRows },
+          multiplyDouble,
+        );
     engine.state = update.state;
     return { slot: engine.slot, models, update };
   }
@@ -553,6 +580,7 @@ export class IncrementalEngine {
       full: !settled || (!isSketch && renewsAfter(block.index - 1)),
       tiles: null,
       spill: engine.spill,
+      turn: turnOf(block),
     };
   }
 

@@ -50,11 +50,15 @@ export interface IncrementalPcaOptions<R> {
   };
   /** What a checkpoint has of a group whose plan says so (`folded`). */
   readonly restore?: (group: SlotGroup) => RestoredGroup | null;
-  /** May write down the running group's state after a block; the stream waits for it. */
+  /**
+   * May write down the running group's state after a block; the stream waits for it. `rested` resolves when saving would not
+   * have to wait for work on the next block.
+   */
   readonly checkpoint?: (
     update: BlockUpdate,
     save: IncrementalEngine['save'],
     beside: GroupModes | null,
+    rested: IncrementalEngine['rested'],
   ) => Promise<void>;
   /** After all of a group's slots were finished; the stream waits for it. */
   readonly afterGroup?: (group: SlotGroup) => Promise<void>;
@@ -146,15 +150,23 @@ export const incrementalPca =
                   looks ? defer(() => engine.estimates()).pipe(mergeMap((seen) => snapshot.use(seen, update))) : EMPTY,
                   checkpoint === undefined
                     ? EMPTY
-                    : defer(() => checkpoint(update, (file) => engine.save(file), engine.beside)).pipe(
-                        ignoreElements(),
-                      ),
+                    : defer(() =>
+                        checkpoint(
+                          update,
+                          (file) => engine.save(file),
+                          engine.beside,
+                          () => engine.rested(),
+                        ),
+                      ).pipe(ignoreElements()),
                   last ? finish : EMPTY,
                 );
               }),
               tap({ complete: () => engine.rest() }),
             ),
-          release: (held) => buffers!.release(held),
+          release: (held) => {
+            if (held.timed !== null) engine.forget(held.timed);
+            buffers!.release(held);
+          },
         }),
       );
     });

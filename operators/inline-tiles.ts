@@ -12,6 +12,7 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
   return {
     info: device.info,
     solve,
+    swapsRows: device.swapRows !== undefined,
     threads: 1,
     open: async (slots) => store.open(slots, () => true),
     visit: async (task, onto) => addVisits(store.visit(task), task, device.multiplyDouble, onto),

@@ -31,7 +31,9 @@ export const rehearseUpdate = (
     const values = gramOfState(measured, columns, held, stored, multiplyDouble);
     const gram = { values, columns, block: BLOCK, shiftSum: 0 };
     const update = updateSubspace(spec, state, gram, solve, multiplyDouble);
-    stored = settleRows(rowsAfter(spec, stored, state, update, blockNorms2(gram), false, multiplyDouble));
+    stored = settleRows(
+      rowsAfter(spec, stored, state, update, blockNorms2(gram), { renew: false, swaps: true }, multiplyDouble),
+    );
     state = update.state;
   }
 };

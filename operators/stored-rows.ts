@@ -23,6 +23,8 @@ const MOST_BLUR2 = 256;
  * a hundredth of a full mixing a pair.
  */
 const MOST_COEFFICIENT = 2;
+/** Where rows cannot change places, they stay unless they are no use at all. */
+const ANY_COEFFICIENT = 2 ** 60;
 
 /** Features for each row held from which the products saved are worth the small algebra: about 1 ms for 65 rows. */
 const LEAST_FEATURES_PER_ROW = 256;
@@ -89,7 +91,8 @@ export const gramOfState = (
  * What the tiles owe after an update, and what they hold then.
  * @param before the state before the update
  * @param blockNorms2 ‖x‖² of the block's models
- * @param renew mix in full, so that the rows held are the state's
+ * @param how.renew mix in full, so that the rows held are the state's
+ * @param how.swaps whether rows can change places
  */
 export const rowsAfter = (
   spec: SubspaceSpec,
@@ -97,7 +100,7 @@ export const rowsAfter = (
   before: SubspaceState,
   update: SubspaceUpdate,
   blockNorms2: Float64Array,
-  renew: boolean,
+  { renew, swaps }: { readonly renew: boolean; readonly swaps: boolean },
   product: DoubleProduct = jsDoubleProduct,
 ): StoredRows => {
   const old = 1 + update.oldRows;
@@ -111,7 +114,7 @@ export const rowsAfter = (
     const stateNorms2 = Float64Array.of(before.meanNorm2, ...before.eigenvalues);
     const heldNorms2 = Float64Array.of(...(stored.norms2 ?? stateNorms2), ...blockNorms2);
     const mixingBlur2 = blurOf(update.mix, Float64Array.of(...stateNorms2, ...blockNorms2), m, n);
-    const addition = additionOf(values, m, n, mixingBlur2, heldNorms2);
+    const addition = additionOf(values, m, n, mixingBlur2, heldNorms2, swaps);
     if (addition !== null) return { map: addition.map, norms2: addition.norms2, due: { mix: addition.mix, whole } };
   }
   return { map: null, norms2: null, due: { mix: whole, whole } };
@@ -180,6 +183,7 @@ const additionOf = (
   n: number,
   mixingBlur2: Float64Array,
   heldNorms2: Float64Array,
+  swaps: boolean,
 ): { mix: Addition; map: Float64Array; norms2: Float64Array } | null => {
   // Of a row of zeros, such as the first mean, any multiple is as good.
   const lengths = heldNorms2.map((norm2) => Math.sqrt(norm2) || 1);
@@ -188,9 +192,11 @@ const additionOf = (
     const scale = mixingBlur2[i] === 0 ? 1 : 1 / Math.sqrt(mixingBlur2[i]!);
     for (let j = 0; j < n; j++) weighted[i * n + j] = scale * whole[i * n + j]! * lengths[j]!;
   }
-  const found = interpolate(weighted, m, n, MOST_COEFFICIENT);
+  const found = interpolate(weighted, m, n, swaps ? MOST_COEFFICIENT : ANY_COEFFICIENT);
   if (found === null) return null;
   const { order, values } = found;
+  const exchanges = [...order.subarray(0, m).entries()].filter(([to, from]) => to !== from);
+  if (exchanges.length > 0 && !swaps) return null;
   const map = new Float64Array(m * m);
   const rest = n - m;
   for (let i = 0; i < m; i++) {
@@ -204,7 +210,6 @@ const additionOf = (
   // As if rows were at right angles, which is what can be said of rounding errors.
   const norms2 = blurOf(values, ordered.subarray(m), m, rest).map((added, i) => ordered[i]! + added);
   const blur2 = blurOf(map, norms2, m, m);
-  if (blur2.some((blur, i) => blur > MOST_BLUR2 * mixingBlur2[i]!)) return null;
-  const exchanges = [...order.subarray(0, m).entries()].filter(([to, from]) => to !== from);
+  if (!blur2.every((blur, i) => blur <= MOST_BLUR2 * mixingBlur2[i]!)) return null;
   return { mix: { kind: 'add', values, m, n, exchanges }, map, norms2 };
 };

@@ -29,7 +29,7 @@ import type {
   VisitResult,
   VisitTask,
 } from './tile-tasks.ts';
-import { newTimeSpent, type TileTimings, type TimeSpent, timingsOf } from './time-spent.ts';
+import { newTimeSpent, type TileTimings, type TimeSpent, type Turn, timingsOf } from './time-spent.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
 
 /**
@@ -45,6 +45,8 @@ const SENT_CELLS = 2 ** 19;
 export interface Tiles {
   readonly info: DeviceInfo;
   readonly solve: EigenSolver;
+  /** Whether rows of tiles can change places. */
+  readonly swapsRows: boolean;
   readonly threads: number;
   /** Makes room for a group of slots; the tiles of the group before are given up. */
   open(slots: readonly SlotLayout[]): Promise<void>;
@@ -67,7 +69,7 @@ export interface Tiles {
   scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]>;
   readonly multiplyDouble: DoubleProduct;
   /** Work since it was asked last. */
-  takeTimings(): TileTimings;
+  takeTimings(turn?: Turn): TileTimings;
   close(): Promise<void>;
 }
 
@@ -138,8 +140,9 @@ export class TilePool implements Tiles {
   readonly info: DeviceInfo;
   readonly solve: EigenSolver;
   readonly multiplyDouble: DoubleProduct;
+  readonly swapsRows: boolean;
   readonly threads: number;
-  readonly takeTimings: () => TileTimings;
+  readonly takeTimings: Tiles['takeTimings'];
   /** Tasks that wait for a thread, and threads that wait for a task. */
   readonly #waiting: ((worker: TileWorker) => void)[] = [];
   readonly #idle: TileWorker[];
@@ -156,6 +159,7 @@ export class TilePool implements Tiles {
     this.info = found.info;
     this.solve = found.solve;
     this.multiplyDouble = found.multiplyDouble;
+    this.swapsRows = found.swapsRows;
     this.threads = threads;
     this.#tensors = found.spec.name === 'tensors' ? new TensorThread(found.spec.backend) : null;
     const spent = Array.from({ length: threads }, newTimeSpent);

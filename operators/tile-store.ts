@@ -12,21 +12,20 @@ import { placeRows, type ReadRows } from './placed-rows.ts';
 import { RowReader, type UnreadRow } from './row-reader.ts';
 import { signRows } from './sign-rows.ts';
 import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
-import {
-  asReplacement,
-  type BadRow,
-  type FetchTask,
-  type FinishTask,
-  type LoadTask,
-  type Mix,
-  type ProjectTask,
-  type SaveTask,
-  type ScanTask,
-  type SlotLayout,
-  type SpillStep,
-  type VisitTask,
+import type {
+  BadRow,
+  FetchTask,
+  FinishTask,
+  LoadTask,
+  Mix,
+  ProjectTask,
+  SaveTask,
+  ScanTask,
+  SlotLayout,
+  SpillStep,
+  VisitTask,
 } from './tile-tasks.ts';
-import { KINDS, newTimeSpent, type TileTimings, type TimeSpent } from './time-spent.ts';
+import { KINDS, newTimeSpent, type TileTimings, type TimeSpent, type Turn } from './time-spent.ts';
 import { CONSTANT_ROWS, rowsBeforeBlock, savedRows } from './update-subspace.ts';
 
 const SHIFT = 1;
@@ -93,6 +92,7 @@ export class TileStore {
   readonly #rows: RowReader;
   readonly #origin: RowReader;
   readonly #spent: TimeSpent;
+  #turn: Turn = 0;
 
   /** @param spent where the time of each kind of work is counted */
   constructor(device: Device, spent: TimeSpent = newTimeSpent()) {
@@ -155,7 +155,7 @@ export class TileStore {
     const all = before + task.block;
     const columns = task.full ? all : task.block;
     const average = averageOf(task);
-    const mix = this.#feasible(task.mix);
+    this.#turn = task.turn ?? 0;
     const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const { staged, origin, unread } = this.#placed(slot, tile, task, before);
@@ -164,7 +164,7 @@ export class TileStore {
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
         if (task.spill !== null) since = performance.now();
-        if (mix !== null) since = this.#mix(slot, panel, mix, since);
+        if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
         if (task.shift !== null) {
           if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
           tile.shiftSum += this.#settleShift(slot, panel, average !== null);
@@ -182,6 +182,7 @@ export class TileStore {
     const start = performance.now();
     this.#device.settle();
     this.#count('gram', start);
+    this.#turn = 0;
     if (task.full) for (const { gram } of visits) mirror(gram, all);
     return visits;
   }
@@ -244,12 +245,11 @@ export class TileStore {
   finish(task: FinishTask): readonly TilePeaks[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
-    const settle = this.#feasible(task.settle);
     return slot.tiles.map((tile) => {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
-        if (settle !== null) this.#mix(slot, panel, settle);
+        if (task.settle !== null) this.#mix(slot, panel, task.settle);
         this.#mix(slot, panel, task.mix);
         this.#widenPeaks(peaks, panel.matrix, panel.width);
         if (task.keep) this.#swap(slot, panel);
@@ -285,10 +285,9 @@ export class TileStore {
   }
 
   /** Writes tiles' rows to a file, and tells the sha256 of what each of them wrote. */
-  save({ slot: index, mix: due, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
+  save({ slot: index, mix, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
     const slot = this.#slots[index];
     if (!slot) return [];
-    const mix = this.#feasible(due);
     const rows = savedRows(stateRows);
     return slot.tiles.map((tile) => {
       const floats = rows * tile.width;
@@ -371,7 +370,7 @@ export class TileStore {
   /** Counts what was done since then as work of this kind; returns the time that is now. */
   #count(kind: keyof TileTimings, since: number): number {
     const now = performance.now();
-    const at = KINDS.indexOf(kind);
+    const at = this.#turn * KINDS.length + KINDS.indexOf(kind);
     this.#spent[at] = this.#spent[at]! + now - since;
     return now;
   }
@@ -402,12 +401,6 @@ export class TileStore {
     const values = this.#buffer.subarray(0, floats);
     slot.files!.read(generation, placeOf(slot, tile, panel), values);
     return values;
-  }
-
-  /** What comes to the same on a device whose rows cannot change places. */
-  #feasible(mix: Mix | null): Mix | null {
-    const swaps = mix?.kind === 'add' && mix.exchanges.length > 0;
-    return swaps && this.#device.swapRows === undefined ? asReplacement(mix) : mix;
   }
 
   /**

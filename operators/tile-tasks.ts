@@ -3,6 +3,7 @@ import type { SourceRows } from '../sources/staged-block.ts';
 import type { TileRange } from '../sources/tile.ts';
 import type { UnreadRow } from './row-reader.ts';
 import type { Generation } from './spill-files.ts';
+import type { Turn } from './time-spent.ts';
 
 /** A slot as the tiles see it. */
 export interface SlotLayout {
@@ -45,22 +46,9 @@ export interface Addition {
   readonly values: Float64Array;
   readonly m: number;
   readonly n: number;
-  /** Each one of the first m rows, and one of the others. */
+  /** Each one of the first m rows, and one of the others. None where the device cannot swap them. */
   readonly exchanges: readonly (readonly [number, number])[];
 }
-
-/** An addition as the replacement that comes to the same. */
-export const asReplacement = ({ values, m, n, exchanges }: Addition): Replacement => {
-  const rest = n - m;
-  const whole = new Float64Array(m * n);
-  const order = Int32Array.from({ length: n }, (_, j) => j);
-  for (const [a, b] of exchanges) [order[a], order[b]] = [order[b]!, order[a]!];
-  for (let i = 0; i < m; i++) {
-    whole[i * n + order[i]!] = 1;
-    for (let j = 0; j < rest; j++) whole[i * n + order[m + j]!] = values[i * rest + j]!;
-  }
-  return { kind: 'replace', values: whole, m, n };
-};
 
 export interface VisitTask {
   readonly slot: number;
@@ -83,6 +71,8 @@ export interface VisitTask {
   /** The tiles that are staged; null for all. */
   readonly tiles: TileRange | null;
   readonly spill: SpillStep | null;
+  /** Under which its time counts; 0 unless told. */
+  readonly turn?: Turn;
 }
 
 /** Turns a slot's weights, all models at once, into directions that the tiles keep. */

@@ -9,20 +9,33 @@ export interface TileTimings {
   readonly mix: number;
 }
 
-/** Milliseconds of a thread's work by kind, in the order of `KINDS`: whoever else wants to know looks at them as they grow. */
+/** Blocks take turns, since work on the next may begin before the last is told. What is not a visit counts in turn 0. */
+export type Turn = 0 | 1;
+
+/**
+ * Milliseconds of a thread's work by kind, in the order of `KINDS`, for one turn and then the other: whoever else wants to
+ * know looks at them as they grow.
+ */
 export type TimeSpent = Float64Array;
 
 export const KINDS = ['read', 'widen', 'gram', 'mix'] as const;
 
-export const newTimeSpent = (): TimeSpent => new Float64Array(new SharedArrayBuffer(KINDS.length * 8));
+export const newTimeSpent = (): TimeSpent => new Float64Array(new SharedArrayBuffer(2 * KINDS.length * 8));
 
-/** Tells what has been spent since it was asked last, summed over threads. */
-export const timingsOf = (threads: readonly TimeSpent[]): (() => TileTimings) => {
-  let known = KINDS.map(() => 0);
-  return () => {
-    const now = KINDS.map((_, i) => threads.reduce((sum, spent) => sum + spent[i]!, 0));
-    const [read, widen, gram, mix] = now.map((ms, i) => (ms - known[i]!) / 1e3);
-    known = now;
+/** Tells what has been spent in a turn, or in both, since it was asked last, summed over threads. */
+export const timingsOf = (threads: readonly TimeSpent[]): ((turn?: Turn) => TileTimings) => {
+  const known = newTimeSpent();
+  const take = (kind: number, turn: Turn): number => {
+    const at = turn * KINDS.length + kind;
+    const before = known[at]!;
+    known[at] = threads.reduce((sum, spent) => sum + spent[at]!, 0);
+    return (known[at] - before) / 1e3;
+  };
+  return (turn) => {
+    const turns: readonly Turn[] = turn === undefined ? [0, 1] : [turn];
+    const [read, widen, gram, mix] = KINDS.map((_, kind) =>
+      turns.reduce<number>((sum, one) => sum + take(kind, one), 0),
+    );
     return { read: read!, widen: widen!, gram: gram!, mix: mix! };
   };
 };

@@ -355,6 +355,7 @@ export class Execution {
     { group, index, blocks, modelsSeen, bytes }: BlockUpdate,
     save: IncrementalEngine['save'],
     beside: GroupModes | null,
+    rested: IncrementalEngine['rested'],
   ): Promise<void> {
     const { config, models, block } = this.#plan;
     const stop = this.#control.stopRequested();
@@ -362,6 +363,7 @@ export class Execution {
     const folded = bytes === 0 ? 0 : Math.min(block, models.length);
     const due = (await this.#isDue(folded)) || stop !== null;
     if (due || (isLast && !config.dropState)) {
+      await rested();
       const start = performance.now();
       const at = { first: group.slots[0]!.id, slots: group.slots.length, models: modelsSeen, blocks: index + 1 };
       const slots = await this.#checkpoints.save(at, save, beside);
@@ -620,8 +622,8 @@ export class Execution {
         beside: (group) => this.#beside(group),
         ...this.#snapshots(),
         restore: (group) => this.#restore(group),
-        checkpoint: (update, save, beside) =>
-          this.#keepsState ? this.#afterBlock(update, save, beside) : this.#afterPart(),
+        checkpoint: (update, save, beside, rested) =>
+          this.#keepsState ? this.#afterBlock(update, save, beside, rested) : this.#afterPart(),
         afterGroup: (group) => this.#afterGroup(group, 'models'),
         finish: (subspace) =>
           this.#finishSlot(subspace, subspace, () =>

@@ -108,7 +108,7 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
 };
 
 /**
- * All models of a part at once, staged twice; a panel a thread and slot in which they pass, and one to mix into; the Grams
+ * All models of a part at once, staged twice, or once where they stay in their files; a panel a thread and slot in which they pass, and one to mix into; the Grams
  * of a part's tiles on their way; a Gram a slot, and what one slot's algebra takes (the products, centred, their vectors
  * and the solver's room).
  */
@@ -320,10 +320,20 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first = 0): readonly SlotGroup[] => {
   // Nothing but the kernel holds a part that stays in its files, and of those that the next part needs no more it lets go.
   if (needs.engine === 'exact' && mayStayInFiles(slots, needs)) {
-    const groups = groupsOf(slots, { ...needs, partsStaged: 1 }, first);
-    if (groups.every(({ inFiles }) => inFiles === true)) return groups;
+    const groups = groupsIfAny(() => groupsOf(slots, { ...needs, partsStaged: 1 }, first));
+    if (groups?.every(({ inFiles }) => inFiles === true)) return groups;
   }
   return groupsOf(slots, needs, first);
+};
+
+/** Null where a slot does not fit: what it needs is told by whoever counts all of it. */
+const groupsIfAny = (make: () => readonly SlotGroup[]): readonly SlotGroup[] | null => {
+  try {
+    return make();
+  } catch (error) {
+    if (error instanceof ConfigInvalid) return null;
+    throw error;
+  }
 };
 
 const groupsOf = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first: number): readonly SlotGroup[] => {

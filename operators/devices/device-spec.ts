@@ -35,6 +35,8 @@ export interface FoundDevice {
   readonly info: DeviceInfo;
   readonly solve: EigenSolver;
   readonly multiplyDouble: DoubleProduct;
+  /** Whether its devices have `swapRows`. */
+  readonly swapsRows: boolean;
   readonly warnings: readonly string[];
   /** Where matrices are on a card. */
   readonly card?: FoundCard;
@@ -133,6 +135,7 @@ const findCard = async (paths: CudaPaths, precision: CudaPrecision): Promise<Fou
     info: device.info,
     solve: cudaEigenSolver(card.hasSolver, open, blas?.solve ?? jsEigenSolver),
     multiplyDouble: device.multiplyDouble,
+    swapsRows: false,
     warnings: [],
     card,
   };
@@ -172,6 +175,7 @@ const findTensors = async (choice: TensorChoice): Promise<FoundDevice> => {
     info: device.info,
     solve: device.solve,
     multiplyDouble: device.multiplyDouble,
+    swapsRows: false,
     warnings: isSoftware
       ? [
           `${choice} runs on an adapter in software (${kernel}): far slower than --device blas or tfjs, and good for tests alone`,
@@ -207,6 +211,7 @@ export const findProcessor = async (choice: Exclude<DeviceChoice, GpuChoice>): P
       info: blasDevice(blas).info,
       solve: blas.solve ?? jsEigenSolver,
       multiplyDouble: blas.multiplyDouble,
+      swapsRows: true,
       warnings: pinned === null ? [] : [pinned],
     };
   }
@@ -223,6 +228,7 @@ export const findProcessor = async (choice: Exclude<DeviceChoice, GpuChoice>): P
     info: await tfjsInfo(),
     solve: jsEigenSolver,
     multiplyDouble: jsDoubleProduct,
+    swapsRows: false,
     warnings: [],
   };
 };

@@ -114,7 +114,7 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    * @param p m x n, row-major
    */
   combine(p: Float64Array, m: number, matrix: M, aStart: number, n: number, out: M, at: number): void;
-  /** Two rows change places. Without it, rows that would have to are mixed in full. */
+  /** Two rows change places. Where it is missing, rows are mixed in full when others ought to stay. */
   swapRows?(matrix: M, a: number, b: number): void;
   /**
    * Rows [at, at + m) += P A, with A the n rows that follow them; with n = 0 those rows are made one.

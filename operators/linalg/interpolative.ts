@@ -17,7 +17,7 @@ const SINGULAR = 2 ** -40;
  * M = M₁ [1 V] up to the order of columns, |V| ≤ `most`. The first m columns of M stay where that allows it.
  * @param a M, m x n, row-major, m ≤ n
  * @param most above 1; the larger, the fewer columns change places
- * @returns null where M does not have m columns that are independent
+ * @returns null where M does not have m columns that are independent, or entries that are not finite
  */
 export const interpolate = (a: Float64Array, m: number, n: number, most: number): Interpolation | null => {
   const table = a.slice();
@@ -26,7 +26,7 @@ export const interpolate = (a: Float64Array, m: number, n: number, most: number)
   const isFree = new Uint8Array(n).fill(1);
   for (let row = 0; row < m; row++) {
     const column = pivotOf(table, isFree, row, m, n, most);
-    if (Math.abs(table[row * n + column]!) <= least) return null;
+    if (!(Math.abs(table[row * n + column]!) > least)) return null;
     for (let i = row + 1; i < m; i++) subtractRow(table, n, i, row, column);
     chosen[row] = column;
     isFree[column] = 0;

@@ -121,6 +121,15 @@ describe.runIf(hasLapack)('LAPACK', () => {
     expect(largest(js.map((value, j) => value - lapack[j]!)) / scale).toBeLessThan(1e-13);
   });
 
+  it('gives the same bits whatever was solved before, in memory that is kept or not', () => {
+    const first = solve(gram(40, 20, 8), 40);
+    const before = [first.values.slice(), first.vectors.slice()];
+    for (const n of [520, 7, 60, 7]) solve(gram(n, 20, n), n);
+    const again = solve(gram(40, 20, 8), 40);
+    expect([again.values, again.vectors]).toEqual(before);
+    expect([first.values, first.vectors]).toEqual(before);
+  });
+
   it('the eigenvectors agree up to sign where the eigenvalues are apart', () => {
     const n = 9;
     const a = symmetric(n, 5);

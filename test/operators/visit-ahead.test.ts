@@ -138,6 +138,55 @@ describe.each(devices)('on $name', ({ open }) => {
     }
   });
 
+  it('a checkpoint waits for a visit that began ahead, and is not made where it failed', async () => {
+    const tiles = await open();
+    const folder = mkdtempSync(join(tmpdir(), 'weightspan-ahead-'));
+    const fd = openSync(join(folder, 'rows'), 'wx+');
+    try {
+      let visits = 0;
+      let saved = 0;
+      // Some rows are mixed then, and others are not.
+      const failing: Tiles['visit'] = async (task) => {
+        const visit = await tiles.visit(task);
+        if (visits++ === 2) throw new Error('halfway');
+        return visit;
+      };
+      const checkpoint: IncrementalPcaOptions<Subspace>['checkpoint'] = async (_, save) => {
+        await save({ path: 'rows', fd });
+        saved++;
+      };
+      const stream = run(watched(tiles, [], failing), models(4 * BLOCK), { checkpoint });
+      await expect(lastValueFrom(stream)).rejects.toThrow('halfway');
+      expect(saved).toBe(1);
+    } finally {
+      closeSync(fd);
+      rmSync(folder, { recursive: true });
+      await tiles.close();
+    }
+  });
+
+  it('no visit begins ahead once nobody wants the stream', async () => {
+    const tiles = await open();
+    try {
+      const events: string[] = [];
+      const held = { go: (): void => {} };
+      const slow: Tiles['visit'] = async (task) => {
+        await new Promise<void>((resolve) => {
+          held.go = resolve;
+        });
+        return tiles.visit(task);
+      };
+      const subscription = run(watched(tiles, events, slow), models(2 * BLOCK)).subscribe();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      subscription.unsubscribe();
+      held.go();
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      expect(events).toEqual(['visit 0']);
+    } finally {
+      await tiles.close();
+    }
+  });
+
   it('files stay open until a visit that began ahead has ended, also where nobody waits for it', async () => {
     const tiles = await open();
     try {

@@ -385,6 +385,50 @@ describe('groupSlots', () => {
     expect(() => groupSlots(slots, needs(needed - 2 ** 20))).toThrow(ConfigInvalid);
   });
 
+  describe('of the engine exact, whose weights stay in their files', () => {
+    const files = [{ path: import.meta.filename, size: 1, mtimeMs: 1 }];
+    const [name, rows, cols, count] = ['w', 1024, 1024, 40];
+    const local = models(...Array.from({ length: count }, () => ({ [name]: [rows, cols] }))).map((model) => ({
+      ...model,
+      header: { ...model.header, files },
+    }));
+    const { slots: wide } = choose(local);
+    const weights = rows * cols * 4 * count;
+    const exact = (memory: number, more: object = {}) => ({
+      ...needs(memory),
+      engine: 'exact' as const,
+      models: local,
+      ...more,
+    });
+    const fitting = (memory: number, more: object = {}) => groupSlots(wide, exact(memory, more));
+
+    it.skipIf(inFiles.inFiles === undefined)('a part takes what its weights take, once', () => {
+      expect(fitting(weights + 2 ** 27)).toEqual([{ index: 0, slots: wide, inFiles: true }]);
+      const [group] = fitting(weights);
+      expect(group!.tilesAtOnce).toBe(32);
+      // Where others read the same weights they are in memory, one part in use and one being read.
+      const [shared] = fitting(weights + 2 ** 27, {
+        models: local.map(({ header, ...model }) => ({
+          ...model,
+          header: { ...header, files: [{ ...files[0]!, path: 'm' }] },
+        })),
+      });
+      expect(shared).toMatchObject({ tilesAtOnce: 32 });
+    });
+
+    it.each([
+      ['with a basis', {}],
+      ['without', { basis: false }],
+      ['on a card', { rowBuffers: 2 }],
+    ])('%s: too little is told with a figure that suffices', (_, more) => {
+      const error = caught(() => fitting(2 ** 20, more)) as ConfigInvalid;
+      const needed = Number(error.message.match(/--memory (\d+)MiB/)![1]) * 2 ** 20;
+      const [group] = fitting(needed, more);
+      const { state, staging, rest } = groupMemory(exact(needed, more), group!);
+      expect(state + staging + rest).toBeLessThanOrEqual(needed);
+    });
+  });
+
   it('no slots, no groups', () => {
     expect(groupSlots([], needs(1))).toEqual([]);
   });
