@@ -476,11 +476,11 @@ export class IncrementalEngine {
   }
 
   #mayVisitAhead({ settled }: SlotEngine, block: WeightBlock, [{ read }, next]: [TimedRead, WeightBlock]): boolean {
-    const { snapshot } = this.#options;
+    const { snapshot, mayVisitAhead = () => true } = this.#options;
     // Estimates look at rows before they are mixed.
     const looks = snapshot !== undefined && next.index % snapshot.every === 0;
     const isPlain = block.parts === null && this.#beside === null && !isSecondPass(next);
-    return settled && isPlain && !looks && read.faults.length === 0;
+    return settled && isPlain && !looks && read.faults.length === 0 && mayVisitAhead();
   }
 
   #update(

@@ -60,6 +60,8 @@ export interface IncrementalPcaOptions<R> {
     beside: GroupModes | null,
     rested: IncrementalEngine['rested'],
   ) => Promise<void>;
+  /** Whether the next block may be visited before this one is told: a state that is to be written should not wait for that. */
+  readonly mayVisitAhead?: () => boolean;
   /** After all of a group's slots were finished; the stream waits for it. */
   readonly afterGroup?: (group: SlotGroup) => Promise<void>;
   /** What a group's blocks are also handed to, where they come whole: its modes rows and cols. */

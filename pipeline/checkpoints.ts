@@ -151,7 +151,12 @@ export class Pace {
   /** @param models folded since the last call */
   isDue(models: number): boolean {
     this.#models += models;
-    if (this.#every !== null && 'models' in this.#every) return this.#models >= this.#every.models;
+    return this.isDueAfter(0);
+  }
+
+  /** Whether one would be due after so many models more. */
+  isDueAfter(models: number): boolean {
+    if (this.#every !== null && 'models' in this.#every) return this.#models + models >= this.#every.models;
     return (performance.now() - this.#since) / 1e3 >= (this.#every?.seconds ?? this.#wait);
   }
 

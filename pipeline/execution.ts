@@ -624,6 +624,11 @@ export class Execution {
         restore: (group) => this.#restore(group),
         checkpoint: (update, save, beside, rested) =>
           this.#keepsState ? this.#afterBlock(update, save, beside, rested) : this.#afterPart(),
+        mayVisitAhead: () => {
+          const { models, block } = this.#plan;
+          const due = this.#checkpoints.pace.isDueAfter(Math.min(block, models.length));
+          return !due && this.#control.stopRequested() === null;
+        },
         afterGroup: (group) => this.#afterGroup(group, 'models'),
         finish: (subspace) =>
           this.#finishSlot(subspace, subspace, () =>

@@ -1,5 +1,5 @@
-// Reads a block of models into one shared buffer, laid out so that every tile's rows stand together and wrap as one
-// Arrow batch. Each model's file is read front to back; tensors that are neighbours in the file come in one readv.
+// Reads a block of models into one shared buffer, laid out so that every tile's rows stand together. Each model's file is
+// read front to back; tensors that are neighbours in the file come in one readv.
 // Of LoRA modules the factors are staged, whole whatever the tiles (stage-factors.ts).
 
 import { bytesPerElement } from './dtype.ts';

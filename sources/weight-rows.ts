@@ -36,7 +36,7 @@ export const storedRows = ({ slot, dtype, start, stop, models, bytes }: WeightBa
   const width = stop - start;
   const expected = models.length * width * bytesPerElement(dtype);
   if (bytes.byteLength !== expected) {
-    throw new RangeError(`weight batch of ${slot}: ${bytes.byteLength} bytes, expected ${expected}`);
+    throw new RangeError(`weights of ${slot}: ${bytes.byteLength} bytes, expected ${expected}`);
   }
   return { kind: 'stored', dtype, width, models, bytes };
 };

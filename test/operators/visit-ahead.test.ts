@@ -115,6 +115,21 @@ describe.each(devices)('on $name', ({ open }) => {
     }
   });
 
+  it('no visit begins ahead of a block that is to be written down', async () => {
+    const tiles = await open();
+    try {
+      const events: string[] = [];
+      const mayVisitAhead = (): boolean => !events.includes('visit 1');
+      const told = tap((update: BlockUpdate | Subspace) => {
+        if (update.kind === 'block') events.push(`told ${update.index}`);
+      });
+      await lastValueFrom(run(watched(tiles, events), models(3 * BLOCK), { mayVisitAhead }).pipe(told));
+      expect(events).toEqual(['visit 0', 'visit 1', 'told 0', 'told 1', 'visit 2', 'told 2']);
+    } finally {
+      await tiles.close();
+    }
+  });
+
   it('a visit that began ahead and fails ends the stream when its block comes, or is forgotten with it', async () => {
     const tiles = await open();
     try {

@@ -28,7 +28,9 @@ it('a first one that may cost much is waited for as long', () => {
 
 it('what was asked for goes by models or by time', () => {
   const byModels = new Pace({ models: 20 }, 5);
-  expect([byModels.isDue(19), byModels.isDue(1)]).toEqual([false, true]);
+  // What would be is not counted.
+  expect([byModels.isDue(19), byModels.isDueAfter(1), byModels.isDueAfter(0)]).toEqual([false, true, false]);
+  expect(byModels.isDue(1)).toBe(true);
   const byTime = new Pace({ seconds: 2 }, 5);
   expect([after(1.9, byTime), after(0.2, byTime)]).toEqual([false, true]);
 });

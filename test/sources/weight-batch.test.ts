@@ -118,7 +118,7 @@ describe.each(dtypes)('a batch of %s', (dtype) => {
   it.each([-1, 1, 8])('refuses bytes that are %i off', (off) => {
     const descriptor = descriptorOf(dtype);
     const bytes = new Uint8Array(descriptor.bytes.byteLength + off);
-    const found = `weight batch of layer.0/ü: ${bytes.byteLength} bytes, expected ${descriptor.bytes.byteLength}`;
+    const found = `weights of layer.0/ü: ${bytes.byteLength} bytes, expected ${descriptor.bytes.byteLength}`;
     expect(() => makeWeightBatch({ ...descriptor, bytes })).toThrow(new RangeError(found));
   });
 });
