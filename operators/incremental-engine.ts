@@ -90,7 +90,7 @@ interface PartialBlock {
   seconds: number;
 }
 
-const turnOf = ({ index }: Pick<WeightBlock, 'index'>): Turn => (index % 2 === 0 ? 0 : 1);
+const turnOf = ({ index }: Pick<WeightBlock, 'index'>): Turn => (index % 2 === 0 ? 1 : 2);
 
 export class IncrementalEngine {
   readonly #options: IncrementalPcaOptions<unknown>;

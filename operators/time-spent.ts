@@ -9,20 +9,21 @@ export interface TileTimings {
   readonly mix: number;
 }
 
-/** Blocks take turns, since work on the next may begin before the last is told. What is not a visit counts in turn 0. */
-export type Turn = 0 | 1;
+/** Blocks take turns, since their visits may begin before the last block is told. All other work is of turn 0. */
+export type Turn = 0 | 1 | 2;
+const TURNS: readonly Turn[] = [0, 1, 2];
 
 /**
- * Milliseconds of a thread's work by kind, in the order of `KINDS`, for one turn and then the other: whoever else wants to
- * know looks at them as they grow.
+ * Milliseconds of a thread's work by kind, in the order of `KINDS`, turn after turn: whoever else wants to know looks at them
+ * as they grow.
  */
 export type TimeSpent = Float64Array;
 
 export const KINDS = ['read', 'widen', 'gram', 'mix'] as const;
 
-export const newTimeSpent = (): TimeSpent => new Float64Array(new SharedArrayBuffer(2 * KINDS.length * 8));
+export const newTimeSpent = (): TimeSpent => new Float64Array(new SharedArrayBuffer(TURNS.length * KINDS.length * 8));
 
-/** Tells what has been spent in a turn, or in both, since it was asked last, summed over threads. */
+/** Tells what has been spent in a turn and outside of all, or in any, since it was asked last, summed over threads. */
 export const timingsOf = (threads: readonly TimeSpent[]): ((turn?: Turn) => TileTimings) => {
   const known = newTimeSpent();
   const take = (kind: number, turn: Turn): number => {
@@ -32,7 +33,7 @@ export const timingsOf = (threads: readonly TimeSpent[]): ((turn?: Turn) => Tile
     return (known[at] - before) / 1e3;
   };
   return (turn) => {
-    const turns: readonly Turn[] = turn === undefined ? [0, 1] : [turn];
+    const turns = TURNS.filter((one) => turn === undefined || one === 0 || one === turn);
     const [read, widen, gram, mix] = KINDS.map((_, kind) =>
       turns.reduce<number>((sum, one) => sum + take(kind, one), 0),
     );

@@ -108,7 +108,8 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
 };
 
 /**
- * All models of a part at once, staged twice, or once where they stay in their files; a panel a thread and slot in which they pass, and one to mix into; the Grams
+ * All models of a part at once, staged twice, or once where only the kernel's cache has them (`partsStaged`); a panel a
+ * thread and slot in which they pass, and one to mix into; the Grams
  * of a part's tiles on their way; a Gram a slot, and what one slot's algebra takes (the products, centred, their vectors
  * and the solver's room).
  */
@@ -318,7 +319,7 @@ const tilesThatFit = (slot: PlannedSlot, needs: MemoryNeeds): number => {
  * @throws ConfigInvalid when not even one tile of a slot fits, with what it needs
  */
 export const groupSlots = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first = 0): readonly SlotGroup[] => {
-  // Nothing but the kernel holds a part that stays in its files, and of those that the next part needs no more it lets go.
+  // Of weights that stay in their files the kernel's cache alone has more than a tile, and gives it up when memory is short.
   if (needs.engine === 'exact' && mayStayInFiles(slots, needs)) {
     const groups = groupsIfAny(() => groupsOf(slots, { ...needs, partsStaged: 1 }, first));
     if (groups?.every(({ inFiles }) => inFiles === true)) return groups;
