@@ -109,9 +109,8 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
 
 /**
  * All models of a part at once, staged twice, or once where only the kernel's cache has them (`partsStaged`); a panel a
- * thread and slot in which they pass, and one to mix into; the Grams
- * of a part's tiles on their way; a Gram a slot, and what one slot's algebra takes (the products, centred, their vectors
- * and the solver's room).
+ * thread and slot in which they pass, and one to mix into; the Grams of a part's tiles on their way; a Gram a slot, and what
+ * one slot's algebra takes (the products, centred, their vectors and the solver's room).
  */
 const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   const models = needs.models.length;
