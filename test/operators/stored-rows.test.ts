@@ -154,6 +154,21 @@ describe.each(devices)('on $name', ({ open, openDevice }) => {
     device.free(matrix);
   });
 
+  it('exchanges two rows, and leaves others alone', async () => {
+    const device = await openDevice();
+    if (device.swapRows === undefined) return;
+    // Wide first: what is kept in between is longer than the rows that come after.
+    for (const width of [700, 33]) {
+      const matrix: DeviceMatrix = device.allocate(5, width);
+      const values = Float32Array.from({ length: 5 * width }, (_, i) => i);
+      device.write(matrix, 0, values);
+      device.swapRows(matrix, 1, 4);
+      const rows = [0, 4, 2, 3, 1].map((row) => [...values.subarray(row * width, (row + 1) * width)]);
+      expect([...device.read(matrix, 0, 5)]).toEqual(rows.flat());
+      device.free(matrix);
+    }
+  });
+
   it('adds rows that follow onto rows, and leaves others alone', async () => {
     const device = await openDevice();
     const width = 33;
