@@ -62,7 +62,6 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
   };
   // Reads give the same memory again and again: fresh arrays would lie about, tens of MB a thread, until they are collected.
   let readings = new Float32Array(0);
-  let kept = new Float32Array(0);
   const matrixOf = (data: Float32Array, rows: number, width: number): BlasMatrix => ({
     rows,
     width,
@@ -176,14 +175,14 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       blas.multiply(m, width, n, weightsOf(p), n, a, stride, out.data.subarray(at * stride), stride);
     },
     swapRows: ({ data, stride, width }, a, b) => {
-      if (kept.length < width) kept = new Float32Array(width);
+      if (scratch.length < width) scratch = new Float32Array(width);
       const [one, other] = [
         data.subarray(a * stride, a * stride + width),
         data.subarray(b * stride, b * stride + width),
       ];
-      kept.set(one);
+      scratch.set(one);
       one.set(other);
-      other.set(kept.subarray(0, width));
+      other.set(scratch.subarray(0, width));
     },
     accumulate: (p, m, { data, stride, width }, at, n) => {
       if (n === 0) return;

@@ -242,23 +242,25 @@ const bindEigenSolver = (
   const integers = (length: number): Int32Array | BigInt64Array =>
     integer === 'int32' ? new Int32Array(length) : new BigInt64Array(length);
   const scalar = scalarOf(integer);
+  const workFor = (n: number): number => 1 + 6 * n + 2 * n * n;
+  const integersFor = (n: number): number => 3 + 5 * n;
   const roomsFor = (n: number) => ({
     a: new Float64Array(n * n),
-    work: new Float64Array(1 + 6 * n + 2 * n * n),
-    iwork: integers(3 + 5 * n),
+    work: new Float64Array(workFor(n)),
+    iwork: integers(integersFor(n)),
   });
   // Small ones are taken again at every call: a quarter of what updates allocate would be LAPACK's.
   let kept = { size: 0, ...roomsFor(0) };
   return (matrix, n) => {
-    const lwork = 1 + 6 * n + 2 * n * n;
-    const liwork = 3 + 5 * n;
     if (n <= LARGEST_KEPT && kept.size < n) kept = { size: n, ...roomsFor(n) };
     const { a, work, iwork } = n <= kept.size ? kept : roomsFor(n);
     a.set(matrix);
     const ascending = new Float64Array(n);
     const info = scalar(0);
     const order = scalar(n);
-    dsyevd('V', 'L', order, a, order, ascending, work, scalar(lwork), iwork, scalar(liwork), info);
+    // As much as a matrix of this size needs, however much there is: how it goes about it depends on that.
+    const [lwork, liwork] = [scalar(workFor(n)), scalar(integersFor(n))];
+    dsyevd('V', 'L', order, a, order, ascending, work, lwork, iwork, liwork, info);
     if (Number(info[0]) !== 0) {
       throw new NumericalFailure({ slot: '-', detail: `dsyevd of ${n} x ${n} failed with info ${info[0]}` });
     }

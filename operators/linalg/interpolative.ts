@@ -27,7 +27,8 @@ export const interpolate = (a: Float64Array, m: number, n: number, most: number)
   for (let row = 0; row < m; row++) {
     const column = pivotOf(table, isFree, row, m, n, most);
     if (!(Math.abs(table[row * n + column]!) > least)) return null;
-    for (let i = row + 1; i < m; i++) subtractRow(table, n, i, row, column);
+    // Zeros below the pivot.
+    for (let i = row + 1; i < m; i++) addRow(table, n, i, row, -table[i * n + column]! / table[row * n + column]!);
     chosen[row] = column;
     isFree[column] = 0;
   }
@@ -76,14 +77,6 @@ const pivotOf = (table: Float64Array, isFree: Uint8Array, row: number, m: number
   return column;
 };
 
-/** Row i −= a multiple of row l that leaves a zero in `column`. */
-const subtractRow = (table: Float64Array, n: number, i: number, l: number, column: number): void => {
-  const [to, from] = [i * n, l * n];
-  const factor = table[to + column]! / table[from + column]!;
-  if (factor === 0) return;
-  for (let j = 0; j < n; j++) table[to + j] = table[to + j]! - factor * table[from + j]!;
-};
-
 /** U⁻¹ times the free columns, U the chosen ones, upper triangular. */
 const coefficients = (
   table: Float64Array,
@@ -105,10 +98,10 @@ const coefficients = (
 };
 
 /** Row i += factor · row l. */
-const addRow = (v: Float64Array, width: number, i: number, l: number, factor: number): void => {
+const addRow = (rows: Float64Array, width: number, i: number, l: number, factor: number): void => {
   if (factor === 0) return;
   const [to, from] = [i * width, l * width];
-  for (let j = 0; j < width; j++) v[to + j] = v[to + j]! + factor * v[from + j]!;
+  for (let j = 0; j < width; j++) rows[to + j] = rows[to + j]! + factor * rows[from + j]!;
 };
 
 /** The chosen column of a row of V and the free one of a column of V change places. */

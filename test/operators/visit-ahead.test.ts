@@ -57,20 +57,23 @@ const watched = (tiles: Tiles, events: string[], visit: Tiles['visit'] = (task) 
   });
 };
 
+/** Says which blocks are told. */
+const telling = (events: string[]) =>
+  tap((update: BlockUpdate | Subspace) => {
+    if (update.kind === 'block') events.push(`told ${update.index}`);
+  });
+
 describe.each(devices)('on $name', ({ open }) => {
   it('the next visit begins before a block is told, but not where a snapshot looks first', async () => {
     const tiles = await open();
     try {
       const events: string[] = [];
-      const told = tap((update: BlockUpdate | Subspace) => {
-        if (update.kind === 'block') events.push(`told ${update.index}`);
-      });
       const rows = models(4 * BLOCK);
-      await lastValueFrom(run(watched(tiles, events), rows).pipe(told));
+      await lastValueFrom(run(watched(tiles, events), rows).pipe(telling(events)));
       expect(events).toEqual(['visit 0', 'visit 1', 'told 0', 'visit 2', 'told 1', 'visit 3', 'told 2', 'told 3']);
       events.length = 0;
       const snapshot = { every: 2, use: () => EMPTY };
-      await lastValueFrom(run(watched(tiles, events), rows, { snapshot }).pipe(told));
+      await lastValueFrom(run(watched(tiles, events), rows, { snapshot }).pipe(telling(events)));
       expect(events).toEqual(['visit 0', 'visit 1', 'told 0', 'told 1', 'visit 2', 'visit 3', 'told 2', 'told 3']);
     } finally {
       await tiles.close();
@@ -120,10 +123,7 @@ describe.each(devices)('on $name', ({ open }) => {
     try {
       const events: string[] = [];
       const mayVisitAhead = (): boolean => !events.includes('visit 1');
-      const told = tap((update: BlockUpdate | Subspace) => {
-        if (update.kind === 'block') events.push(`told ${update.index}`);
-      });
-      await lastValueFrom(run(watched(tiles, events), models(3 * BLOCK), { mayVisitAhead }).pipe(told));
+      await lastValueFrom(run(watched(tiles, events), models(3 * BLOCK), { mayVisitAhead }).pipe(telling(events)));
       expect(events).toEqual(['visit 0', 'visit 1', 'told 0', 'told 1', 'visit 2', 'told 2']);
     } finally {
       await tiles.close();
