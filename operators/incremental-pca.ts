@@ -32,6 +32,9 @@ import type { SubspaceUpdate } from './update-subspace.ts';
 /** Blocks alive at once: one in use, one being read. */
 const BLOCKS_ALIVE = 2;
 
+/** What a checkpoint sees of an engine between two blocks. */
+export type SavedEngine = Pick<IncrementalEngine, 'save' | 'rested' | 'beside'>;
+
 export interface IncrementalPcaOptions<R> {
   /** Directions reported, k; the state keeps up to max(2k, 16). */
   readonly rank: number;
@@ -50,16 +53,8 @@ export interface IncrementalPcaOptions<R> {
   };
   /** What a checkpoint has of a group whose plan says so (`folded`). */
   readonly restore?: (group: SlotGroup) => RestoredGroup | null;
-  /**
-   * May write down the running group's state after a block; the stream waits for it. `rested` resolves when saving would not
-   * have to wait for work on the next block.
-   */
-  readonly checkpoint?: (
-    update: BlockUpdate,
-    save: IncrementalEngine['save'],
-    beside: GroupModes | null,
-    rested: IncrementalEngine['rested'],
-  ) => Promise<void>;
+  /** May write down the running group's state after a block; the stream waits for it. */
+  readonly checkpoint?: (update: BlockUpdate, engine: SavedEngine) => Promise<void>;
   /** Whether the next block may be visited before this one is told: a state that is to be written should not wait for that. */
   readonly mayVisitAhead?: () => boolean;
   /** After all of a group's slots were finished; the stream waits for it. */
@@ -150,16 +145,7 @@ export const incrementalPca =
                 return concat(
                   of(update),
                   looks ? defer(() => engine.estimates()).pipe(mergeMap((seen) => snapshot.use(seen, update))) : EMPTY,
-                  checkpoint === undefined
-                    ? EMPTY
-                    : defer(() =>
-                        checkpoint(
-                          update,
-                          (file) => engine.save(file),
-                          engine.beside,
-                          () => engine.rested(),
-                        ),
-                      ).pipe(ignoreElements()),
+                  checkpoint === undefined ? EMPTY : defer(() => checkpoint(update, engine)).pipe(ignoreElements()),
                   last ? finish : EMPTY,
                 );
               }),

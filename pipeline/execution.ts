@@ -19,8 +19,13 @@ import { type ExactModesOptions, exactModes, GroupModes, type ModesOfSlot } from
 import { type ExactPcaOptions, exactPca } from '../operators/exact-pca.ts';
 import { type ExactGram, type ExactSpectrum, exactSpectrum, signsOfCoordinates } from '../operators/exact-spectrum.ts';
 import { GramSum } from '../operators/gram-sum.ts';
-import type { IncrementalEngine, RestoredGroup } from '../operators/incremental-engine.ts';
-import { type BlockUpdate, type IncrementalPcaOptions, incrementalPca } from '../operators/incremental-pca.ts';
+import type { RestoredGroup } from '../operators/incremental-engine.ts';
+import {
+  type BlockUpdate,
+  type IncrementalPcaOptions,
+  incrementalPca,
+  type SavedEngine,
+} from '../operators/incremental-pca.ts';
 import { nearDuplicates } from '../operators/near-duplicates.ts';
 import { rehearseSpectrum, rehearseUpdate } from '../operators/rehearse.ts';
 import type { Subspace, SubspaceEstimate } from '../operators/subspace.ts';
@@ -351,22 +356,17 @@ export class Execution {
   }
 
   /** After a group's block: its states are written where a checkpoint is due, or where they are to be kept. */
-  async #afterBlock(
-    { group, index, blocks, modelsSeen, bytes }: BlockUpdate,
-    save: IncrementalEngine['save'],
-    beside: GroupModes | null,
-    rested: IncrementalEngine['rested'],
-  ): Promise<void> {
+  async #afterBlock({ group, index, blocks, modelsSeen, bytes }: BlockUpdate, engine: SavedEngine): Promise<void> {
     const { config, models, block } = this.#plan;
     const stop = this.#control.stopRequested();
     const isLast = index === blocks - 1;
     const folded = bytes === 0 ? 0 : Math.min(block, models.length);
     const due = (await this.#isDue(folded)) || stop !== null;
     if (due || (isLast && !config.dropState)) {
-      await rested();
+      await engine.rested();
       const start = performance.now();
       const at = { first: group.slots[0]!.id, slots: group.slots.length, models: modelsSeen, blocks: index + 1 };
-      const slots = await this.#checkpoints.save(at, save, beside);
+      const slots = await this.#checkpoints.save(at, (file) => engine.save(file), engine.beside);
       if (isLast && !config.dropState) this.#saved = slots;
       if (due) this.#checkpoints.commitRunning(slots, this.#position());
       const spent = performance.now() - start;
@@ -622,8 +622,7 @@ export class Execution {
         beside: (group) => this.#beside(group),
         ...this.#snapshots(),
         restore: (group) => this.#restore(group),
-        checkpoint: (update, save, beside, rested) =>
-          this.#keepsState ? this.#afterBlock(update, save, beside, rested) : this.#afterPart(),
+        checkpoint: (update, engine) => (this.#keepsState ? this.#afterBlock(update, engine) : this.#afterPart()),
         mayVisitAhead: () => {
           const { models, block } = this.#plan;
           const due = this.#checkpoints.pace.isDueAfter(Math.min(block, models.length));

@@ -160,8 +160,8 @@ export const foldRows = async (
         ...options,
         ...(engine === undefined ? {} : { engine }),
         tiles,
-        checkpoint: async ({ index, blocks }, save) => {
-          if (index === blocks - 1) await save({ path, fd });
+        checkpoint: async ({ index, blocks }, running) => {
+          if (index === blocks - 1) await running.save({ path, fd });
         },
       }),
     );
@@ -236,8 +236,8 @@ const incremental = (
   const before = from(blocks.slice(0, interruptAfter + 1)).pipe(
     incrementalPca<Subspace>({
       ...options,
-      checkpoint: async ({ index }, save) => {
-        if (index === interruptAfter) saved = encodeStates((await save({ path, fd })).slots);
+      checkpoint: async ({ index }, running) => {
+        if (index === interruptAfter) saved = encodeStates((await running.save({ path, fd })).slots);
       },
     }),
     filter((event) => event.kind === 'block'),

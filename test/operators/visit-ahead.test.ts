@@ -92,11 +92,11 @@ describe.each(devices)('on $name', ({ open }) => {
       const found = [];
       for (const [name, how] of Object.entries({ ahead: {}, waiting })) {
         const saved: unknown[] = [];
-        const checkpoint: IncrementalPcaOptions<Subspace>['checkpoint'] = async ({ index }, save) => {
+        const checkpoint: IncrementalPcaOptions<Subspace>['checkpoint'] = async ({ index }, engine) => {
           const path = join(folder, `${name}-${index}`);
           const fd = openSync(path, 'wx+');
           try {
-            const { sha256, slots } = await save({ path, fd });
+            const { sha256, slots } = await engine.save({ path, fd });
             const written = createHash('sha256').update(readFileSync(path)).digest('hex');
             saved.push([sha256, written, slots.map(({ state, map }) => [[...state.eigenvalues], map && [...map]])]);
           } finally {
@@ -166,8 +166,8 @@ describe.each(devices)('on $name', ({ open }) => {
         if (visits++ === 2) throw new Error('halfway');
         return visit;
       };
-      const checkpoint: IncrementalPcaOptions<Subspace>['checkpoint'] = async (_, save) => {
-        await save({ path: 'rows', fd });
+      const checkpoint: IncrementalPcaOptions<Subspace>['checkpoint'] = async (_, engine) => {
+        await engine.save({ path: 'rows', fd });
         saved++;
       };
       const stream = run(watched(tiles, [], failing), models(4 * BLOCK), { checkpoint });
