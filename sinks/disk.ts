@@ -3,6 +3,7 @@
 // leaves is written between blocks, and a promise per page would cost more than the page.
 import fs from 'node:fs';
 import { promisify } from 'node:util';
+import { forgetPages } from '../sources/page-cache.ts';
 
 export interface Disk {
   /** Creates `path` for writing and reading; fails where it exists. Returns a descriptor. */
@@ -12,7 +13,10 @@ export interface Disk {
   /** Appends the pieces in order; may write less than all of them. Returns the bytes written. */
   write(fd: number, pieces: readonly Uint8Array[]): number;
   sync(fd: number): void;
-  /** The same on another thread: a large file takes as long as the disk does. */
+  /**
+   * The same on another thread: a large file takes as long as the disk does. What is on the disk then leaves the page cache:
+   * nobody here reads it again, and the memory serves what is written next.
+   */
   syncLater(fd: number): Promise<void>;
   size(fd: number): number;
   truncate(fd: number, length: number): void;
@@ -28,6 +32,8 @@ export interface Disk {
   /** Names in a folder; none where there is no folder. */
   list(folder: string): readonly string[];
 }
+
+const syncing = promisify(fs.fsync);
 
 /** What one call is asked for at most: Node refuses 2 GiB, and whoever writes or reads goes on until all of it is done. */
 const MOST_BYTES = 2 ** 30;
@@ -52,7 +58,10 @@ export const nodeDiskOf = (most: number): Disk => ({
     return some.length === 1 ? fs.writeSync(fd, some[0]!) : fs.writevSync(fd, some);
   },
   sync: (fd) => fs.fsyncSync(fd),
-  syncLater: promisify(fs.fsync),
+  syncLater: async (fd) => {
+    await syncing(fd);
+    forgetPages(fd);
+  },
   size: (fd) => fs.fstatSync(fd).size,
   truncate: (fd, length) => fs.ftruncateSync(fd, length),
   close: (fd) => fs.closeSync(fd),

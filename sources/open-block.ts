@@ -5,7 +5,7 @@ import { bytesPerElement } from './dtype.ts';
 import type { SourceMalformed, SourceUnavailable } from './errors.ts';
 import type { Dtype, ModelFile } from './model.ts';
 import { neighboursOf } from './neighbours.ts';
-import { adviseReading, takesAdvice } from './reading-advice.ts';
+import { adviseReading, takesAdvice } from './page-cache.ts';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { checkUnchanged, isLocal, type SourceFiles } from './source-files.ts';
 import { type BlockAtHand, byDtype, MODELS_AT_ONCE, placesIn, type ReadFault, tensorPart } from './staged-block.ts';

@@ -7,7 +7,7 @@ import { shuffled } from '../../pipeline/shuffle.ts';
 import { compareNatural, matrixShape } from '../../pipeline/slot-shape.ts';
 import { SourceMalformed } from '../../sources/errors.ts';
 import type { TensorEntry } from '../../sources/model.ts';
-import { takesAdvice } from '../../sources/reading-advice.ts';
+import { takesAdvice } from '../../sources/page-cache.ts';
 import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
 
 type Tensors = Readonly<

@@ -5,6 +5,8 @@ import { readFully } from '../../sinks/append-log.ts';
 import { nodeDisk, nodeDiskOf } from '../../sinks/disk.ts';
 import { writeFully } from '../../sinks/durable-file.ts';
 import { hashBytes } from '../../sinks/hash-bytes.ts';
+import { cachedShare } from '../../sources/page-cache.ts';
+import { hasDirectReads } from '../sources/cold-files.ts';
 import { useTestFolder } from './test-folder.ts';
 
 const folder = useTestFolder();
@@ -42,4 +44,18 @@ it.each([1, 7, 99, 100, 101])('hashes %d bytes at a time to the same sha256', (m
   expect(hashBytes(createHash('sha256'), bytes, most).digest('hex')).toBe(
     createHash('sha256').update(bytes).digest('hex'),
   );
+});
+
+it.skipIf(!hasDirectReads)('what is synced later leaves the page cache, and comes back from the disk', async () => {
+  const fd = nodeDisk.create(folder.join('file'));
+  const large = new Uint8Array(2 ** 20).map((_, i) => i % 251);
+  writeFully(nodeDisk, fd, [large]);
+  nodeDisk.sync(fd);
+  expect(cachedShare(fd, 0, large.length)).toBe(1);
+  await nodeDisk.syncLater(fd);
+  expect(cachedShare(fd, 0, large.length)).toBe(0);
+  const back = new Uint8Array(large.length);
+  readFully(nodeDisk, fd, back, 0, 'file');
+  expect(back).toEqual(large);
+  nodeDisk.close(fd);
 });

@@ -6,7 +6,7 @@ import { RowReader, type UnreadRow } from '../../operators/row-reader.ts';
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { SourceMalformed, SourceUnavailable } from '../../sources/errors.ts';
 import { canStayInFiles, type OpenRows, openBlock, tileRowsBytes } from '../../sources/open-block.ts';
-import { takesAdvice } from '../../sources/reading-advice.ts';
+import { takesAdvice } from '../../sources/page-cache.ts';
 import type { PlannedModel } from '../../sources/reading-plan.ts';
 import { SourceFiles } from '../../sources/source-files.ts';
 import { stageBlock, stagingBytes } from '../../sources/staged-block.ts';

@@ -1,0 +1,84 @@
+// What the kernel is told about its page cache, and asked: which bytes of a file will be read soon, so that it fetches them
+// while this process does other work; which file nobody here will read again; and what is there.
+import koffi from 'koffi';
+
+/** Of <fcntl.h> on Linux. */
+const WILL_NEED = 3;
+const DONT_NEED = 4;
+/** The kernel fetches no more for one call than a disk takes at a time, and forgets the rest: half a megabyte at least. */
+const PIECE = 2 ** 19;
+
+/** Of <sys/mman.h>. */
+const PROT_READ = 1;
+const MAP_SHARED = 1;
+const MAP_FAILED = -1;
+
+interface Calls {
+  readonly fadvise: (fd: number, offset: number, bytes: number, advice: number) => number;
+  readonly pageSize: number;
+  readonly map: (at: number, bytes: number, protection: number, flags: number, fd: number, offset: number) => number;
+  readonly unmap: (at: number, bytes: number) => number;
+  readonly inCore: (at: number, bytes: number, pages: Uint8Array) => number;
+}
+
+/** Null where the system has no such calls. */
+const bind = (): Calls | null => {
+  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) return null;
+  try {
+    const library = koffi.load(null);
+    const bound = <F>(name: string, returns: string, takes: readonly string[]): F =>
+      library.func(name, returns, [...takes]) as unknown as F;
+    return {
+      fadvise: bound('posix_fadvise', 'int', ['int', 'int64', 'int64', 'int']),
+      pageSize: bound<() => number>('getpagesize', 'int', [])(),
+      map: bound('mmap', 'int64', ['int64', 'int64', 'int', 'int', 'int', 'int64']),
+      unmap: bound('munmap', 'int', ['int64', 'int64']),
+      inCore: bound('mincore', 'int', ['int64', 'int64', 'uint8_t *']),
+    };
+  } catch {
+    return null;
+  }
+};
+
+let bound: Calls | null | undefined;
+
+const calls = (): Calls | null => {
+  bound ??= bind();
+  return bound;
+};
+
+/** Whether this system fetches what it is told will be read. */
+export const takesAdvice = (): boolean => calls() !== null;
+
+/** Has bytes [offset, offset + bytes) fetched. It is advice: where nobody takes it, reading waits for the disk as ever. */
+export const adviseReading = (fd: number, offset: number, bytes: number): void => {
+  const kernel = calls();
+  if (kernel === null) return;
+  for (let at = 0; at < bytes; at += PIECE) kernel.fadvise(fd, offset + at, Math.min(PIECE, bytes - at), WILL_NEED);
+};
+
+/** Has what is on the disk of a file leave the page cache, for others to use. It is advice: where nobody takes it, it stays. */
+export const forgetPages = (fd: number): void => {
+  calls()?.fadvise(fd, 0, 0, DONT_NEED);
+};
+
+/**
+ * Which share of the pages of bytes [offset, offset + bytes) is in the page cache, from 0 to 1. Nothing is fetched for it. 1 where
+ * it cannot be asked, and for files of others: the kernel does not tell what they have read.
+ */
+export const cachedShare = (fd: number, offset: number, bytes: number): number => {
+  const kernel = calls();
+  if (kernel === null || bytes <= 0) return 1;
+  const { pageSize } = kernel;
+  const from = Math.floor(offset / pageSize) * pageSize;
+  const length = offset + bytes - from;
+  const at = kernel.map(0, length, PROT_READ, MAP_SHARED, fd, from);
+  if (at === MAP_FAILED) return 1;
+  const pages = new Uint8Array(Math.ceil(length / pageSize));
+  const failed = kernel.inCore(at, length, pages) !== 0;
+  kernel.unmap(at, length);
+  if (failed) return 1;
+  let there = 0;
+  for (const page of pages) there += page & 1;
+  return there / pages.length;
+};
