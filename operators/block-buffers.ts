@@ -1,11 +1,12 @@
-// Where a group's blocks are read to: buffers that are used again and again, or nowhere, when their weights stay in files.
+// Where a group's blocks are read to: buffers that are used again and again, or nowhere, when their weights stay in files and
+// come through the page cache.
 import type { SlotGroup } from '../sources/reading-plan.ts';
 import { closeBlock, type ReadBlock, type WeightBlock } from '../sources/weight-blocks.ts';
 
 /** A block that was read, and when. */
 export interface TimedRead {
   readonly read: ReadBlock;
-  /** Where its weights are; null where they are in files. */
+  /** Where its weights are, or what of them was fetched; null where they are in files alone. */
   readonly buffer: SharedArrayBuffer | null;
   /** When they were there, on the clock of `performance`. */
   readonly ready: number;
@@ -33,8 +34,9 @@ export class BlockBuffers {
     };
   }
 
-  acquire({ inFiles }: SlotGroup): HeldBlock {
-    const buffer = inFiles === true ? null : (this.#free.pop() ?? new SharedArrayBuffer(this.#bytes()));
+  acquire({ inFiles, pastCache }: SlotGroup): HeldBlock {
+    const buffer =
+      inFiles === true && pastCache !== true ? null : (this.#free.pop() ?? new SharedArrayBuffer(this.#bytes()));
     return { buffer, timed: null };
   }
 

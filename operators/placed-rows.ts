@@ -7,9 +7,10 @@ import { factorsIn } from '../sources/staged-factors.ts';
 import type { Tile } from '../sources/tile.ts';
 import { storedRows, type WeightRows } from '../sources/weight-rows.ts';
 import type { PlacedRows } from './devices/device.ts';
+import type { TileBytes } from './row-reader.ts';
 
-/** Gives a tile's rows of one dtype that are in files, one after the other. */
-export type ReadRows = (rows: OpenRows, tile: Tile) => Uint8Array;
+/** Gives a tile's rows of one dtype that are in files. */
+export type ReadRows = (rows: OpenRows, tile: Tile) => TileBytes;
 
 /** A tile's part of a slot's rows, and the rows they go to: their positions, counted from `before` on. */
 export const placeRows = (
@@ -32,13 +33,15 @@ const stagedRows = (slot: string, tile: Tile, staged: StagedRows): WeightRows =>
     const views = Array.from(models, (_, i) => factorsIn(buffer, factors, i));
     return { kind: 'factored', width: tile.width, models, start: tile.start, factors: views };
   }
-  const size = bytesPerElement(dtype) * models.length;
-  return rowsOf(slot, tile, staged, new Uint8Array(buffer, offset + (tile.start - start) * size, tile.width * size));
+  const size = bytesPerElement(dtype);
+  const stride = tile.width * size;
+  const at = offset + (tile.start - start) * size * models.length;
+  return rowsOf(slot, tile, staged, { bytes: new Uint8Array(buffer, at, models.length * stride), stride });
 };
 
 const rowsOf = (
   slot: string,
   { start, width }: Tile,
   { dtype, models }: Pick<StagedRows, 'dtype' | 'models'>,
-  bytes: Uint8Array,
-): WeightRows => storedRows({ slot, dtype, start, stop: start + width, models, bytes });
+  { bytes, stride }: TileBytes,
+): WeightRows => storedRows({ slot, dtype, start, stop: start + width, models, bytes }, stride);

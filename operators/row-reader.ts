@@ -1,6 +1,8 @@
 // Reads rows that are still in their files, a tile at a time, into memory of its own that stays in the cache, or into the device's.
+// Of rows that were fetched it gives a view where they are evenly spaced.
 import { readSync } from 'node:fs';
 import { bytesPerElement } from '../sources/dtype.ts';
+import type { FetchedRows } from '../sources/fetching.ts';
 import type { Dtype } from '../sources/model.ts';
 import type { OpenRows } from '../sources/open-block.ts';
 import type { Tile } from '../sources/tile.ts';
@@ -17,6 +19,12 @@ export interface UnreadRow {
   readonly missing: number;
   /** What the system said; null where the file just ends. */
   readonly cause: string | null;
+}
+
+/** A tile's rows of one dtype, from the first one's first byte to the last one's last, and bytes from a row to the next. */
+export interface TileBytes {
+  readonly bytes: Uint8Array;
+  readonly stride: number;
 }
 
 /** One buffer, taken again for every tile. */
@@ -38,29 +46,40 @@ export class RowReader {
   /** Each dtype has memory of its own: a tile may have rows of several. */
   readonly #memories = new Map<Dtype, RowMemory>();
   readonly #newMemory: () => RowMemory;
+  /** Whether whoever takes the rows wants them in memory of its own. */
+  readonly #isLent: boolean;
 
-  constructor(newMemory: () => RowMemory = () => new SharedRows()) {
-    this.#newMemory = newMemory;
+  /** @param newMemory where the device lends the memory that rows go to */
+  constructor(newMemory?: () => RowMemory) {
+    this.#newMemory = newMemory ?? (() => new SharedRows());
+    this.#isLent = newMemory !== undefined;
   }
 
   /**
-   * A tile's rows of one dtype, one after the other as a staged tile has them, valid until the next tile. Rows of no
-   * position are not read; those that cannot be read are zero, and told to `unread`.
+   * A tile's rows of one dtype, valid until the next tile. Rows of no position are not read; those that cannot be read are
+   * zero, and told to `unread`.
    */
-  read(rows: OpenRows, tile: Tile, unread: (row: UnreadRow) => void): Uint8Array {
-    const { dtype, models, positions, fds, at } = rows;
+  read(rows: OpenRows, tile: Tile, unread: (row: UnreadRow) => void): TileBytes {
+    const { dtype, models, positions, fds, at, fetched } = rows;
     const size = bytesPerElement(dtype);
-    const length = tile.width * size;
-    const bytes = this.#memoryOf(dtype).take(models.length * length);
+    const stride = tile.width * size;
+    const here = fetched === undefined || this.#isLent ? null : viewOf(fetched, tile.start * size, stride, size);
+    if (here !== null) return here;
+    const bytes = this.#memoryOf(dtype).take(models.length * stride);
     for (let i = 0; i < models.length; i++) {
       if (positions[i]! < 0) continue;
-      const row = bytes.subarray(i * length, (i + 1) * length);
+      const row = bytes.subarray(i * stride, (i + 1) * stride);
+      const from = fetched?.at[i] ?? Number.NaN;
+      if (fetched !== undefined && !Number.isNaN(from)) {
+        row.set(new Uint8Array(fetched.buffer, from + tile.start * size, stride));
+        continue;
+      }
       const failed = fill(fds[i]!, row, at[i]! + tile.start * size);
       if (failed === null) continue;
       row.fill(0);
       unread({ model: models[i]!, index: tile.start, ...failed });
     }
-    return bytes;
+    return { bytes, stride };
   }
 
   /** Gives its memory back. */
@@ -78,6 +97,18 @@ export class RowReader {
     return known;
   }
 }
+
+/**
+ * `bytes` of each row from byte `from` on, where they stand; null unless all were fetched, evenly spaced and each element in a place
+ * of its own.
+ */
+const viewOf = ({ buffer, at }: FetchedRows, from: number, bytes: number, size: number): TileBytes | null => {
+  const first = at[0]! + from;
+  const stride = at.length > 1 ? at[1]! - at[0]! : bytes;
+  if (!(stride >= bytes) || stride % size !== 0 || first % size !== 0) return null;
+  for (let i = 1; i < at.length; i++) if (at[i]! - at[i - 1]! !== stride) return null;
+  return { bytes: new Uint8Array(buffer, first, (at.length - 1) * stride + bytes), stride };
+};
 
 /** Fills a row with the bytes from `position` on; null when it is full. */
 const fill = (fd: number, row: Uint8Array, position: number): Pick<UnreadRow, 'at' | 'missing' | 'cause'> | null => {

@@ -39,6 +39,8 @@ export interface MemoryNeeds {
   readonly basis: boolean;
   /** Of the engine `exact`: parts of weights whose memory is counted. Default: two, one in use and one being read. */
   readonly partsStaged?: 1;
+  /** Whether the page cache has little of the models: then memory stands by to read past it. */
+  readonly areCold: boolean;
   /** Sums of slots that are kept beside, at most. */
   readonly sums: number;
   /** The modes rows and cols, where they are to share the reading. */
@@ -53,7 +55,10 @@ export interface MemoryNeeds {
 export interface GroupMemory {
   /** Panels: constant rows, mean, state and block; and a spare one a thread and slot. */
   readonly state: number;
-  /** Two blocks as stored, one in use, one being read; or a tile's rows a thread, where weights stay in their files. */
+  /**
+   * Two blocks as stored, one in use, one being read; or a tile's rows a thread, where weights stay in their files, and with them
+   * two blocks where these are read past the page cache.
+   */
   readonly staging: number;
   /**
    * Gram matrices on their way, the window through which a basis is written where staging is too small for it, and the
@@ -148,7 +153,8 @@ const stagingOf = (
 ): number => {
   if (group.inFiles !== true) return blocks * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
-  return rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
+  const rows = rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
+  return rows + (group.pastCache === true ? blocks * buffer : 0);
 };
 
 /** The window through which a slot's basis is written. */
@@ -372,10 +378,18 @@ const groupsOf = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first: numb
   return mayStayInFiles(slots, needs) && !shared ? groups.map((group) => inFiles(needs, group)) : groups;
 };
 
-/** A tile's rows for each of many threads may be more than two blocks of small slots. */
+/**
+ * A tile's rows for each of many threads may be more than two blocks of small slots. The engine exact reads all models at once:
+ * twice as much memory as it takes now.
+ */
 const inFiles = (needs: MemoryNeeds, group: SlotGroup): SlotGroup => {
   const left = { ...group, inFiles: true } as const;
-  return totalOf(groupMemory(needs, left)) <= needs.memory ? left : group;
+  const past = { ...left, pastCache: true } as const;
+  const fits = (one: SlotGroup): boolean => totalOf(groupMemory(needs, one)) <= needs.memory;
+  const { models, base, block } = needs;
+  const isOfUse = (): boolean => blockBufferBytes({ models, base, groups: [past], block }, past) > 0;
+  if (needs.areCold && needs.engine !== 'exact' && isOfUse() && fits(past)) return past;
+  return fits(left) ? left : group;
 };
 
 /**

@@ -9,6 +9,7 @@ import type { EngineName } from '../operators/subspace.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { withFactorSlots } from '../sources/factor-slots.ts';
+import { areCold } from '../sources/fetching.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
 import { globMatcher } from '../sources/glob.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
@@ -268,6 +269,7 @@ const planWith = (
       rowBuffers: device.card === undefined ? 1 : CARD_ROW_BUFFERS,
       memory,
       cardBinds: memory < config.memory,
+      areCold: areCold(models),
       sums: 1 + config.groupBy.length,
       sides: sideModesOf(config),
       largestSide: largestSideOf(config),

@@ -226,6 +226,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     slots: group.slots.map(({ id }) => id),
     tiles_at_once: group.tilesAtOnce ?? null,
     in_files: group.inFiles === true,
+    past_cache: group.pastCache === true,
     factored: group.factored === undefined ? null : { holds: group.factored.holds },
     memory: plan.groupMemory[i],
     bytes_to_read: weightBytes(group.slots, plan.models) * passes,

@@ -1,15 +1,16 @@
 // Opens the files of a block of models and leaves the weights in them: whoever multiplies reads a tile's rows when their
-// turn comes, into memory that stays in the cache. The kernel is told at once which bytes that will be, and fetches them.
+// turn comes, into memory that stays in the cache. The kernel is told at once which bytes that will be, and fetches them; or
+// what it has not got yet is read past its cache, into memory that stands by for it.
 import { setImmediate } from 'node:timers/promises';
 import { bytesPerElement } from './dtype.ts';
 import type { SourceMalformed, SourceUnavailable } from './errors.ts';
+import { type FetchedRows, Fetching, fetchingBytes, runsIn } from './fetching.ts';
 import type { Dtype, ModelFile } from './model.ts';
-import { neighboursOf } from './neighbours.ts';
 import { adviseReading, takesAdvice } from './page-cache.ts';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { checkUnchanged, isLocal, type SourceFiles } from './source-files.ts';
-import { type BlockAtHand, byDtype, MODELS_AT_ONCE, placesIn, type ReadFault, tensorPart } from './staged-block.ts';
-import { featuresIn, TILE_WIDTH, type TileRange } from './tile.ts';
+import { type BlockAtHand, byDtype, MODELS_AT_ONCE, placesIn, type ReadFault } from './staged-block.ts';
+import { TILE_WIDTH, type TileRange } from './tile.ts';
 
 /**
  * Weights of one slot and dtype, in their files. Row i belongs to `models[i]` and to block position `positions[i]`; −1
@@ -23,6 +24,8 @@ export interface OpenRows {
   readonly fds: Int32Array;
   /** The byte at which the slot's first weight stands. */
   readonly at: Float64Array;
+  /** What of them has been fetched into memory, where any has. */
+  readonly fetched?: FetchedRows;
 }
 
 /** Files that stay open as long as their block is in use. */
@@ -118,20 +121,25 @@ export interface OpenBlock extends BlockAtHand<OpenRows> {
 /**
  * Opens the files in which the group's slots of these models stand, or some tiles of them, and has the kernel fetch the
  * weights. Faults of single models are collected; a file that is not the planned one any more throws.
+ * @param buffer where what the kernel has not got is fetched to, if it has `fetchingBytes(group, models, range)` bytes
  */
 export const openBlock = async (
   files: SourceFiles,
   group: SlotGroup,
   models: readonly PlannedModel[],
   range?: TileRange,
+  buffer: SharedArrayBuffer | null = null,
 ): Promise<OpenBlock> => {
   const held = new HeldFiles(files);
+  const fits = buffer !== null && fetchingBytes(group, models, range) <= buffer.byteLength;
+  const fetching = fits ? new Fetching(buffer, group, models, range) : null;
+  const fetches: Promise<void>[] = [];
   const faults: ReadFault[] = [];
   const queue = [...models];
   let since = performance.now();
   const openNext = async (): Promise<void> => {
     for (let model = queue.shift(); model !== undefined; model = queue.shift()) {
-      faults.push(...(await openModel(held, group, model, range)));
+      faults.push(...(await openModel(held, group, model, range, fetching, fetches)));
       // Advice may wait for a busy disk: others have their turn.
       if (performance.now() - since < MOST_BUSY_MS) continue;
       await setImmediate();
@@ -139,6 +147,8 @@ export const openBlock = async (
     }
   };
   const opened = await Promise.allSettled(Array.from({ length: MODELS_AT_ONCE }, openNext));
+  // Also where opening failed: until then the buffer is written to.
+  await Promise.all(fetches);
   const failed = opened.find((settled) => settled.status === 'rejected');
   if (failed !== undefined) {
     held.close();
@@ -152,36 +162,37 @@ export const openBlock = async (
       ...placesOf(members),
       fds: Int32Array.from(members, (model) => held.descriptorOf(model.header.files[slot.tensorIn(model).file]!)),
       at: Float64Array.from(members, (model) => slot.tensorIn(model).offset),
+      ...fetching?.rowsOf(slot, members),
     }));
     return { slot, models: kept, rows };
   });
   return { slots, faults, files: held };
 };
 
-/** Opens a model's files; returns its slots in those that cannot be opened. */
+/** Opens a model's files, and has them fetched; returns its slots in those that cannot be opened. */
 const openModel = async (
   held: HeldFiles,
-  { slots }: SlotGroup,
+  group: SlotGroup,
   model: PlannedModel,
   range: TileRange | undefined,
+  fetching: Fetching | null,
+  fetches: Promise<void>[],
 ): Promise<readonly ReadFault[]> => {
   const faults: ReadFault[] = [];
-  const segments = slots.map((slot) => ({ slot, tensor: tensorPart(slot, featuresIn(slot.features, range), model) }));
   for (const [index, file] of model.header.files.entries()) {
-    const inFile = segments.filter(({ tensor }) => tensor.file === index);
-    if (inFile.length === 0) continue;
+    const runs = runsIn(group, model, index, range);
+    if (runs.length === 0) continue;
     try {
       const fd = await held.hold(file);
-      for (const run of neighboursOf(inFile)) {
-        const { offset } = run[0]!.tensor;
-        const last = run.at(-1)!.tensor;
-        adviseReading(fd, offset, last.offset + last.byteLength - offset);
+      for (const run of runs) {
+        if (fetching?.takes(fd, run) === true) fetches.push(fetching.fetch(fd, model, run));
+        else adviseReading(fd, run.from, run.to - run.from);
       }
     } catch (cause) {
       const error = cause as SourceMalformed | SourceUnavailable;
       // Two versions of a model would be mixed: that always stops the run. And no model is to blame for too many open files.
       if (error._tag === 'SourceMalformed' ? error.rule === 'changed' : error.isExhausted === true) throw error;
-      for (const { slot } of inFile) faults.push({ model, slot, error });
+      for (const { segments } of runs) for (const { slot } of segments) faults.push({ model, slot, error });
     }
   }
   return faults;

@@ -86,5 +86,6 @@ export const weightRows = (batch: RecordBatch): StoredRows => {
     // Arrow pads buffers that travelled as a stream.
     models: (ids!.values as Int32Array).subarray(0, batch.numRows),
     bytes: new Uint8Array(values.buffer, values.byteOffset, batch.numRows * stride),
+    stride,
   };
 };

@@ -2,6 +2,7 @@
 // weights are read only when an operator asks for them, into a buffer that the operator owns. RxJS has no backpressure,
 // so payload never travels through a stream.
 import { defer, from, type Observable } from 'rxjs';
+import { fetchingBytes } from './fetching.ts';
 import { type HeldFiles, openBlock } from './open-block.ts';
 import { modelsToFold, type PlannedModel, type ReadingPlan, type SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
@@ -26,8 +27,8 @@ export interface WeightBlock {
   /** Which of the parts this is; 0 where there are none. */
   readonly part: number;
   /**
-   * Reads the weights of a part (its own, unless another is named); in a group's first block the base's too. Without a
-   * buffer the weights stay in their files, which are open until they are closed.
+   * Reads the weights of a part (its own, unless another is named); in a group's first block the base's too. Where a group's
+   * weights stay in their files, these are open until they are closed, and the buffer is for what the page cache has not got.
    */
   readonly read: (buffer: SharedArrayBuffer | null, part?: number) => Promise<ReadBlock>;
   /** Reads the base's weights alone, to where no model's are: for whoever could not use those of the first block. */
@@ -60,14 +61,16 @@ export const closeBlock = ({ files, base }: ReadBlock): void => {
 export const isSecondPass = ({ plan, index, blocks }: Pick<WeightBlock, 'plan' | 'index' | 'blocks'>): boolean =>
   plan.passes === 2 && index >= blocks / 2;
 
-/** Bytes of buffer that any block of the group can need; none where its weights stay in their files. */
+/** Bytes of buffer that any block of the group can need; none where its weights stay in their files, and come through the cache. */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
-  if (group.inFiles === true) return 0;
+  if (group.inFiles === true && group.pastCache !== true) return 0;
   const [first] = partsOf(group) ?? [];
+  const bytesOf = group.inFiles === true ? fetchingBytes : stagingBytes;
   let largest = 0;
   for (let at = 0; at < plan.models.length; at += plan.block) {
-    largest = Math.max(largest, stagingBytes(group, plan.models.slice(at, at + plan.block), first));
+    largest = Math.max(largest, bytesOf(group, plan.models.slice(at, at + plan.block), first));
   }
+  if (group.inFiles === true) return largest;
   return largest + (plan.base === null ? 0 : stagingBytes(group, [plan.base], first));
 };
 
@@ -125,7 +128,7 @@ function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock
       const readBasePart = async (buffer: SharedArrayBuffer | null, range?: TileRange): Promise<SourceBlock | null> => {
         if (plan.base === null) return null;
         const base: SourceBlock =
-          buffer === null
+          buffer === null || group.inFiles === true
             ? await openBlock(files, group, [plan.base], range)
             : await stageBlock(files, group, [plan.base], buffer, stagingBytes(group, models, range), range);
         if (base.faults.length === 0) return base;
@@ -133,7 +136,7 @@ function* blocksOf(plan: ReadingPlan, files: SourceFiles): Generator<WeightBlock
         throw base.faults[0]!.error;
       };
       const readModels = (buffer: SharedArrayBuffer | null, range?: TileRange): Promise<SourceBlock> => {
-        if (buffer === null) return openBlock(files, group, models, range);
+        if (buffer === null || group.inFiles === true) return openBlock(files, group, models, range, buffer);
         const stage = (into: SharedArrayBuffer) => stageBlock(files, group, models, into, 0, range);
         return factors?.stage(index, stagingBytes(group, models), stage) ?? stage(buffer);
       };

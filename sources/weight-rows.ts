@@ -27,25 +27,31 @@ export interface StoredRows {
   readonly dtype: Dtype;
   readonly width: number;
   readonly models: Int32Array;
-  /** All rows as they are stored, one after the other, a view. */
+  /** From the first row's first byte to the last one's last, as they are stored, a view. */
   readonly bytes: Uint8Array;
+  /** Bytes from a row's beginning to that of the next; a multiple of those of an element. */
+  readonly stride: number;
 }
 
-/** @throws RangeError when the bytes do not hold exactly one row a model */
-export const storedRows = ({ slot, dtype, start, stop, models, bytes }: WeightBatchDescriptor): StoredRows => {
+/**
+ * @param stride bytes from a row's beginning to that of the next; by default rows stand one after the other
+ * @throws RangeError when the bytes do not hold exactly one row a model
+ */
+export const storedRows = (
+  { slot, dtype, start, stop, models, bytes }: WeightBatchDescriptor,
+  stride = (stop - start) * bytesPerElement(dtype),
+): StoredRows => {
   const width = stop - start;
-  const expected = models.length * width * bytesPerElement(dtype);
+  const expected = models.length === 0 ? 0 : (models.length - 1) * stride + width * bytesPerElement(dtype);
   if (bytes.byteLength !== expected) {
     throw new RangeError(`weights of ${slot}: ${bytes.byteLength} bytes, expected ${expected}`);
   }
-  return { kind: 'stored', dtype, width, models, bytes };
+  return { kind: 'stored', dtype, width, models, bytes, stride };
 };
 
 /** Row i's stored bytes, a view. */
-export const storedRow = ({ dtype, width, bytes }: StoredRows, i: number): Uint8Array => {
-  const size = width * bytesPerElement(dtype);
-  return bytes.subarray(i * size, (i + 1) * size);
-};
+export const storedRow = ({ dtype, width, bytes, stride }: StoredRows, i: number): Uint8Array =>
+  bytes.subarray(i * stride, i * stride + width * bytesPerElement(dtype));
 
 /** Some features of LoRA modules: row i is ΔW of model i, of which only the factors are at hand. */
 export interface FactoredRows {

@@ -94,8 +94,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     const isFloat32 = blas.copyRows !== null && batch.kind === 'stored' && batch.dtype === 'F32';
     if (isFloat32 && areNeighbours(rows) && areNeighbours(at)) {
       const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
-      const source = values.subarray(rows[0]! * batch.width + from);
-      blas.copyRows!(rows.length, width, source, batch.width, data.subarray(at[0]! * stride), stride);
+      const between = batch.stride / 4;
+      const source = values.subarray(rows[0]! * between + from);
+      blas.copyRows!(rows.length, width, source, between, data.subarray(at[0]! * stride), stride);
     } else widenEach(placed, from, matrix);
   };
   const widenEach = ({ batch, rows, at }: PlacedRows, from: number, { data, stride, width }: BlasMatrix): void =>

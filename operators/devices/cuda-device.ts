@@ -160,7 +160,7 @@ export class CudaDevice implements Device<CudaMatrix> {
         const count = next - first;
         if (batch.kind === 'stored') {
           const size = bytesPerElement(batch.dtype);
-          const stands = { first: (rows[first]! * batch.width + from) * size, pitch: batch.width * size, count };
+          const stands = { first: rows[first]! * batch.stride + from * size, pitch: batch.stride, count };
           if (this.#uploads.lentRows(batch.dtype, batch.bytes, stands, place)) continue;
           const rowOf = (i: number): Uint8Array =>
             storedRow(batch, rows[first + i]!).subarray(from * size, (from + width) * size);

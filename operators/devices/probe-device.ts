@@ -18,6 +18,7 @@ export const probeDevice = (device: Device): number => {
     width: panel,
     models: Int32Array.from({ length: BLOCK }, (_, i) => i),
     bytes,
+    stride: panel * 4,
   };
   const placed = [{ batch, rows: [...batch.models], at: [...batch.models].map((i) => STATE + i) }];
   const weights = new Float64Array(STATE * rows).fill(0.01);

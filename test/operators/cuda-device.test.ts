@@ -26,7 +26,14 @@ const alive = (): number[] => {
 };
 
 const stored = (dtype: Dtype, width: number, rows: readonly Uint8Array[], at: readonly number[]): PlacedRows => ({
-  batch: { kind: 'stored', dtype, width, models: Int32Array.from(rows.keys()), bytes: Buffer.concat(rows) },
+  batch: {
+    kind: 'stored',
+    dtype,
+    width,
+    models: Int32Array.from(rows.keys()),
+    bytes: Buffer.concat(rows),
+    stride: width * bytesPerElement(dtype),
+  },
   rows: [...rows.keys()],
   at,
 });

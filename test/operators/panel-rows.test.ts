@@ -15,31 +15,41 @@ const BEFORE = 3;
 const normal = normals(5);
 const floats = (length: number): Float32Array => Float32Array.from({ length }, () => normal());
 
-/** Rows of more features than are taken, and what is taken of each as float32. */
-const batchOf = (dtype: Dtype, rows: number) => {
+/**
+ * Rows of more features than are taken, and what is taken of each as float32.
+ * @param gap elements between one row and the next
+ */
+const batchOf = (dtype: Dtype, rows: number, gap = 0) => {
   const width = FROM + WIDTH + 2;
-  const stored = dtype === 'F64' ? Float64Array.from(floats(rows * width)) : floats(rows * width);
+  const between = width + gap;
+  const length = (rows - 1) * between + width;
+  const stored = dtype === 'F64' ? Float64Array.from(floats(length)) : floats(length);
   const bytes = new Uint8Array(stored.buffer);
-  expect(bytes.length).toBe(rows * width * bytesPerElement(dtype));
+  expect(bytes.length).toBe(length * bytesPerElement(dtype));
   const batch: StoredRows = {
     kind: 'stored',
     dtype,
     width,
     models: Int32Array.from({ length: rows }, (_, i) => i),
     bytes,
+    stride: between * bytesPerElement(dtype),
   };
   const taken = (row: number): Float32Array =>
-    Float32Array.from(stored.subarray(row * width + FROM, row * width + FROM + WIDTH));
+    Float32Array.from(stored.subarray(row * between + FROM, row * between + FROM + WIDTH));
   return { batch, taken };
 };
 
 const [ordered, others, doubles] = [batchOf('F32', 12), batchOf('F32', 12), batchOf('F64', 12)];
+const [apart, doublesApart] = [batchOf('F32', 12, 31), batchOf('F64', 12, 5)];
 type Batch = typeof ordered;
 
 /** What is placed, as [batch, its row, its place]. */
 const placements: readonly (readonly [string, readonly (readonly [Batch, readonly number[], readonly number[]])[]])[] =
   [
     ['neighbours, in order', [[ordered, [2, 3, 4, 5], [0, 1, 2, 3]]]],
+    ['neighbours with a gap between them', [[apart, [2, 3, 4, 11], [0, 1, 2, 3]]]],
+    ['all rows with a gap between them', [[apart, [...Array(12).keys()], [...Array(12).keys()]]]],
+    ['doubles with a gap between them', [[doublesApart, [9, 10, 11], [0, 1, 2]]]],
     ['one left out', [[ordered, [0, 2, 3], [0, 1, 2]]]],
     ['in another order', [[ordered, [4, 0, 1], [2, 0, 1]]]],
     ['backwards', [[ordered, [5, 6, 7], [2, 1, 0]]]],

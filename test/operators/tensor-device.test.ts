@@ -22,6 +22,7 @@ const stored = (dtype: Dtype, rows: readonly Uint8Array[]): StoredRows => ({
   width: rows[0]!.length / bytesPerElement(dtype),
   models: Int32Array.from(rows.keys()),
   bytes: Buffer.concat(rows),
+  stride: rows[0]!.length,
 });
 
 const matrixOf = (rows: number, width: number, seed: number): Float32Array => {

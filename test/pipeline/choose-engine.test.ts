@@ -40,6 +40,7 @@ const choose = (
     rowBuffers: 1,
     cardBinds: false,
     memory,
+    areCold: false,
     sums: 1,
     sides: [],
     largestSide: Infinity,

@@ -310,6 +310,7 @@ describe('groupSlots', () => {
     cardBinds: false,
     memory,
     basis: true,
+    areCold: false,
     sums: 1,
     sides: [],
     largestSide: Infinity,

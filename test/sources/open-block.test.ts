@@ -1,19 +1,31 @@
 // Blocks whose weights stay in their files, against the same blocks staged in memory; and what becomes of bad files. Rows that
 // cannot be read are told, and are zero: nothing that was in memory before takes their place.
-import { appendFileSync, closeSync, openSync, readdirSync, rmSync, truncateSync, utimesSync } from 'node:fs';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import {
+  appendFileSync,
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+} from 'node:fs';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { RowReader, type UnreadRow } from '../../operators/row-reader.ts';
+import { DirectReads } from '../../sources/direct-reads.ts';
 import { bytesPerElement } from '../../sources/dtype.ts';
 import { SourceMalformed, SourceUnavailable } from '../../sources/errors.ts';
-import { canStayInFiles, type OpenRows, openBlock, tileRowsBytes } from '../../sources/open-block.ts';
+import { areCold, fetchingBytes } from '../../sources/fetching.ts';
+import { canStayInFiles, type OpenBlock, type OpenRows, openBlock, tileRowsBytes } from '../../sources/open-block.ts';
 import { takesAdvice } from '../../sources/page-cache.ts';
-import type { PlannedModel } from '../../sources/reading-plan.ts';
+import type { PlannedModel, SlotGroup } from '../../sources/reading-plan.ts';
 import { SourceFiles } from '../../sources/source-files.ts';
 import { stageBlock, stagingBytes } from '../../sources/staged-block.ts';
-import { TILE_WIDTH, tilesOf } from '../../sources/tile.ts';
+import { TILE_WIDTH, type TileRange, tilesOf } from '../../sources/tile.ts';
+import { chill, hasDirectReads, shareOf } from './cold-files.ts';
 import { plannedModel, plannedSlot, writeModel } from './planned-files.ts';
 import { temporaryFolder } from './temporary-folder.ts';
-import { type TensorToWrite, writeSharded } from './write-safetensors.ts';
+import { type TensorToWrite, writeSafetensors, writeSharded } from './write-safetensors.ts';
 
 const tensor = (name: string, dtype: string, shape: readonly [number, number], seed: number): TensorToWrite => {
   const size = { F32: 4, BF16: 2, F8_E5M2: 1 }[dtype]!;
@@ -38,10 +50,36 @@ const readAll = (rows: OpenRows, width: number): { bytes: Uint8Array[]; unread: 
   const size = bytesPerElement(rows.dtype);
   const parts: Uint8Array[][] = Array.from(rows.models, () => []);
   for (const tile of tilesOf(width)) {
-    const bytes = reader.read(rows, tile, (row) => void unread.push(row));
-    parts.forEach((part, i) => void part.push(bytes.slice(i * tile.width * size, (i + 1) * tile.width * size)));
+    const { bytes, stride } = reader.read(rows, tile, (row) => void unread.push(row));
+    parts.forEach((part, i) => void part.push(bytes.slice(i * stride, i * stride + tile.width * size)));
   }
   return { bytes: parts.map((part) => Buffer.concat(part)), unread };
+};
+
+/** All that is open and staged of some models, compared byte by byte. */
+const expectSame = async (open: OpenBlock, group: SlotGroup, models: readonly PlannedModel[]): Promise<void> => {
+  const buffer = new SharedArrayBuffer(stagingBytes(group, models));
+  const staged = await stageBlock(new SourceFiles(), group, models, buffer);
+  expect(open.faults).toEqual([]);
+  for (const [i, slot] of open.slots.entries()) {
+    const other = staged.slots[i]!;
+    expect(slot.models).toEqual(models);
+    expect(slot.rows.map(({ dtype }) => dtype)).toEqual(other.rows.map(({ dtype }) => dtype));
+    for (const [part, rows] of slot.rows.entries()) {
+      const inMemory = other.rows[part]!;
+      expect([rows.models, rows.positions]).toEqual([inMemory.models, inMemory.positions]);
+      const { bytes, unread } = readAll(rows, slot.slot.features);
+      expect(unread).toEqual([]);
+      const size = bytesPerElement(rows.dtype);
+      bytes.forEach((row, m) => {
+        const tiles = tilesOf(slot.slot.features).map(({ start, width }) => {
+          const at = inMemory.offset + (start * rows.models.length + m * width) * size;
+          return new Uint8Array(buffer, at, width * size);
+        });
+        expect(Buffer.compare(row, Buffer.concat(tiles)), `${slot.slot.name} ${part} ${m}`).toBe(0);
+      });
+    }
+  }
 };
 
 describe('openBlock', () => {
@@ -58,28 +96,7 @@ describe('openBlock', () => {
     const before = openDescriptors();
     const open = await openBlock(new SourceFiles(), group, models);
     expect(openDescriptors() - before).toBe(5);
-    const buffer = new SharedArrayBuffer(stagingBytes(group, models));
-    const staged = await stageBlock(new SourceFiles(), group, models, buffer);
-    expect(open.faults).toEqual([]);
-    for (const [i, slot] of open.slots.entries()) {
-      const other = staged.slots[i]!;
-      expect(slot.models).toEqual(models);
-      expect(slot.rows.map(({ dtype }) => dtype)).toEqual(other.rows.map(({ dtype }) => dtype));
-      for (const [part, rows] of slot.rows.entries()) {
-        const inMemory = other.rows[part]!;
-        expect([rows.models, rows.positions]).toEqual([inMemory.models, inMemory.positions]);
-        const { bytes, unread } = readAll(rows, slot.slot.features);
-        expect(unread).toEqual([]);
-        const size = bytesPerElement(rows.dtype);
-        bytes.forEach((row, m) => {
-          const tiles = tilesOf(slot.slot.features).map(({ start, width }) => {
-            const at = inMemory.offset + (start * rows.models.length + m * width) * size;
-            return new Uint8Array(buffer, at, width * size);
-          });
-          expect(Buffer.compare(row, Buffer.concat(tiles)), `${slot.slot.name} ${part} ${m}`).toBe(0);
-        });
-      }
-    }
+    await expectSame(open, group, models);
     open.files.close();
     await expect.poll(openDescriptors).toBe(before);
   });
@@ -121,6 +138,132 @@ describe('openBlock', () => {
     files.check();
     appendFileSync(models[0]!.header.files[0]!.path, 'x');
     expect(() => files.check()).toThrow(/0\.safetensors: has \d+ bytes, expected the \d+ it had/);
+  });
+});
+
+const pathsOf = (models: readonly PlannedModel[]): string[] =>
+  models.flatMap(({ header }) => header.files.map(({ path }) => path));
+
+/** Opens a block with memory for what the page cache has not got. */
+const openCold = async (group: SlotGroup, models: readonly PlannedModel[], range?: TileRange): Promise<OpenBlock> => {
+  const buffer = new SharedArrayBuffer(fetchingBytes(group, models, range));
+  const open = await openBlock(new SourceFiles(), group, models, range, buffer);
+  onTestFinished(() => open.files.close());
+  return open;
+};
+
+/** Which rows of each slot were fetched, in the order of dtypes. */
+const fetchedRows = ({ slots }: OpenBlock): boolean[][] =>
+  slots.map(({ rows }) =>
+    rows.flatMap(({ models, fetched }) => Array.from(models, (_, i) => !Number.isNaN(fetched?.at[i] ?? Number.NaN))),
+  );
+
+/** 400 kB as F32. */
+const LARGE = [40, 2500] as const;
+
+describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
+  const slots = [plannedSlot(0, 'w', ...LARGE), plannedSlot(1, 'v', 2, 5)];
+  const group = { index: 0, slots };
+  const four = (folder: string): Promise<PlannedModel[]> =>
+    Promise.all(
+      [0, 1, 2, 3].map((id) => writeModel(folder, id, [tensor('w', 'F32', LARGE, id), tensor('v', 'F32', [2, 5], id)])),
+    );
+
+  it('fetches models that are alike to places evenly spaced, which readers look at without a copy', async () => {
+    const models = await four(temporaryFolder());
+    expect(areCold(models)).toBe(false);
+    chill(pathsOf(models));
+    expect(areCold(models)).toBe(true);
+    const open = await openCold(group, models);
+    expect(fetchedRows(open)).toEqual(slots.map(() => [true, true, true, true]));
+    expect(shareOf(pathsOf(models)[0]!, 400_000)).toBeLessThan(0.1);
+    const [rows] = open.slots[0]!.rows;
+    const { bytes } = new RowReader().read(rows!, tilesOf(LARGE[0] * LARGE[1])[1]!, () => {});
+    expect(bytes.buffer).toBe(rows!.fetched!.buffer);
+    // A device that lends memory gets the rows there.
+    const lent = new Uint8Array(2 ** 20);
+    const memory = { take: (length: number) => lent.subarray(0, length), close: () => {} };
+    const taken = new RowReader(() => memory).read(rows!, tilesOf(LARGE[0] * LARGE[1])[1]!, () => {});
+    expect(taken.bytes.buffer).toBe(lent.buffer);
+    expect(Buffer.from(taken.bytes.subarray(0, 65_536)).equals(bytes.subarray(0, 65_536))).toBe(true);
+    await expectSame(open, group, models);
+  });
+
+  it('fetches what is there to fetch: of any dtype and at any byte, but not small runs, nor what the cache has', async () => {
+    const folder = temporaryFolder();
+    const odd = { name: 'a', dtype: 'F8_E5M2', shape: [1, 3], data: new Uint8Array(3) };
+    const models = [
+      await writeModel(folder, 0, [tensor('w', 'F32', LARGE, 0), tensor('v', 'F32', [2, 5], 10)]),
+      await writeModel(folder, 1, [odd, tensor('w', 'F32', LARGE, 1), tensor('v', 'F32', [2, 5], 11)]),
+      await writeModel(folder, 2, [tensor('w', 'BF16', LARGE, 2), tensor('v', 'BF16', [2, 5], 12)]),
+      await writeModel(folder, 3, [tensor('w', 'F32', LARGE, 3), tensor('v', 'F32', [2, 5], 13)]),
+    ];
+    writeSafetensors(`${folder}/4`, [tensor('w', 'F32', LARGE, 4), tensor('v', 'F32', [2, 5], 14)], { align: 1 });
+    models.push(await plannedModel(4, `${folder}/4`));
+    writeSharded(`${folder}/5`, [[tensor('v', 'F32', [2, 5], 15)], [tensor('w', 'F32', LARGE, 5)]]);
+    models.push(await plannedModel(5, `${folder}/5`, 'sharded'));
+    chill(pathsOf(models));
+    readFileSync(pathsOf(models)[3]!);
+    const open = await openCold(group, models);
+    // Models 0, 1, 3, 4 and 5 are F32, model 2 is BF16: 200 kB.
+    expect(fetchedRows(open)).toEqual([
+      [true, true, false, true, true, false],
+      [true, true, false, true, false, false],
+    ]);
+    await expectSame(open, group, models);
+  });
+
+  it('fetches the tiles of a part', async () => {
+    const models = await four(temporaryFolder());
+    chill(pathsOf(models));
+    const whole = fetchingBytes(group, models);
+    const wide = { index: 0, slots: [slots[0]!] };
+    const range = { from: 2, to: 6 };
+    expect(fetchingBytes(wide, models, range)).toBeLessThan(whole * 0.75);
+    const open = await openCold(wide, models, range);
+    expect(fetchedRows(open)).toEqual([[true, true, true, true]]);
+    const [rows] = open.slots[0]!.rows;
+    const [reader, other] = [new RowReader(), new RowReader()];
+    for (const tile of tilesOf(LARGE[0] * LARGE[1]).slice(2, 6)) {
+      const { bytes, stride } = reader.read(rows!, tile, () => {});
+      const { fetched: _, ...inFiles } = rows!;
+      const want = other.read(inFiles, tile, () => {});
+      for (let i = 0; i < 4; i++) {
+        const row = bytes.subarray(i * stride, i * stride + tile.width * 4);
+        expect(Buffer.compare(row, want.bytes.subarray(i * want.stride, (i + 1) * want.stride))).toBe(0);
+      }
+    }
+  });
+
+  it('leaves to whoever reads the rows what did not come whole', async () => {
+    const models = await four(temporaryFolder());
+    chill(pathsOf(models));
+    const real = DirectReads.prototype.read;
+    let reads = 0;
+    vi.spyOn(DirectReads.prototype, 'read').mockImplementation(async function (this: DirectReads, memory, read) {
+      const came = await real.call(this, memory, read);
+      return reads++ === 1 ? came - 8192 : came;
+    });
+    onTestFinished(() => void vi.restoreAllMocks());
+    const open = await openCold(group, models);
+    expect(fetchedRows(open)[0]!.filter((isFetched) => isFetched)).toHaveLength(3);
+    await expectSame(open, group, models);
+  });
+
+  it('a file that is gone, and one that is not the planned one any more: as ever', async () => {
+    const models = await four(temporaryFolder());
+    chill(pathsOf(models));
+    rmSync(pathsOf(models)[1]!);
+    const open = await openCold(group, models);
+    expect(open.faults.map(({ model, slot }) => [model.id, slot.id])).toEqual([
+      [1, 0],
+      [1, 1],
+    ]);
+    expect(fetchedRows(open)[0]).toEqual([true, false, true, true]);
+    utimesSync(pathsOf(models)[2]!, 1, 1);
+    const before = openDescriptors();
+    await expect(openCold(group, models)).rejects.toMatchObject({ rule: 'changed' });
+    await expect.poll(openDescriptors).toBe(before);
   });
 });
 

@@ -1,0 +1,132 @@
+// Models that are not in the page cache: read past it, a run leaves the same bytes as one that finds them there.
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { devices } from '../operators/devices.ts';
+import { normals } from '../operators/planted.ts';
+import { chill, hasDirectReads, shareOf } from '../sources/cold-files.ts';
+import { writeSafetensors } from '../sources/write-safetensors.ts';
+import { tableDigests } from './table-digests.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'weightspan-cold-models-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const MODELS = 11;
+/** 300,000 weights: 19 tiles, the last one not whole. */
+const [ROWS, COLS] = [500, 600];
+
+/** Models of a wide slot, some stored as F64 and some behind a tensor that nobody asks for, and of a small one. */
+beforeAll(() => {
+  if (!hasDirectReads) return;
+  const normal = normals(5);
+  for (const set of ['good', 'bad']) mkdirSync(join(root, set));
+  const wide = Float32Array.from({ length: ROWS * COLS }, () => normal());
+  for (let m = 0; m < MODELS; m++) {
+    for (let i = 0; i < wide.length; i++) wide[i] = wide[i]! * 0.9 + 0.1 * Math.sin(i * (m + 1));
+    const small = Float32Array.from({ length: 600 }, () => normal());
+    const bad = wide.slice();
+    if (m === 1 || m === 8) bad[299_990 - m] = Number.NaN;
+    for (const [set, values] of [
+      ['good', wide],
+      ['bad', bad],
+    ] as const) {
+      const stored =
+        m % 4 === 3
+          ? { dtype: 'F64', data: new Uint8Array(Float64Array.from(values).buffer) }
+          : { dtype: 'F32', data: values };
+      const tensors = [
+        { name: 'wide', shape: [ROWS, COLS], ...stored },
+        { name: 'small', dtype: 'F32', shape: [20, 30], data: small },
+      ];
+      const other = { name: 'step', dtype: 'I64', shape: [m], data: new Uint8Array(8 * m) };
+      writeSafetensors(
+        join(root, set, `m${String(m).padStart(2, '0')}.safetensors`),
+        m > 5 ? [other, ...tensors] : tensors,
+      );
+    }
+  }
+});
+
+const pathsOf = (set: string): string[] => readdirSync(join(root, set)).map((name) => join(root, set, name));
+
+/** The share of a set's bytes that is in the page cache. */
+const cachedOf = (set: string): number => {
+  const paths = pathsOf(set);
+  return paths.reduce((sum, path) => sum + shareOf(path, statSync(path).size), 0) / paths.length;
+};
+
+const cli = (...args: string[]) => {
+  const command = [join(process.cwd(), 'dist/pipeline/cli.js'), ...args];
+  const { status, stdout, stderr } = spawnSync('node', command, { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 26 });
+  return { code: status, stdout, stderr };
+};
+
+const fold = ['--rank', '3', '--block', '4', '--threads', '2'];
+
+/** Whether each group of a plan is read past the cache, and what stands by in memory. */
+const groupsOf = (set: string, ...args: string[]): { readonly past: boolean[]; readonly staging: number } => {
+  const { groups } = JSON.parse(cli('plan', set, ...fold, '--no-probe', '--json', ...args).stdout);
+  return {
+    past: groups.map(({ past_cache }: { past_cache: boolean }) => past_cache),
+    staging: groups.reduce((sum: number, { memory }: { memory: { staging: number } }) => sum + memory.staging, 0),
+  };
+};
+
+let runs = 0;
+const runOf = (set: string, ...args: string[]) => {
+  const out = `run-${runs++}`;
+  const { code, stderr } = cli('run', set, ...fold, '--out', out, ...args);
+  return { code, stderr, digests: code === 0 ? tableDigests(join(root, out)) : {} };
+};
+
+const warm = (set: string): void => {
+  for (const path of pathsOf(set)) readFileSync(path);
+};
+
+describe.skipIf(!hasDirectReads)('models out of the page cache', () => {
+  it('are planned with two blocks of memory for them, where there is room, and cached ones without', () => {
+    warm('good');
+    const cached = groupsOf('good');
+    chill(pathsOf('good'));
+    const cold = groupsOf('good');
+    expect([cached.past, cold.past]).toEqual([[false], [true]]);
+    // Four models of at most 2.4 MB, twice.
+    expect(cold.staging - cached.staging).toBeGreaterThan(2 * 4 * 2.4e6);
+    expect(cold.staging - cached.staging).toBeLessThan(2 * 4 * 2.5e6);
+    expect(groupsOf('good', '--memory', '8MiB').past).toEqual([false, false]);
+    expect(groupsOf('good', '--engine', 'exact').past).toEqual([false]);
+  });
+
+  describe.each(devices.map(({ name }) => name))('on %s', (device) => {
+    it.each([
+      ['whole', []],
+      ['with a base', ['--base', 'good/m10.safetensors']],
+      ['in two passes', ['--engine', 'randomized', '--passes', '2', '--seed', '3']],
+      ['in parts', ['--memory', '24MiB']],
+    ])('%s: the same tables, and the cache is left alone', (_, more) => {
+      const args = ['--device', device, ...more];
+      chill(pathsOf('good'));
+      const cold = runOf('good', ...args);
+      expect(cold.code, cold.stderr).toBe(0);
+      expect(cachedOf('good')).toBeLessThan(0.5);
+      warm('good');
+      expect(runOf('good', ...args).digests).toEqual(cold.digests);
+    });
+
+    it('weights that cannot be folded are found there too', () => {
+      chill(pathsOf('bad'));
+      const args = ['--device', device, '--on-bad-source', 'skip'];
+      const stopped = runOf('bad', '--device', device);
+      expect(stopped.code).toBe(65);
+      expect(stopped.stderr).toMatch(/m01\.safetensors.*wide/s);
+      chill(pathsOf('bad'));
+      const cold = runOf('bad', ...args);
+      expect(cold.code, cold.stderr).toBe(0);
+      expect(cachedOf('bad')).toBeLessThan(0.5);
+      warm('bad');
+      expect(runOf('bad', ...args).digests).toEqual(cold.digests);
+    });
+  });
+});
