@@ -1,12 +1,13 @@
 """Reads files as fast as the disk gives them, or empties the page cache of them.
 
 cold-read.py FOLDER drop
-cold-read.py FOLDER read READERS BYTES_A_READ ahead|plain [FILES]
+cold-read.py FOLDER read READERS BYTES_A_READ ahead|plain|direct [FILES]
 
 drop: all of the page cache where this user may, else these files alone. read: each reader takes the next file, with
-FILES the first so many; 'ahead' tells the kernel that reading is sequential.
+FILES the first so many; 'ahead' tells the kernel that reading is sequential, 'direct' reads past the page cache.
 """
 import json
+import mmap
 import os
 import sys
 import threading
@@ -32,23 +33,29 @@ def drop():
     return 'posix_fadvise'
 
 
-def read(readers, size, ahead, queue):
+def read(readers, size, how, queue):
     lock = threading.Lock()
 
     def work():
-        buffer = bytearray(size)
-        buffer[::4096] = b'\1' * len(buffer[::4096])
+        # Begins with a page, as reading past the cache wants it.
+        buffer = mmap.mmap(-1, size)
+        for at in range(0, size, 4096):
+            buffer[at] = 1
+        flags = os.O_RDONLY | (os.O_DIRECT if how == 'direct' else 0)
         barrier.wait()
         while True:
             with lock:
                 if not queue:
                     return
                 path = queue.pop(0)
-            with open(path, 'rb', buffering=0) as file:
-                if ahead:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                while file.readinto(buffer):
-                    pass
+            fd = os.open(path, flags)
+            if how == 'ahead':
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            at = 0
+            # The last read ends inside a page: past the cache there is none after it.
+            while at < os.fstat(fd).st_size:
+                at += os.preadv(fd, [buffer], at)
+            os.close(fd)
 
     barrier = threading.Barrier(readers + 1)
     total = sum(os.path.getsize(path) for path in queue)
@@ -65,5 +72,5 @@ def read(readers, size, ahead, queue):
 if what == 'drop':
     print(json.dumps({'by': drop()}))
 else:
-    readers, size, ahead = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == 'ahead'
-    print(json.dumps(read(readers, size, ahead, files[: int(sys.argv[6])] if len(sys.argv) > 6 else files)))
+    readers, size, how = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    print(json.dumps(read(readers, size, how, files[: int(sys.argv[6])] if len(sys.argv) > 6 else files)))

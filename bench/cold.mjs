@@ -1,8 +1,11 @@
 // The part `cold`: models that are not in the page cache. weightspan's rate against the raw rate of the same files with the
-// best of several ways to read them, in alternation, each over a cache that was just emptied; and what the wall time went
-// to. The disk of a virtual machine may still be cached by its host, for both alike.
+// best of several ways to read them, in alternation, each over a cache that was emptied; and what the wall time went to. The
+// disk of a virtual machine may still be cached by its host, for both alike. Such a machine may give memory that is free back
+// to its host, some seconds later, and pays when it takes it again: each contender begins when that is over, or the first to
+// read after the cache was emptied would read twice as fast as the next.
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { runWatched } from './command.mjs';
 import { describeMachine } from './machine.mjs';
 import { ensureModelSet, setBytes } from './model-set.mjs';
@@ -23,7 +26,12 @@ const ARRANGEMENTS = [
   [8, 2 ** 20, 'ahead'],
   [8, 2 ** 23, 'plain'],
   [16, 2 ** 23, 'plain'],
+  [4, 2 ** 22, 'direct'],
+  [8, 2 ** 23, 'direct'],
 ];
+/** Which of them leaves all files in the cache. */
+const CACHING = ARRANGEMENTS[3];
+const SETTLE_MS = 10_000;
 const script = join(import.meta.dirname, 'cold-read.py');
 
 const shown = (shares) =>
@@ -31,17 +39,25 @@ const shown = (shares) =>
     .map(([name, share]) => `${name} ${percent(share)}`)
     .join(', ');
 
+/** Empties the page cache; returns how. */
+async function empty(python, folder) {
+  const { by } = runPython(python, script, [folder, 'drop']);
+  await sleep(SETTLE_MS);
+  return by;
+}
+
 const rateOf = ({ bytes, seconds }) => bytes / seconds;
 
 /** Every arrangement on a part of the files, cold; the fastest. */
-function bestArrangement(python, folder, files) {
-  const rates = ARRANGEMENTS.map((arrangement) => {
-    runPython(python, script, [folder, 'drop']);
-    return rateOf(runPython(python, script, [folder, 'read', ...arrangement, files]));
-  });
+async function bestArrangement(python, folder, files) {
+  const rates = [];
+  for (const arrangement of ARRANGEMENTS) {
+    await empty(python, folder);
+    rates.push(rateOf(runPython(python, script, [folder, 'read', ...arrangement, files])));
+  }
   printTable('raw cold reading', [
-    ['readers', 'MiB a read', 'readahead', 'MB/s'],
-    ...ARRANGEMENTS.map(([readers, bytes, ahead], i) => [readers, bytes / 2 ** 20, ahead, (rates[i] / MB).toFixed(0)]),
+    ['readers', 'MiB a read', 'how', 'MB/s'],
+    ...ARRANGEMENTS.map(([readers, bytes, how], i) => [readers, bytes / 2 ** 20, how, (rates[i] / MB).toFixed(0)]),
   ]);
   return ARRANGEMENTS[rates.indexOf(Math.max(...rates))];
 }
@@ -77,18 +93,19 @@ export async function benchCold({ data, quick }) {
     return true;
   }
   const folder = ensureModelSet(join(data, quick ? 'cold-quick' : 'cold'), set);
-  const best = bestArrangement(python, folder, set.models / 4);
+  const best = await bestArrangement(python, folder, set.models / 4);
   const repetitions = [];
   let by = null;
   for (let i = 0; i < (quick ? 1 : 3); i++) {
     console.error(`repetition ${i + 1}`);
-    by = runPython(python, script, [folder, 'drop']).by;
+    by = await empty(python, folder);
     const raw = rateOf(runPython(python, script, [folder, 'read', ...best]));
-    runPython(python, script, [folder, 'drop']);
+    await empty(python, folder);
     const cold = await runCold(folder, join(data, 'run-cold'));
     console.error(
       `  raw ${(raw / MB).toFixed(0)} MB/s, weightspan ${(cold.rate / MB).toFixed(0)} MB/s: ${shown(cold.shares)}`,
     );
+    runPython(python, script, [folder, 'read', ...CACHING]);
     const warm = await runCold(folder, join(data, 'run-cold'));
     repetitions.push({ raw, cold, warm, share: cold.rate / raw });
   }
