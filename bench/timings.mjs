@@ -24,7 +24,8 @@ export function sumTimings(rows) {
 /**
  * Shares of `wall` seconds, from the first read to the last table: waiting for files, reading by the threads and work on
  * tiles as if it were spread evenly over them (of runs whose weights stay in files), basis and mean files. What is left is
- * small algebra, messages, uneven threads, opening tiles, and tables.
+ * small algebra, messages, uneven threads, opening tiles, and tables; nothing, where reading past the page cache or writing
+ * overlap the rest.
  */
 export function sharesOf(rows, threads, wall) {
   const { read_s, wait_s, widen_s, gram_s, mix_s, write_s } = sumTimings(rows);
@@ -36,7 +37,8 @@ export function sharesOf(rows, threads, wall) {
     mix: mix_s / threads / wall,
     write: write_s / wall,
   };
-  return { ...shares, rest: 1 - Object.values(shares).reduce((sum, share) => sum + share, 0) };
+  const rest = 1 - Object.values(shares).reduce((sum, share) => sum + share, 0);
+  return { ...shares, rest: Math.max(0, rest) };
 }
 
 export const percent = (share) => `${(share * 100).toFixed(0)}%`;
