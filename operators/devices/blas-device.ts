@@ -9,7 +9,7 @@ import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
 import { addressOf, type BlasLibrary } from './blas-library.ts';
 import type { Device, DeviceMatrix, PlacedRows, Samples } from './device.ts';
-import { multipliesSmall, multiplyOwnRows, multiplyRows } from './small-products.ts';
+import { isOwnPieced, isPieced, multipliesSmall, multiplyOwnRows, multiplyRows } from './small-products.ts';
 
 /** Features one float32 accumulator takes. */
 export const BLAS_CHUNK = 2048;
@@ -150,7 +150,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     gram: ({ data, stride, width }, aStart, aRows, bStart, bRows, out) => {
       const cells = aRows * bRows;
       if (scratch.length < cells) scratch = new Float32Array(cells);
-      if (inPieces) {
+      if (inPieces && isPieced(aRows, bRows)) {
         const at = addressOf(data);
         const [a, b] = [at + aStart * stride * 4, at + bStart * stride * 4];
         multiplyRows(blas.multiplyAt, aRows, bRows, width, a, stride, b, stride, addressOf(scratch), bRows);
@@ -163,11 +163,10 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     },
     gramOfAll: ({ data, stride, width }, rows, out) => {
       if (scratch.length < rows * rows) scratch = new Float32Array(rows * rows);
-      if (inPieces) multiplyOwnRows(blas.multiplyAt, rows, width, addressOf(data), stride, addressOf(scratch), rows);
+      if (inPieces && isOwnPieced(rows))
+        multiplyOwnRows(blas.multiplyAt, rows, width, addressOf(data), stride, addressOf(scratch), rows);
       else blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
-      for (let i = 0; i < rows; i++) {
-        for (let j = i * rows + i; j < (i + 1) * rows; j++) out[j] = out[j]! + scratch[j]!;
-      }
+      addUpper(scratch, rows, out);
     },
     settle: () => {},
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
@@ -202,7 +201,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       if (scratch.length < m * m) scratch = new Float32Array(m * m);
       for (let at = 0; at < count; at += SCATTER_CHUNK) {
         multiply(m, Math.min(SCATTER_CHUNK, count - at), entriesFrom(samples, rows, at), stride, scratch, m);
-        for (let i = 0; i < m; i++) for (let j = i * m + i; j < (i + 1) * m; j++) out[j] = out[j]! + scratch[j]!;
+        addUpper(scratch, m, out);
       }
     },
     addCross,
@@ -226,6 +225,11 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
 };
 
 // Small functions: what is hot is compiled, and a large one takes tens of milliseconds of a processor.
+
+/** out += the upper triangle of `part`, both n x n. */
+const addUpper = (part: Float32Array, n: number, out: Float64Array): void => {
+  for (let i = 0; i < n; i++) for (let j = i * n + i; j < (i + 1) * n; j++) out[j] = out[j]! + part[j]!;
+};
 
 /** Whether there are rows, and each is the one after that before it. */
 const areNeighbours = (rows: readonly number[]): boolean => {

@@ -12,6 +12,13 @@ const MOST_PRODUCTS = 1e6;
 const MOST_CELLS = 1200;
 /** Columns of a piece of a Gram: as square as the cells allow. */
 const PIECE_COLUMNS = 34;
+/**
+ * Cells of a Gram that come in pieces, at most: of a larger one copying is the smaller part. Of 100 x 32 both ways take as long, of
+ * 131 x 64 and 259 x 128 whole products make 177 and 211 GFLOP/s, pieces 160; own rows, of which half the cells are left out, 165 and
+ * 140 for 259, 127 both for 131 (OpenBLAS 0.3.21, a later EPYC).
+ */
+const MOST_PIECED = 4096;
+const MOST_OWN_ROWS = 128;
 /** Products along a row come in whole cache lines. */
 const LINE = 64;
 
@@ -21,6 +28,12 @@ export const multipliesSmall = ({ library, kernel, version }: BlasLibrary): bool
   const [major = 0, minor = 0, patch = 0] = version.split('.').map(Number);
   return [major - SINCE[0], minor - SINCE[1], patch - SINCE[2]].reduce((order, part) => order || part, 0) >= 0;
 };
+
+/** Whether a product of so many rows by so many is small enough. */
+export const isPieced = (m: number, n: number): boolean => m * n <= MOST_PIECED;
+
+/** Whether one of so many rows by themselves is. */
+export const isOwnPieced = (n: number): boolean => n <= MOST_OWN_ROWS;
 
 /** Equal parts of at most `most`. */
 const partOf = (length: number, most: number): number => Math.ceil(length / Math.ceil(length / most));

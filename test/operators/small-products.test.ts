@@ -5,8 +5,14 @@ import { describe, expect, it } from 'vitest';
 import { addressOf, type BlasLibrary, loadBlas } from '../../operators/devices/blas-library.ts';
 import { findDevice } from '../../operators/devices/device-spec.ts';
 import { alignedFloats } from '../../operators/devices/float-arena.ts';
-import { multipliesSmall, multiplyOwnRows, multiplyRows } from '../../operators/devices/small-products.ts';
-import { devices } from './devices.ts';
+import {
+  isOwnPieced,
+  isPieced,
+  multipliesSmall,
+  multiplyOwnRows,
+  multiplyRows,
+} from '../../operators/devices/small-products.ts';
+import { devices, everyDevice } from './devices.ts';
 import { normals } from './planted.ts';
 
 const GUARD = 7;
@@ -70,6 +76,61 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
     for (let i = 0; i < n; i++)
       for (let j = i; j < n; j++) expect(Math.abs(out[i * n + j]! - inner(i, j))).toBeLessThan(tolerance(k));
     expect(out.subarray(n * n).every((value) => value === GUARD)).toBe(true);
+  });
+});
+
+/** Rows either side of where pieces end, right to 1e-6 of their norms, as the contract of devices has it; added to what is there: the lower triangle of a Gram of all rows is not asked for. */
+describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name', ({ openDevice }) => {
+  it.each([
+    [100, 32, true],
+    [129, 32, false],
+    [70, 64, false],
+  ])('%i x %i', async (m, n, pieced) => {
+    expect(isPieced(m, n)).toBe(pieced);
+    const device = await openDevice();
+    const width = 700;
+    const { values, stride, inner } = rowsOf(m, width, m);
+    const norms = Array.from({ length: m }, (_, i) => Math.sqrt(inner(i, i)));
+    const matrix = device.allocate(m, width);
+    const dense = Float32Array.from(
+      { length: m * width },
+      (_, i) => values[Math.floor(i / width) * stride + (i % width)]!,
+    );
+    device.write(matrix, 0, dense);
+    const out = new Float64Array(m * n).fill(GUARD);
+    device.gram(matrix, 0, m, m - n, n, out);
+    device.settle();
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < n; j++)
+        expect(Math.abs(out[i * n + j]! - GUARD - inner(i, m - n + j))).toBeLessThan(
+          1e-6 * norms[i]! * norms[m - n + j]!,
+        );
+    device.free(matrix);
+  });
+
+  it.each([
+    [128, true],
+    [129, false],
+    [259, false],
+  ])('%i rows by themselves', async (n, pieced) => {
+    expect(isOwnPieced(n)).toBe(pieced);
+    const device = await openDevice();
+    const width = 300;
+    const { values, stride, inner } = rowsOf(n, width, n);
+    const norms = Array.from({ length: n }, (_, i) => Math.sqrt(inner(i, i)));
+    const matrix = device.allocate(n, width);
+    const dense = Float32Array.from(
+      { length: n * width },
+      (_, i) => values[Math.floor(i / width) * stride + (i % width)]!,
+    );
+    device.write(matrix, 0, dense);
+    const out = new Float64Array(n * n).fill(GUARD);
+    device.gramOfAll(matrix, n, out);
+    device.settle();
+    for (let i = 0; i < n; i += 3)
+      for (let j = i; j < n; j++)
+        expect(Math.abs(out[i * n + j]! - GUARD - inner(i, j))).toBeLessThan(1e-6 * norms[i]! * norms[j]!);
+    device.free(matrix);
   });
 });
 
