@@ -6,6 +6,7 @@ import type { RunConfig } from '../configs/run-config.ts';
 import { type FoundDevice, findDevice } from '../operators/devices/device-spec.ts';
 import { DeviceUnavailable } from '../operators/errors.ts';
 import type { EngineName } from '../operators/subspace.ts';
+import { growDescriptorTable } from '../sources/descriptor-table.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { withFactorSlots } from '../sources/factor-slots.ts';
@@ -156,7 +157,10 @@ const withoutIt = ({ device, detail }: DeviceUnavailable): DeviceUnavailable =>
 export const makePlan = (config: RunConfig, going: Continuation | null = null): Effect.Effect<Plan, PlanError> =>
   Effect.acquireUseRelease(
     // Started first: they come up while the device is found.
-    Effect.sync(() => new HeaderWorkers()),
+    Effect.sync(() => {
+      void growDescriptorTable();
+      return new HeaderWorkers();
+    }),
     (workers) => planWith(config, workers, going),
     (workers) => Effect.promise(() => workers.close()),
   );
