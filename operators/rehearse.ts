@@ -12,6 +12,8 @@ import { blockNorms2, rowsBeforeBlock, updateSubspace } from './update-subspace.
 const BLOCK = 32;
 const RANK = 32;
 const BLOCKS = 4;
+/** Prefixes of the exact engine: what takes longest is compiled only when it has been done some times. */
+const PREFIXES = 8;
 
 /** Blocks of engines that fold block by block. */
 export const rehearseUpdate = (
@@ -43,7 +45,7 @@ export const rehearseSpectrum = async (
   slot: Pick<SubspaceSpec, 'features' | 'center'>,
   { solve, multiplyDouble }: { readonly solve: EigenSolver; readonly multiplyDouble: DoubleProduct },
 ): Promise<void> => {
-  const models = BLOCK * BLOCKS;
+  const models = BLOCK * PREFIXES;
   const before = rowsBeforeBlock(0);
   const size = before + models;
   const values = new Float64Array(size * size);
