@@ -13,12 +13,12 @@ const MOST_CELLS = 1200;
 /** Columns of a piece of a Gram: as square as the cells allow. */
 const PIECE_COLUMNS = 34;
 /**
- * Cells of a Gram that come in pieces, at most: of a larger one copying is the smaller part. Of 100 x 32 both ways take as long, of
- * 131 x 64 and 259 x 128 whole products make 177 and 211 GFLOP/s, pieces 160; own rows, of which half the cells are left out, 165 and
- * 140 for 259, 127 both for 131 (OpenBLAS 0.3.21, a later EPYC).
+ * Cells of a Gram that come in pieces, at most: of a larger one copying is the smaller part. Two machines disagree where that is. Where
+ * both processors share a core, 131 x 64 made 109 GFLOP/s in pieces and 83 whole, 259 rows by themselves 92 and 71; on two cores
+ * 160 and 177, 140 and 165. Beyond, on these, whole products win: 259 x 128 160 and 211, 387 rows by themselves 107 and 182.
  */
-const MOST_PIECED = 4096;
-const MOST_OWN_ROWS = 128;
+const MOST_PIECED = 8448;
+const MOST_OWN_ROWS = 260;
 /** Products along a row come in whole cache lines. */
 const LINE = 64;
 

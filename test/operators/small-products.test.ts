@@ -83,8 +83,9 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
 describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name', ({ openDevice }) => {
   it.each([
     [100, 32, true],
-    [129, 32, false],
-    [70, 64, false],
+    [132, 64, true],
+    [133, 64, false],
+    [265, 32, false],
   ])('%i x %i', async (m, n, pieced) => {
     expect(isPieced(m, n)).toBe(pieced);
     const device = await openDevice();
@@ -110,8 +111,8 @@ describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name
 
   it.each([
     [128, true],
-    [129, false],
-    [259, false],
+    [260, true],
+    [261, false],
   ])('%i rows by themselves', async (n, pieced) => {
     expect(isOwnPieced(n)).toBe(pieced);
     const device = await openDevice();
