@@ -34,9 +34,9 @@ export class BlockBuffers {
     };
   }
 
-  acquire({ inFiles, pastCache }: SlotGroup): HeldBlock {
+  acquire({ inFiles, standby }: SlotGroup): HeldBlock {
     const buffer =
-      inFiles === true && pastCache !== true ? null : (this.#free.pop() ?? new SharedArrayBuffer(this.#bytes()));
+      inFiles === true && standby === undefined ? null : (this.#free.pop() ?? new SharedArrayBuffer(this.#bytes()));
     return { buffer, timed: null };
   }
 

@@ -172,8 +172,8 @@ export class Execution {
   #started = 0;
   #blockStarted = 0;
   #bytesRead: number;
-  /** Milliseconds of writing results: states that are kept, files and table rows. */
-  #writing = 0;
+  /** Milliseconds that are none of the fit: writing results (states that are kept, files, table rows), and looking for copies. */
+  #besideFit = 0;
   /** Settles when the basis and mean files written so far are durable. */
   #durable: Promise<void> = Promise.resolve();
   /** Milliseconds of writing basis and mean files since the last block. */
@@ -372,7 +372,7 @@ export class Execution {
       const spent = performance.now() - start;
       this.#writingSinceBlock += spent;
       // A result like the basis, but for the mixing that its rows still owed; checkpoints on the way are a part of the fit.
-      if (isLast && !config.dropState) this.#writing += spent - (this.#takeMixing() * 1e3) / config.threads;
+      if (isLast && !config.dropState) this.#besideFit += spent - (this.#takeMixing() * 1e3) / config.threads;
     }
     if (stop !== null) await this.#stop(stop);
   }
@@ -551,7 +551,7 @@ export class Execution {
         // Of several slots that is found with their sums.
         const start = performance.now();
         this.#findCopies(models, gram);
-        this.#writing += performance.now() - start;
+        this.#besideFit += performance.now() - start;
       },
       finish: (slot) => this.#finishSlot(slot.estimate, slot.subspace, () => exactHistory(slot)),
     };
@@ -608,7 +608,7 @@ export class Execution {
     this.#sums.clear();
     this.#sumsDone = true;
     this.#checkpoints.mark(this.#position());
-    this.#writing += performance.now() - start;
+    this.#besideFit += performance.now() - start;
   }
 
   #incremental(): Observable<BlockUpdate> {
@@ -645,7 +645,7 @@ export class Execution {
   /** Gives the tables their names, run.json last; then the state that `extend` goes on from. */
   async finish(contents: ReadonlyMap<number, string>): Promise<void> {
     const { config, models, flops } = this.#plan;
-    const fitted = (performance.now() - this.#started - this.#writing) / 1e3;
+    const fitted = (performance.now() - this.#started - this.#besideFit) / 1e3;
     this.#isFinal = true;
     await this.#durable;
     // From here on results get their names, which is not undone.
@@ -785,7 +785,7 @@ export class Execution {
       this.#alike = alikeInSlot(this.#alike, estimate, models);
       this.#record({ kind: 'alike', alike: this.#alike });
       if (this.#plan.basis && subspace !== null) await this.#writeBasis(subspace);
-      this.#writing += performance.now() - start;
+      this.#besideFit += performance.now() - start;
     }).pipe(mergeMap(() => EMPTY));
   }
 
@@ -801,7 +801,7 @@ export class Execution {
           this.#telemetry({ type: 'write', file, bytes });
       }
       const spent = performance.now() - start;
-      this.#writing += spent;
+      this.#besideFit += spent;
       this.#writingSinceBlock += spent;
       return EMPTY;
     });
@@ -841,7 +841,7 @@ export class Execution {
           this.#tiles.multiplyDouble,
         );
         this.#telemetry({ type: 'snapshot', folder, modelsSeen: update.modelsSeen });
-        this.#writing += performance.now() - start;
+        this.#besideFit += performance.now() - start;
         return EMPTY;
       });
     return { snapshot: { every, use } };

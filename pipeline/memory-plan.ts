@@ -15,6 +15,7 @@ import { maxStateRows } from '../operators/subspace-state.ts';
 import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatBytes } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
+import { areCold, fetchingBytes } from '../sources/fetching.ts';
 import { canStayInFiles, tileRowsBytes } from '../sources/open-block.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes } from '../sources/staged-block.ts';
@@ -39,8 +40,6 @@ export interface MemoryNeeds {
   readonly basis: boolean;
   /** Of the engine `exact`: parts of weights whose memory is counted. Default: two, one in use and one being read. */
   readonly partsStaged?: 1;
-  /** Whether the page cache has little of the models: then memory stands by to read past it. */
-  readonly areCold: boolean;
   /** Sums of slots that are kept beside, at most. */
   readonly sums: number;
   /** The modes rows and cols, where they are to share the reading. */
@@ -154,7 +153,7 @@ const stagingOf = (
   if (group.inFiles !== true) return blocks * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
   const rows = rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
-  return rows + (group.pastCache === true ? blocks * buffer : 0);
+  return rows + (group.standby === undefined ? 0 : blocks * buffer);
 };
 
 /** The window through which a slot's basis is written. */
@@ -378,18 +377,28 @@ const groupsOf = (slots: readonly PlannedSlot[], needs: MemoryNeeds, first: numb
   return mayStayInFiles(slots, needs) && !shared ? groups.map((group) => inFiles(needs, group)) : groups;
 };
 
-/**
- * A tile's rows for each of many threads may be more than two blocks of small slots. The engine exact reads all models at once:
- * twice as much memory as it takes now.
- */
+/** A tile's rows for each of many threads may be more than two blocks of small slots. */
 const inFiles = (needs: MemoryNeeds, group: SlotGroup): SlotGroup => {
   const left = { ...group, inFiles: true } as const;
-  const past = { ...left, pastCache: true } as const;
-  const fits = (one: SlotGroup): boolean => totalOf(groupMemory(needs, one)) <= needs.memory;
-  const { models, base, block } = needs;
-  const isOfUse = (): boolean => blockBufferBytes({ models, base, groups: [past], block }, past) > 0;
-  if (needs.areCold && needs.engine !== 'exact' && isOfUse() && fits(past)) return past;
-  return fits(left) ? left : group;
+  return totalOf(groupMemory(needs, left)) <= needs.memory ? left : group;
+};
+
+/**
+ * Has memory stand by to read past the page cache, where it has little of the models: two buffers for the largest block for which
+ * all groups, the fullest too, leave room. The engine exact reads all models at once: it would take twice the memory it does.
+ */
+export const withStandby = (groups: readonly SlotGroup[], needs: MemoryNeeds): readonly SlotGroup[] => {
+  if (needs.engine === 'exact' || !groups.some((group) => group.inFiles === true)) return groups;
+  if (!areCold(needs.models)) return groups;
+  const room = groups.reduce(
+    (least, group) => Math.min(least, needs.memory - totalOf(groupMemory(needs, group))),
+    Infinity,
+  );
+  const standby = groups
+    .map((group) => (group.inFiles === true ? fetchingBytes(group, needs) : 0))
+    .filter((bytes) => 2 * bytes <= room)
+    .reduce((most, bytes) => Math.max(most, bytes), 0);
+  return standby === 0 ? groups : groups.map((group) => (group.inFiles === true ? { ...group, standby } : group));
 };
 
 /**

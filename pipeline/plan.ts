@@ -10,7 +10,6 @@ import { growDescriptorTable } from '../sources/descriptor-table.ts';
 import { displayName } from '../sources/display-name.ts';
 import type { SourceMalformed, SourceUnavailable } from '../sources/errors.ts';
 import { withFactorSlots } from '../sources/factor-slots.ts';
-import { areCold } from '../sources/fetching.ts';
 import { type FingerprintTask, pagesOf } from '../sources/fingerprint.ts';
 import { globMatcher } from '../sources/glob.ts';
 import { HeaderWorkers } from '../sources/header-workers.ts';
@@ -42,6 +41,7 @@ import {
   type MemoryNeeds,
   sideMemory,
   spillBytes,
+  withStandby,
 } from './memory-plan.ts';
 import { basisBytes, bytesOver, groupsInOrder } from './plan-figures.ts';
 import { shuffled } from './shuffle.ts';
@@ -273,7 +273,6 @@ const planWith = (
       rowBuffers: device.card === undefined ? 1 : CARD_ROW_BUFFERS,
       memory,
       cardBinds: memory < config.memory,
-      areCold: areCold(models),
       sums: 1 + config.groupBy.length,
       sides: sideModesOf(config),
       largestSide: largestSideOf(config),
@@ -306,7 +305,8 @@ const planWith = (
           !withModels && isFactored('exact', config, chosen.slots, models)
             ? factoredFrom(done.sides)
             : groupSides(apart, sideNeeds, first + ofModels.groups.length);
-        return { ...ofModels, reason: known?.engineReason ?? ofModels.reason, sideGroups };
+        const cold = withStandby(ofModels.groups, needsOf(ofModels.engine));
+        return { ...ofModels, groups: cold, reason: known?.engineReason ?? ofModels.reason, sideGroups };
       },
       catch: (cause) => cause,
     }).pipe(Effect.catch((cause) => (isPlanError(cause) ? Effect.fail(cause) : Effect.die(cause))));

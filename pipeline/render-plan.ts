@@ -3,6 +3,7 @@ import type { FoundCard } from '../operators/devices/device-spec.ts';
 import { isFollowed, LARGEST_EXACT_SIDE, sideOf } from '../operators/mode-scatter.ts';
 import { formatBytes, formatCount, formatDuration, formatPlural } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
+import { isFetched } from '../sources/fetching.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import { adapterFacts } from './adapter-facts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
@@ -226,7 +227,7 @@ export const planToJson = (plan: Plan, estimate: TimeEstimate | null = null): un
     slots: group.slots.map(({ id }) => id),
     tiles_at_once: group.tilesAtOnce ?? null,
     in_files: group.inFiles === true,
-    past_cache: group.pastCache === true,
+    past_cache: isFetched(group, plan),
     factored: group.factored === undefined ? null : { holds: group.factored.holds },
     memory: plan.groupMemory[i],
     bytes_to_read: weightBytes(group.slots, plan.models) * passes,

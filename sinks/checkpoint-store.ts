@@ -147,6 +147,7 @@ export class CheckpointStore<C> {
       } catch (cause) {
         throw sinkFailure(path, 'syncing what is written of it', cause);
       }
+      await this.#disk.forget(fd);
     }
   }
 
@@ -163,6 +164,7 @@ export class CheckpointStore<C> {
       if (this.#disk.size(fd) !== size) throw new Error(`it has ${this.#disk.size(fd)} bytes, expected ${size}`);
       // A sync that failed is never tried again: the kernel may have dropped the pages.
       await this.#disk.syncLater(fd);
+      await this.#disk.forget(fd);
       open = false;
       this.#disk.close(fd);
       this.#disk.rename(path, join(this.#folder, name));

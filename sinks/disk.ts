@@ -13,11 +13,13 @@ export interface Disk {
   /** Appends the pieces in order; may write less than all of them. Returns the bytes written. */
   write(fd: number, pieces: readonly Uint8Array[]): number;
   sync(fd: number): void;
-  /**
-   * The same on another thread: a large file takes as long as the disk does. What is on the disk then leaves the page cache:
-   * nobody here reads it again, and the memory serves what is written next.
-   */
+  /** The same on another thread: a large file takes as long as the disk does. */
   syncLater(fd: number): Promise<void>;
+  /**
+   * Gives back the memory in which the system keeps what of a file is on the disk, for what is written next; of files that nobody
+   * here reads again. On another thread.
+   */
+  forget(fd: number): Promise<void>;
   size(fd: number): number;
   truncate(fd: number, length: number): void;
   close(fd: number): void;
@@ -32,8 +34,6 @@ export interface Disk {
   /** Names in a folder; none where there is no folder. */
   list(folder: string): readonly string[];
 }
-
-const syncing = promisify(fs.fsync);
 
 /** What one call is asked for at most: Node refuses 2 GiB, and whoever writes or reads goes on until all of it is done. */
 const MOST_BYTES = 2 ** 30;
@@ -58,10 +58,8 @@ export const nodeDiskOf = (most: number): Disk => ({
     return some.length === 1 ? fs.writeSync(fd, some[0]!) : fs.writevSync(fd, some);
   },
   sync: (fd) => fs.fsyncSync(fd),
-  syncLater: async (fd) => {
-    await syncing(fd);
-    forgetPages(fd);
-  },
+  syncLater: promisify(fs.fsync),
+  forget: forgetPages,
   size: (fd) => fs.fstatSync(fd).size,
   truncate: (fd, length) => fs.ftruncateSync(fd, length),
   close: (fd) => fs.closeSync(fd),

@@ -4,8 +4,8 @@ import { closeSync, openSync } from 'node:fs';
 import { DIRECT_UNIT, type DirectMemory, directMemory, directReads } from './direct-reads.ts';
 import type { TensorEntry } from './model.ts';
 import { neighboursOf } from './neighbours.ts';
-import { cachedShare } from './page-cache.ts';
-import type { PlannedModel, PlannedSlot, SlotGroup } from './reading-plan.ts';
+import { adviseReading, cachedShare } from './page-cache.ts';
+import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { tensorPart } from './staged-block.ts';
 import { featuresIn, type TileRange } from './tile.ts';
 
@@ -87,12 +87,24 @@ const mostModelBytes = (group: SlotGroup, models: readonly PlannedModel[], range
   models.reduce((most, model) => Math.max(most, modelBytes(group, model, range)), 0);
 
 /**
- * Bytes of memory into which all that these models have of a group, or some tiles of it, can be fetched; 0 where everything stands in
- * runs too short for that.
+ * Bytes of memory into which any block of the models can be fetched, wherever it begins; 0 where everything stands in runs too
+ * short for that.
+ * @param range the largest part, where blocks come in parts
  */
-export const fetchingBytes = (group: SlotGroup, models: readonly PlannedModel[], range?: TileRange): number => {
-  const bytes = models.length * mostModelBytes(group, models, range);
+export const fetchingBytes = (
+  group: SlotGroup,
+  { models, block }: Pick<ReadingPlan, 'models' | 'block'>,
+  range: TileRange | undefined = group.tilesAtOnce === undefined ? undefined : { from: 0, to: group.tilesAtOnce },
+): number => {
+  const bytes = Math.min(block, models.length) * mostModelBytes(group, models, range);
   return bytes === 0 ? 0 : DIRECT_UNIT + bytes;
+};
+
+/** Whether blocks of a group are read past the page cache, as far as it has not got them. */
+export const isFetched = (group: SlotGroup, plan: Pick<ReadingPlan, 'models' | 'block'>): boolean => {
+  if (group.standby === undefined) return false;
+  const bytes = fetchingBytes(group, plan);
+  return bytes > 0 && bytes <= group.standby;
 };
 
 /** Memory in which each model has a place of the same size, so that rows of models alike are evenly spaced. */
@@ -115,10 +127,9 @@ export class Fetching {
     this.#found = new Map(models.map((model) => [model, new Map()]));
   }
 
-  /** Whether a run is to be fetched: its file system can, and the page cache has not got it. */
+  /** Whether a run is to be fetched: that has been of use so far, and the page cache has not got it. */
   takes(fd: number, run: Run): boolean {
-    const reads = directReads();
-    if (reads === null || reads.isSlow || !isWorthFetching(run)) return false;
+    if (directReads()?.isOfUse !== true || !isWorthFetching(run)) return false;
     return cachedShare(fd, run.from, run.to - run.from) < MOSTLY;
   }
 
@@ -128,7 +139,10 @@ export class Fetching {
     const to = this.#next.get(model)!;
     this.#next.set(model, to + units.bytes);
     const came = await directReads()!.read(this.#memory, { fd, ...units, to });
-    if (units.from + came < run.to) return;
+    if (units.from + came < run.to) {
+      adviseReading(fd, run.from, run.to - run.from);
+      return;
+    }
     const found = this.#found.get(model)!;
     const { start } = this.#memory;
     for (const { slot } of run.segments) found.set(slot, start + to - units.from + slot.tensorIn(model).offset);

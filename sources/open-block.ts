@@ -121,7 +121,7 @@ export interface OpenBlock extends BlockAtHand<OpenRows> {
 /**
  * Opens the files in which the group's slots of these models stand, or some tiles of them, and has the kernel fetch the
  * weights. Faults of single models are collected; a file that is not the planned one any more throws.
- * @param buffer where what the kernel has not got is fetched to, if it has `fetchingBytes(group, models, range)` bytes
+ * @param buffer where what the kernel has not got is fetched to, if it has room for these models (`fetchingBytes`)
  */
 export const openBlock = async (
   files: SourceFiles,
@@ -131,7 +131,7 @@ export const openBlock = async (
   buffer: SharedArrayBuffer | null = null,
 ): Promise<OpenBlock> => {
   const held = new HeldFiles(files);
-  const fits = buffer !== null && fetchingBytes(group, models, range) <= buffer.byteLength;
+  const fits = buffer !== null && fetchingBytes(group, { models, block: models.length }, range) <= buffer.byteLength;
   const fetching = fits ? new Fetching(buffer, group, models, range) : null;
   const fetches: Promise<void>[] = [];
   const faults: ReadFault[] = [];

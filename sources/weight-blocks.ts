@@ -2,7 +2,6 @@
 // weights are read only when an operator asks for them, into a buffer that the operator owns. RxJS has no backpressure,
 // so payload never travels through a stream.
 import { defer, from, type Observable } from 'rxjs';
-import { fetchingBytes } from './fetching.ts';
 import { type HeldFiles, openBlock } from './open-block.ts';
 import { modelsToFold, type PlannedModel, type ReadingPlan, type SlotGroup } from './reading-plan.ts';
 import { SourceFiles } from './source-files.ts';
@@ -61,16 +60,16 @@ export const closeBlock = ({ files, base }: ReadBlock): void => {
 export const isSecondPass = ({ plan, index, blocks }: Pick<WeightBlock, 'plan' | 'index' | 'blocks'>): boolean =>
   plan.passes === 2 && index >= blocks / 2;
 
-/** Bytes of buffer that any block of the group can need; none where its weights stay in their files, and come through the cache. */
+/**
+ * Bytes of buffer that any block of the group can need; what stands by, or none, where its weights stay in their files.
+ */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
-  if (group.inFiles === true && group.pastCache !== true) return 0;
+  if (group.inFiles === true) return group.standby ?? 0;
   const [first] = partsOf(group) ?? [];
-  const bytesOf = group.inFiles === true ? fetchingBytes : stagingBytes;
   let largest = 0;
   for (let at = 0; at < plan.models.length; at += plan.block) {
-    largest = Math.max(largest, bytesOf(group, plan.models.slice(at, at + plan.block), first));
+    largest = Math.max(largest, stagingBytes(group, plan.models.slice(at, at + plan.block), first));
   }
-  if (group.inFiles === true) return largest;
   return largest + (plan.base === null ? 0 : stagingBytes(group, [plan.base], first));
 };
 

@@ -40,7 +40,6 @@ const choose = (
     rowBuffers: 1,
     cardBinds: false,
     memory,
-    areCold: false,
     sums: 1,
     sides: [],
     largestSide: Infinity,

@@ -310,7 +310,6 @@ describe('groupSlots', () => {
     cardBinds: false,
     memory,
     basis: true,
-    areCold: false,
     sums: 1,
     sides: [],
     largestSide: Infinity,

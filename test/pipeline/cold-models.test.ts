@@ -1,9 +1,12 @@
 // Models that are not in the page cache: read past it, a run leaves the same bytes as one that finds them there.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { groupMemory, groupSlots, type MemoryNeeds, withStandby } from '../../pipeline/memory-plan.ts';
+import { fetchingBytes, isFetched } from '../../sources/fetching.ts';
+import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
 import { devices } from '../operators/devices.ts';
 import { normals } from '../operators/planted.ts';
 import { chill, hasDirectReads, shareOf } from '../sources/cold-files.ts';
@@ -66,10 +69,11 @@ const cli = (...args: string[]) => {
 const fold = ['--rank', '3', '--block', '4', '--threads', '2'];
 
 /** Whether each group of a plan is read past the cache, and what stands by in memory. */
-const groupsOf = (set: string, ...args: string[]): { readonly past: boolean[]; readonly staging: number } => {
+const groupsOf = (set: string, ...args: string[]) => {
   const { groups } = JSON.parse(cli('plan', set, ...fold, '--no-probe', '--json', ...args).stdout);
   return {
     past: groups.map(({ past_cache }: { past_cache: boolean }) => past_cache),
+    parts: groups.map(({ tiles_at_once }: { tiles_at_once: number | null }) => tiles_at_once !== null),
     staging: groups.reduce((sum: number, { memory }: { memory: { staging: number } }) => sum + memory.staging, 0),
   };
 };
@@ -85,17 +89,100 @@ const warm = (set: string): void => {
   for (const path of pathsOf(set)) readFileSync(path);
 };
 
+describe.skipIf(!hasDirectReads)('memory that stands by', () => {
+  const MiB = 2 ** 20;
+  /** Slots of a model, one behind the other, in 64 models that all are one cold file. */
+  const shapes = [
+    [512, 512],
+    [512, 512],
+    [2048, 1024],
+    [40, 40],
+  ] as const;
+  const slots = shapes.map(([rows, cols], id): PlannedSlot => {
+    const before = shapes.slice(0, id).reduce((sum, [r, c]) => sum + r * c * 4, 104);
+    const tensor = {
+      name: `w${id}`,
+      dtype: 'F32',
+      shape: [rows, cols],
+      file: 0,
+      offset: before,
+      byteLength: rows * cols * 4,
+    };
+    return { id, name: `w${id}`, rows, cols, features: rows * cols, tensorIn: () => tensor };
+  });
+  const needsOf = async (memory: number): Promise<MemoryNeeds> => {
+    const path = join(root, 'cold');
+    writeFileSync(path, new Uint8Array(MiB));
+    await chill([path]);
+    const models = Array.from({ length: 64 }, (_, id) => ({
+      id,
+      name: `m${id}`,
+      header: { files: [{ path, size: MiB }] },
+    }));
+    return {
+      engine: 'incremental',
+      models: models as unknown as PlannedModel[],
+      base: null,
+      block: 32,
+      rank: 32,
+      center: true,
+      threads: 2,
+      panel: 2048,
+      rowBuffers: 1,
+      cardBinds: false,
+      memory,
+      basis: true,
+      sums: 1,
+      sides: [],
+      largestSide: Number.POSITIVE_INFINITY,
+      core: false,
+    };
+  };
+
+  it.each([16, 24, 60, 100, 170, 270, 400, 600, 2000])(
+    'is no more than %i MiB leave, whatever the groups',
+    async (mebibytes) => {
+      const needs = await needsOf(mebibytes * MiB);
+      const before = groupSlots(slots, needs);
+      const groups = withStandby(before, needs);
+      expect(groups.map(({ standby: _, ...group }) => group)).toEqual(before);
+      for (const group of groups) {
+        const { state, staging, rest } = groupMemory(needs, group);
+        expect(state + staging + rest).toBeLessThanOrEqual(needs.memory);
+      }
+      // One size for all: they take turns with the same two buffers.
+      expect(new Set(groups.map(({ standby }) => standby)).size).toBe(1);
+      const most = Math.max(...groups.map((group) => fetchingBytes(group, needs)));
+      if (mebibytes === 2000) expect(groups.every((group) => group.standby === most)).toBe(true);
+      expect(groups.some((group) => isFetched(group, needs))).toBe(groups[0]!.standby !== undefined);
+    },
+  );
+
+  it('is none where the models are cached, and none for engine exact', async () => {
+    const needs = await needsOf(2000 * MiB);
+    const groups = groupSlots(slots, needs);
+    expect(withStandby(groups, { ...needs, engine: 'exact' })).toEqual(groups);
+    readFileSync(join(root, 'cold'));
+    expect(withStandby(groups, needs)).toEqual(groups);
+  });
+});
+
 describe.skipIf(!hasDirectReads)('models out of the page cache', () => {
-  it('are planned with two blocks of memory for them, where there is room, and cached ones without', () => {
+  it('are planned with two blocks of memory for them, where there is room, and cached ones without', async () => {
     warm('good');
     const cached = groupsOf('good');
-    chill(pathsOf('good'));
+    await chill(pathsOf('good'));
     const cold = groupsOf('good');
     expect([cached.past, cold.past]).toEqual([[false], [true]]);
     // Four models of at most 2.4 MB, twice.
     expect(cold.staging - cached.staging).toBeGreaterThan(2 * 4 * 2.4e6);
     expect(cold.staging - cached.staging).toBeLessThan(2 * 4 * 2.5e6);
     expect(groupsOf('good', '--memory', '8MiB').past).toEqual([false, false]);
+    const inParts = groupsOf('good', '--memory', '24MiB');
+    expect([inParts.past, inParts.parts]).toEqual([
+      [false, true],
+      [false, true],
+    ]);
     expect(groupsOf('good', '--engine', 'exact').past).toEqual([false]);
   });
 
@@ -105,9 +192,9 @@ describe.skipIf(!hasDirectReads)('models out of the page cache', () => {
       ['with a base', ['--base', 'good/m10.safetensors']],
       ['in two passes', ['--engine', 'randomized', '--passes', '2', '--seed', '3']],
       ['in parts', ['--memory', '24MiB']],
-    ])('%s: the same tables, and the cache is left alone', (_, more) => {
+    ])('%s: the same tables, and the cache is left alone', async (_, more) => {
       const args = ['--device', device, ...more];
-      chill(pathsOf('good'));
+      await chill(pathsOf('good'));
       const cold = runOf('good', ...args);
       expect(cold.code, cold.stderr).toBe(0);
       expect(cachedOf('good')).toBeLessThan(0.5);
@@ -115,18 +202,21 @@ describe.skipIf(!hasDirectReads)('models out of the page cache', () => {
       expect(runOf('good', ...args).digests).toEqual(cold.digests);
     });
 
-    it('weights that cannot be folded are found there too', () => {
-      chill(pathsOf('bad'));
-      const args = ['--device', device, '--on-bad-source', 'skip'];
-      const stopped = runOf('bad', '--device', device);
+    it.each([
+      ['whole', []],
+      ['in parts', ['--memory', '24MiB']],
+    ])('%s: weights that cannot be folded are found there too', async (_, more) => {
+      const args = ['--device', device, ...more];
+      await chill(pathsOf('bad'));
+      const stopped = runOf('bad', ...args);
       expect(stopped.code).toBe(65);
       expect(stopped.stderr).toMatch(/m01\.safetensors.*wide/s);
-      chill(pathsOf('bad'));
-      const cold = runOf('bad', ...args);
+      await chill(pathsOf('bad'));
+      const cold = runOf('bad', ...args, '--on-bad-source', 'skip');
       expect(cold.code, cold.stderr).toBe(0);
       expect(cachedOf('bad')).toBeLessThan(0.5);
       warm('bad');
-      expect(runOf('bad', ...args).digests).toEqual(cold.digests);
+      expect(runOf('bad', ...args, '--on-bad-source', 'skip').digests).toEqual(cold.digests);
     });
   });
 });

@@ -179,8 +179,12 @@ describe('a disk that fails', () => {
 });
 
 describe('a large file that is written for a while', () => {
-  it('is synced again and again until it is written', async () => {
+  it('is synced again and again until it is written, and what is synced leaves the page cache', async () => {
     const disk = new MemoryDisk();
+    let forgotten = 0;
+    const forget = async (): Promise<void> => {
+      expect(++forgotten).toBe(syncs);
+    };
     let syncs = 0;
     let end = (): void => {};
     const writing = new Promise<void>((resolve) => {
@@ -191,9 +195,12 @@ describe('a large file that is written for a while', () => {
       await sync(fd);
       if (++syncs === 3) end();
     };
-    const store = new CheckpointStore<Content>(FOLDER, 1, null, { disk: Object.assign(disk, { syncLater }) });
-    await store.flushWhile(store.open('rows'), writing);
-    expect(syncs).toBe(3);
+    const store = new CheckpointStore<Content>(FOLDER, 1, null, { disk: Object.assign(disk, { syncLater, forget }) });
+    const file = store.open('rows');
+    await store.flushWhile(file, writing);
+    expect([syncs, forgotten]).toEqual([3, 3]);
+    await store.seal(file, 'rows', 'bin', { size: 0, sha256: '0'.repeat(64), pieces: null });
+    expect([syncs, forgotten]).toEqual([4, 4]);
   });
 
   it('a sync that fails is told, whatever comes of the writing', async () => {

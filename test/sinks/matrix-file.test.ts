@@ -1,6 +1,7 @@
 import fs from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { openMatrixFile } from '../../sinks/matrix-file.ts';
+import { hasDirectReads, shareOf } from '../sources/cold-files.ts';
 import { failingDisk, fullDisk, shortWritingDisk } from './failing-disk.ts';
 import { queryDuckDb, readMetadata, readWithHyparquet } from './parquet-readers.ts';
 import { useTestFolder } from './test-folder.ts';
@@ -122,6 +123,8 @@ describe('openMatrixFile', () => {
     expect(folder.list()).toEqual(['.tmp-later', 'now']);
     await closing;
     expect(folder.list()).toEqual(['later', 'now']);
+    const { size } = fs.statSync(now!.path);
+    if (hasDirectReads) expect([now!, later!].map(({ path }) => shareOf(path, size))).toEqual([1, 0]);
     expect(fs.readFileSync(later!.path)).toEqual(fs.readFileSync(now!.path));
   });
 

@@ -94,6 +94,8 @@ export class MemoryDisk implements Disk {
     this.sync(fd);
   }
 
+  async forget(): Promise<void> {}
+
   size(fd: number): number {
     return this.#open.get(fd)!.inode.bytes.length;
   }

@@ -16,21 +16,21 @@ export const shareOf = (path: string, bytes: number): number => {
   }
 };
 
-export const chill = (paths: readonly string[]): void => {
+export const chill = async (paths: readonly string[]): Promise<void> => {
   for (const path of paths) {
     const fd = openSync(path, 'r+');
     fsyncSync(fd);
-    forgetPages(fd);
+    await forgetPages(fd);
     closeSync(fd);
   }
 };
 
-const canChill = (): boolean => {
+const canChill = async (): Promise<boolean> => {
   const folder = mkdtempSync(join(tmpdir(), 'weightspan-cold-'));
   const path = join(folder, 'file');
   try {
     writeFileSync(path, new Uint8Array(2 ** 20));
-    chill([path]);
+    await chill([path]);
     return directReads() !== null && shareOf(path, 2 ** 20) === 0;
   } finally {
     rmSync(folder, { recursive: true });
@@ -38,4 +38,4 @@ const canChill = (): boolean => {
 };
 
 /** Whether reading past the page cache can be tested: a disk, and a kernel that takes reads and comes back to them. */
-export const hasDirectReads = requirePart('direct', canChill());
+export const hasDirectReads = requirePart('direct', await canChill());

@@ -1,7 +1,14 @@
 // Reads past the page cache: every byte where it belongs, and whatever goes wrong is no more than bytes that did not come.
-import { closeSync, openSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { DIRECT_UNIT, type DirectMemory, directMemory, directReads, isSlow } from '../../sources/direct-reads.ts';
+import {
+  DIRECT_UNIT,
+  type DirectMemory,
+  DirectReads,
+  directMemory,
+  directReads,
+  isSlow,
+} from '../../sources/direct-reads.ts';
 import { cachedShare, forgetPages } from '../../sources/page-cache.ts';
 import { chill, hasDirectReads, shareOf } from './cold-files.ts';
 import { temporaryFolder } from './temporary-folder.ts';
@@ -9,16 +16,16 @@ import { temporaryFolder } from './temporary-folder.ts';
 const MEBIBYTE = 2 ** 20;
 
 /** A cold file of bytes that are told apart by their place. */
-const coldFile = (
+const coldFile = async (
   bytes: number,
   seed = 1,
-): { readonly path: string; readonly data: Uint8Array; readonly fd: number } => {
+): Promise<{ readonly path: string; readonly data: Uint8Array; readonly fd: number }> => {
   const path = `${temporaryFolder()}/file`;
   const data = new Uint8Array(
     new Uint32Array(Math.ceil(bytes / 4)).map((_, i) => Math.imul(i + seed, 2654435761)).buffer,
   );
   writeFileSync(path, data.subarray(0, bytes));
-  chill([path]);
+  await chill([path]);
   const fd = openSync(path, 'r');
   onTestFinished(() => closeSync(fd));
   return { path, data: data.subarray(0, bytes), fd };
@@ -37,7 +44,7 @@ const openDescriptors = (): number => readdirSync('/proc/self/fd').length;
 
 describe.skipIf(!hasDirectReads)('past the page cache', () => {
   it('bytes come where they belong, nothing beside them is touched, and the cache has none of them', async () => {
-    const { path, data, fd } = coldFile(3 * MEBIBYTE);
+    const { path, data, fd } = await coldFile(3 * MEBIBYTE);
     const memory = memoryOf(4 * MEBIBYTE);
     const before = openDescriptors();
     const read = { fd, from: 5 * DIRECT_UNIT, bytes: MEBIBYTE, to: 2 * DIRECT_UNIT };
@@ -50,8 +57,8 @@ describe.skipIf(!hasDirectReads)('past the page cache', () => {
   });
 
   it('reads of more than a request, and more than are under way at once, into two memories', async () => {
-    const large = coldFile(11 * MEBIBYTE + DIRECT_UNIT, 3);
-    const small = coldFile(MEBIBYTE, 9);
+    const large = await coldFile(11 * MEBIBYTE + DIRECT_UNIT, 3);
+    const small = await coldFile(MEBIBYTE, 9);
     const [one, other] = [memoryOf(12 * MEBIBYTE), memoryOf(60 * DIRECT_UNIT)];
     const units = [...Array(60).keys()].map((i) => ((i * 7) % 60) * DIRECT_UNIT);
     const whole = directReads()!.read(one, { fd: large.fd, from: 0, bytes: large.data.length, to: 0 });
@@ -63,7 +70,7 @@ describe.skipIf(!hasDirectReads)('past the page cache', () => {
   });
 
   it('at a file’s end so many as there are, also where it ends in the second of three requests', async () => {
-    const { data, fd } = coldFile(5 * MEBIBYTE + 123);
+    const { data, fd } = await coldFile(5 * MEBIBYTE + 123);
     const memory = memoryOf(12 * MEBIBYTE);
     expect(await directReads()!.read(memory, { fd, from: 0, bytes: 12 * MEBIBYTE, to: 0 })).toBe(data.length);
     expect(partOf(memory, 0, data.length).equals(data)).toBe(true);
@@ -76,22 +83,67 @@ describe.skipIf(!hasDirectReads)('past the page cache', () => {
     const memory = memoryOf(MEBIBYTE);
     const read = { from: 0, bytes: DIRECT_UNIT, to: 0 };
     expect(await directReads()!.read(memory, { fd, ...read })).toBe(0);
-    const file = coldFile(MEBIBYTE);
+    const file = await coldFile(MEBIBYTE);
     expect(await directReads()!.read({ ...memory, address: DIRECT_UNIT }, { fd: file.fd, ...read })).toBe(0);
     expect(await directReads()!.read(memory, { fd: file.fd, ...read })).toBe(DIRECT_UNIT);
   });
 
-  it('cachedShare tells how much of a part is there, and forgetPages takes it away', () => {
-    const { path, fd } = coldFile(MEBIBYTE);
+  it('nothing where nothing is asked for', async () => {
+    const { fd } = await coldFile(DIRECT_UNIT);
+    expect(await directReads()!.read(memoryOf(DIRECT_UNIT), { fd, from: 0, bytes: 0, to: 0 })).toBe(0);
+  });
+
+  it('a busy thread makes no disk slow, and is not kept from its other work', async () => {
+    const reads = DirectReads.open()!;
+    const { fd, data } = await coldFile(96 * MEBIBYTE);
+    const memory = memoryOf(96 * MEBIBYTE);
+    let isOver = false;
+    let turns = 0;
+    const busy = (async () => {
+      while (!isOver) {
+        const start = performance.now();
+        while (performance.now() - start < 120);
+        turns++;
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    })();
+    const pieces = Array.from({ length: 96 }, (_, i) => ({
+      fd,
+      from: i * MEBIBYTE,
+      bytes: MEBIBYTE,
+      to: i * MEBIBYTE,
+    }));
+    const came = await Promise.all(pieces.map((piece) => reads.read(memory, piece)));
+    isOver = true;
+    await busy;
+    expect(came.every((bytes) => bytes === MEBIBYTE)).toBe(true);
+    expect(partOf(memory, 0, data.length).equals(data)).toBe(true);
+    expect(turns).toBeGreaterThan(1);
+    expect(reads.isOfUse).toBe(true);
+  });
+
+  it('no more is asked for after 16 files of which nothing came', async () => {
+    const reads = DirectReads.open()!;
+    const fd = openSync('/proc/self/status', 'r');
+    onTestFinished(() => closeSync(fd));
+    const ask = (): Promise<number> => reads.read(memoryOf(DIRECT_UNIT), { fd, from: 0, bytes: DIRECT_UNIT, to: 0 });
+    for (let i = 0; i < 16; i++) {
+      expect(reads.isOfUse).toBe(true);
+      await ask();
+    }
+    expect(reads.isOfUse).toBe(false);
+    expect(directReads()!.isOfUse).toBe(true);
+  });
+
+  it('cachedShare tells how much of a part is there, and forgetPages takes it away', async () => {
+    const { path, fd } = await coldFile(MEBIBYTE);
     expect(cachedShare(fd, 0, MEBIBYTE)).toBe(0);
     writeFileSync(path, new Uint8Array(MEBIBYTE / 2), { flag: 'r+' });
     expect(cachedShare(fd, 0, MEBIBYTE)).toBe(0.5);
     expect(cachedShare(fd, MEBIBYTE / 2 - 1, 2)).toBe(0.5);
     expect(cachedShare(fd, 100, 1000)).toBe(1);
-    forgetPages(fd);
-    // Of what is not on the disk yet nothing goes.
-    expect(cachedShare(fd, 0, MEBIBYTE / 2)).toBeGreaterThanOrEqual(0);
-    chill([path]);
+    fsyncSync(fd);
+    await forgetPages(fd);
     expect(shareOf(path, statSync(path).size)).toBe(0);
   });
 });

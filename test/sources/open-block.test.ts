@@ -146,7 +146,7 @@ const pathsOf = (models: readonly PlannedModel[]): string[] =>
 
 /** Opens a block with memory for what the page cache has not got. */
 const openCold = async (group: SlotGroup, models: readonly PlannedModel[], range?: TileRange): Promise<OpenBlock> => {
-  const buffer = new SharedArrayBuffer(fetchingBytes(group, models, range));
+  const buffer = new SharedArrayBuffer(fetchingBytes(group, { models, block: models.length }, range));
   const open = await openBlock(new SourceFiles(), group, models, range, buffer);
   onTestFinished(() => open.files.close());
   return open;
@@ -172,7 +172,7 @@ describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
   it('fetches models that are alike to places evenly spaced, which readers look at without a copy', async () => {
     const models = await four(temporaryFolder());
     expect(areCold(models)).toBe(false);
-    chill(pathsOf(models));
+    await chill(pathsOf(models));
     expect(areCold(models)).toBe(true);
     const open = await openCold(group, models);
     expect(fetchedRows(open)).toEqual(slots.map(() => [true, true, true, true]));
@@ -202,7 +202,7 @@ describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
     models.push(await plannedModel(4, `${folder}/4`));
     writeSharded(`${folder}/5`, [[tensor('v', 'F32', [2, 5], 15)], [tensor('w', 'F32', LARGE, 5)]]);
     models.push(await plannedModel(5, `${folder}/5`, 'sharded'));
-    chill(pathsOf(models));
+    await chill(pathsOf(models));
     readFileSync(pathsOf(models)[3]!);
     const open = await openCold(group, models);
     // Models 0, 1, 3, 4 and 5 are F32, model 2 is BF16: 200 kB.
@@ -215,11 +215,11 @@ describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
 
   it('fetches the tiles of a part', async () => {
     const models = await four(temporaryFolder());
-    chill(pathsOf(models));
-    const whole = fetchingBytes(group, models);
+    await chill(pathsOf(models));
+    const whole = fetchingBytes(group, { models, block: 4 });
     const wide = { index: 0, slots: [slots[0]!] };
     const range = { from: 2, to: 6 };
-    expect(fetchingBytes(wide, models, range)).toBeLessThan(whole * 0.75);
+    expect(fetchingBytes(wide, { models, block: 4 }, range)).toBeLessThan(whole * 0.75);
     const open = await openCold(wide, models, range);
     expect(fetchedRows(open)).toEqual([[true, true, true, true]]);
     const [rows] = open.slots[0]!.rows;
@@ -237,7 +237,7 @@ describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
 
   it('leaves to whoever reads the rows what did not come whole', async () => {
     const models = await four(temporaryFolder());
-    chill(pathsOf(models));
+    await chill(pathsOf(models));
     const real = DirectReads.prototype.read;
     let reads = 0;
     vi.spyOn(DirectReads.prototype, 'read').mockImplementation(async function (this: DirectReads, memory, read) {
@@ -250,9 +250,40 @@ describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
     await expectSame(open, group, models);
   });
 
+  it('two blocks at once, each into memory of its own', async () => {
+    const [some, others] = [await four(temporaryFolder()), await four(temporaryFolder())];
+    await chill(pathsOf([...some, ...others]));
+    const [one, other] = await Promise.all([openCold(group, some), openCold(group, others)]);
+    for (const open of [one, other]) expect(fetchedRows(open)[0]).toEqual([true, true, true, true]);
+    await expectSame(one, group, some);
+    await expectSame(other, group, others);
+  });
+
+  it('has the kernel fetch what no file system reads past the cache', async () => {
+    const models = await four(temporaryFolder());
+    await chill(pathsOf(models));
+    vi.spyOn(DirectReads.prototype, 'read').mockResolvedValue(0);
+    onTestFinished(() => void vi.restoreAllMocks());
+    const open = await openCold(group, models);
+    expect(fetchedRows(open)[0]).toEqual([false, false, false, false]);
+    for (const path of pathsOf(models)) await expect.poll(() => shareOf(path, 400_000)).toBeGreaterThan(0.9);
+    await expectSame(open, group, models);
+  });
+
+  it('memory that is too small for a block is left alone', async () => {
+    const models = await four(temporaryFolder());
+    await chill(pathsOf(models));
+    const buffer = new SharedArrayBuffer(fetchingBytes(group, { models, block: 4 }) - 1);
+    const open = await openBlock(new SourceFiles(), group, models, undefined, buffer);
+    onTestFinished(() => open.files.close());
+    expect(fetchedRows(open)[0]).toEqual([false, false, false, false]);
+    expect(new Uint8Array(buffer).every((byte) => byte === 0)).toBe(true);
+    await expectSame(open, group, models);
+  });
+
   it('a file that is gone, and one that is not the planned one any more: as ever', async () => {
     const models = await four(temporaryFolder());
-    chill(pathsOf(models));
+    await chill(pathsOf(models));
     rmSync(pathsOf(models)[1]!);
     const open = await openCold(group, models);
     expect(open.faults.map(({ model, slot }) => [model.id, slot.id])).toEqual([
