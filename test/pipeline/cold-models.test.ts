@@ -139,7 +139,7 @@ describe.skipIf(!hasDirectReads)('memory that stands by', () => {
     };
   };
 
-  it.each([16, 24, 60, 100, 170, 270, 400, 600, 2000])(
+  it.each([22, 24, 60, 100, 170, 270, 400, 600, 2000])(
     'is no more than %i MiB leave, whatever the groups',
     async (mebibytes) => {
       const needs = await needsOf(mebibytes * MiB);
