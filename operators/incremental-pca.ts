@@ -18,7 +18,7 @@ import {
 } from 'rxjs';
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import type { ReadFault } from '../sources/staged-block.ts';
-import { blockBufferBytes, isSecondPass, type WeightBlock } from '../sources/weight-blocks.ts';
+import { blockBufferBytes, blocksAlive, isSecondPass, type WeightBlock } from '../sources/weight-blocks.ts';
 import { BlockBuffers, type HeldBlock, type TimedRead } from './block-buffers.ts';
 import { concatMapAhead } from './concat-map-ahead.ts';
 import type { GroupModes } from './exact-modes.ts';
@@ -28,9 +28,6 @@ import type { StreamingEngine } from './subspace-state.ts';
 import type { Tiles } from './tile-pool.ts';
 import type { TileTimings } from './time-spent.ts';
 import type { SubspaceUpdate } from './update-subspace.ts';
-
-/** Blocks alive at once: one in use, one being read. */
-const BLOCKS_ALIVE = 2;
 
 /** What a checkpoint sees of an engine between two blocks. */
 export type SavedEngine = Pick<IncrementalEngine, 'save' | 'rested' | 'beside'>;
@@ -63,6 +60,8 @@ export interface IncrementalPcaOptions<R> {
   readonly beside?: (group: SlotGroup) => GroupModes | null;
   /** Where slots too large for the memory keep their rows; needed when the plan has any. */
   readonly scratch?: string;
+  /** Blocks alive at once (`blocksAlive`). Default: two. */
+  readonly blocksAlive?: number;
   /** What a model with NaN, Inf or missing bytes does: stop the stream (default), or be left out of that slot. */
   readonly onBadSource?: 'error' | 'skip';
   /**
@@ -122,7 +121,7 @@ export const incrementalPca =
       };
       return source.pipe(
         concatMapAhead<WeightBlock, HeldBlock, TimedRead, BlockUpdate | R>({
-          ahead: BLOCKS_ALIVE,
+          ahead: options.blocksAlive ?? blocksAlive([]),
           acquire: (block) => buffersOf(block).acquire(block.group),
           read: async (block, held) => {
             engine.openEarly(block);

@@ -34,7 +34,7 @@ import type { TilePool } from '../operators/tile-pool.ts';
 import type { Recovered } from '../sinks/checkpoint-store.ts';
 import type { EventLog } from '../sinks/events.ts';
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
-import { weightBlocks } from '../sources/weight-blocks.ts';
+import { blocksAlive, weightBlocks } from '../sources/weight-blocks.ts';
 import { AdapterStarts } from './adapter-starts.ts';
 import { adapterWarnings } from './adapter-warnings.ts';
 import { BasisWindows, writeBasis, writeModeBases } from './basis-writer.ts';
@@ -623,6 +623,7 @@ export class Execution {
         onBadSource: config.onBadSource,
         tiles: this.#tiles,
         scratch: this.#scratch,
+        blocksAlive: blocksAlive(this.#plan.groups),
         beside: (group) => this.#beside(group),
         ...this.#snapshots(),
         restore: (group) => this.#restore(group),

@@ -56,7 +56,7 @@ export interface GroupMemory {
   readonly state: number;
   /**
    * Two blocks as stored, one in use, one being read; or a tile's rows a thread, where weights stay in their files, and with them
-   * two blocks where these are read past the page cache.
+   * what stands by to read past the page cache.
    */
   readonly staging: number;
   /**
@@ -153,7 +153,7 @@ const stagingOf = (
   if (group.inFiles !== true) return blocks * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
   const rows = rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
-  return rows + (group.standby === undefined ? 0 : blocks * buffer);
+  return rows + (group.standby?.buffers ?? 0) * buffer;
 };
 
 /** The window through which a slot's basis is written. */
@@ -384,21 +384,22 @@ const inFiles = (needs: MemoryNeeds, group: SlotGroup): SlotGroup => {
 };
 
 /**
- * Has memory stand by to read past the page cache, where it has little of the models: two buffers for the largest block for which
- * all groups, the fullest too, leave room. The engine exact reads all models at once: it would take twice the memory it does.
+ * Has memory stand by to read past the page cache, where it has little of the models: buffers for the largest block for which all
+ * groups, the fullest too, leave room. Three, where any three fit: with a block that waits between the one in use and the one being
+ * read, neither the disk nor the work waits for the slower of the other's blocks. The engine exact reads all models at once: it would
+ * take twice the memory it does.
  */
 export const withStandby = (groups: readonly SlotGroup[], needs: MemoryNeeds): readonly SlotGroup[] => {
-  if (needs.engine === 'exact' || !groups.some((group) => group.inFiles === true)) return groups;
-  if (!areCold(needs.models)) return groups;
-  const room = groups.reduce(
-    (least, group) => Math.min(least, needs.memory - totalOf(groupMemory(needs, group))),
-    Infinity,
-  );
-  const standby = groups
-    .map((group) => (group.inFiles === true ? fetchingBytes(group, needs) : 0))
-    .filter((bytes) => 2 * bytes <= room)
-    .reduce((most, bytes) => Math.max(most, bytes), 0);
-  return standby === 0 ? groups : groups.map((group) => (group.inFiles === true ? { ...group, standby } : group));
+  const staysInFiles = groups.length > 0 && groups.every((group) => group.inFiles === true);
+  if (needs.engine === 'exact' || !staysInFiles || !areCold(needs.models)) return groups;
+  const left = groups.map((group) => needs.memory - totalOf(groupMemory(needs, group)));
+  const room = left.reduce((least, bytes) => Math.min(least, bytes), Infinity);
+  const sizes = groups.map((group) => fetchingBytes(group, needs));
+  for (const buffers of [3, 2]) {
+    const bytes = sizes.filter((size) => buffers * size <= room).reduce((most, size) => Math.max(most, size), 0);
+    if (bytes > 0) return groups.map((group) => ({ ...group, standby: { buffers, bytes } }));
+  }
+  return groups;
 };
 
 /**

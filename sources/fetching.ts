@@ -104,7 +104,7 @@ export const fetchingBytes = (
 export const isFetched = (group: SlotGroup, plan: Pick<ReadingPlan, 'models' | 'block'>): boolean => {
   if (group.standby === undefined) return false;
   const bytes = fetchingBytes(group, plan);
-  return bytes > 0 && bytes <= group.standby;
+  return bytes > 0 && bytes <= group.standby.bytes;
 };
 
 /** Memory in which each model has a place of the same size, so that rows of models alike are evenly spaced. */

@@ -40,10 +40,10 @@ export interface SlotGroup {
   /** Set where weights stay in their files until whoever multiplies reads them, a tile at a time. */
   readonly inFiles?: true;
   /**
-   * Of those, bytes of each of two buffers that stand by for what is not in the page cache: a block that fits is read past it. The
-   * same for all groups of a plan, which take turns with them.
+   * Of those, set where buffers stand by for what is not in the page cache: how many, and bytes of each. A block that fits is read
+   * past it. The same for all groups of a plan, which take turns with them.
    */
-  readonly standby?: number;
+  readonly standby?: { readonly buffers: number; readonly bytes: number };
   /** Set where a checkpoint has the state of the slots: what the first models, in so many blocks, left of them. */
   readonly folded?: { readonly models: number; readonly blocks: number };
   /** Set where what is read for mode models feeds the modes rows and cols too. */

@@ -64,7 +64,7 @@ export const isSecondPass = ({ plan, index, blocks }: Pick<WeightBlock, 'plan' |
  * Bytes of buffer that any block of the group can need; what stands by, or none, where its weights stay in their files.
  */
 export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number => {
-  if (group.inFiles === true) return group.standby ?? 0;
+  if (group.inFiles === true) return group.standby?.bytes ?? 0;
   const [first] = partsOf(group) ?? [];
   let largest = 0;
   for (let at = 0; at < plan.models.length; at += plan.block) {
@@ -72,6 +72,10 @@ export const blockBufferBytes = (plan: ReadingPlan, group: SlotGroup): number =>
   }
   return largest + (plan.base === null ? 0 : stagingBytes(group, [plan.base], first));
 };
+
+/** Blocks alive at once: one in use and one being read, or as many as have buffers. */
+export const blocksAlive = (groups: readonly SlotGroup[]): number =>
+  groups.reduce((most, { standby }) => Math.max(most, standby?.buffers ?? 0), 2);
 
 /** The tile ranges in which a group too large for the memory is visited, the first the largest; null for all others. */
 export const partsOf = ({ slots, tilesAtOnce }: SlotGroup): readonly TileRange[] | null => {

@@ -150,10 +150,10 @@ describe.skipIf(!hasDirectReads)('memory that stands by', () => {
         const { state, staging, rest } = groupMemory(needs, group);
         expect(state + staging + rest).toBeLessThanOrEqual(needs.memory);
       }
-      // One size for all: they take turns with the same two buffers.
-      expect(new Set(groups.map(({ standby }) => standby)).size).toBe(1);
+      // One size for all: they take turns with the same buffers.
+      for (const { standby } of groups) expect(standby).toEqual(groups[0]!.standby);
       const most = Math.max(...groups.map((group) => fetchingBytes(group, needs)));
-      if (mebibytes === 2000) expect(groups.every((group) => group.standby === most)).toBe(true);
+      if (mebibytes === 2000) expect(groups[0]!.standby).toEqual({ buffers: 3, bytes: most });
       expect(groups.some((group) => isFetched(group, needs))).toBe(groups[0]!.standby !== undefined);
     },
   );
@@ -168,15 +168,15 @@ describe.skipIf(!hasDirectReads)('memory that stands by', () => {
 });
 
 describe.skipIf(!hasDirectReads)('models out of the page cache', () => {
-  it('are planned with two blocks of memory for them, where there is room, and cached ones without', async () => {
+  it('are planned with three blocks of memory for them, where there is room, and cached ones without', async () => {
     warm('good');
     const cached = groupsOf('good');
     await chill(pathsOf('good'));
     const cold = groupsOf('good');
     expect([cached.past, cold.past]).toEqual([[false], [true]]);
-    // Four models of at most 2.4 MB, twice.
-    expect(cold.staging - cached.staging).toBeGreaterThan(2 * 4 * 2.4e6);
-    expect(cold.staging - cached.staging).toBeLessThan(2 * 4 * 2.5e6);
+    // Four models of at most 2.4 MB, three times.
+    expect(cold.staging - cached.staging).toBeGreaterThan(3 * 4 * 2.4e6);
+    expect(cold.staging - cached.staging).toBeLessThan(3 * 4 * 2.5e6);
     expect(groupsOf('good', '--memory', '8MiB').past).toEqual([false, false]);
     const inParts = groupsOf('good', '--memory', '24MiB');
     expect([inParts.past, inParts.parts]).toEqual([
