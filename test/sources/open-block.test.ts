@@ -213,6 +213,23 @@ describe.skipIf(!hasDirectReads)('openBlock, of cold files', () => {
     await expectSame(open, group, models);
   });
 
+  it('of models whose headers differ, each row is found where it stands', async () => {
+    const folder = temporaryFolder();
+    const models = await Promise.all(
+      [0, 1, 2, 3].map((id) =>
+        writeModel(folder, id, [
+          ...(id === 2 ? [tensor('a', 'F32', [1, 3], 9)] : []),
+          tensor('w', 'F32', LARGE, id),
+          tensor('v', 'F32', [2, 5], id),
+        ]),
+      ),
+    );
+    await chill(pathsOf(models));
+    const open = await openCold(group, models);
+    expect(fetchedRows(open)).toEqual(slots.map(() => [true, true, true, true]));
+    await expectSame(open, group, models);
+  });
+
   it('fetches the tiles of a part', async () => {
     const models = await four(temporaryFolder());
     await chill(pathsOf(models));
