@@ -383,9 +383,12 @@ const inFiles = (needs: MemoryNeeds, group: SlotGroup): SlotGroup => {
   return totalOf(groupMemory(needs, left)) <= needs.memory ? left : group;
 };
 
+/** Files of a block, at most, of which three may be open at once beside all else that a process has open. */
+const MOST_FILES_OF_THREE = 170;
+
 /**
  * Has memory stand by to read past the page cache, where it has little of the models: buffers for the largest block for which all
- * groups, the fullest too, leave room. Three, where any three fit: with a block that waits between the one in use and the one being
+ * groups, the fullest too, leave room. Three, unless two serve more: with a block that waits between the one in use and the one being
  * read, neither the disk nor the work waits for the slower of the other's blocks. The engine exact reads all models at once: it would
  * take twice the memory it does.
  */
@@ -395,11 +398,15 @@ export const withStandby = (groups: readonly SlotGroup[], needs: MemoryNeeds): r
   const left = groups.map((group) => needs.memory - totalOf(groupMemory(needs, group)));
   const room = left.reduce((least, bytes) => Math.min(least, bytes), Infinity);
   const sizes = groups.map((group) => fetchingBytes(group, needs));
-  for (const buffers of [3, 2]) {
-    const bytes = sizes.filter((size) => buffers * size <= room).reduce((most, size) => Math.max(most, size), 0);
-    if (bytes > 0) return groups.map((group) => ({ ...group, standby: { buffers, bytes } }));
-  }
-  return groups;
+  const files = needs.models.reduce((most, { header }) => Math.max(most, header.files.length), 0);
+  const mayBeThree = Math.min(needs.block, needs.models.length) * files <= MOST_FILES_OF_THREE;
+  const choices = (mayBeThree ? [3, 2] : [2]).map((buffers) => {
+    const served = sizes.filter((size) => buffers * size <= room);
+    const bytes = served.reduce((most, size) => Math.max(most, size), 0);
+    return { standby: { buffers, bytes }, served: served.reduce((sum, size) => sum + size, 0) };
+  });
+  const { standby, served } = choices.reduce((best, choice) => (choice.served > best.served ? choice : best));
+  return served === 0 ? groups : groups.map((group) => ({ ...group, standby }));
 };
 
 /**

@@ -99,7 +99,7 @@ export class DurableFile {
     const fd = this.#open();
     try {
       await this.#disk.syncLater(fd);
-      await this.#disk.forget(fd);
+      if (this.#fd === fd) await this.#disk.forget(fd);
     } catch (cause) {
       this.#attempt(`syncing its ${formatBytes(this.#written)}`, () => {
         throw cause;

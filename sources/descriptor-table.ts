@@ -1,5 +1,5 @@
 // Linux's table of a process's open files grows as they come, at 64, 128, 256 and 512 of them; where there are threads the one that opens
-// waits each time until all processors have seen it (RCU), 5 to 10 ms. A block may open 256 files, and the next one beside it.
+// waits each time until all processors have seen it (RCU), 5 to 10 ms. A block may open 256 files, and the next one as many beside it.
 import { closeSync, openSync } from 'node:fs';
 import koffi from 'koffi';
 

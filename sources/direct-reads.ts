@@ -16,8 +16,8 @@ const DEPTH = 16;
 /** How long this thread does something else before it asks again, and how long it sends at most before others have their turn. */
 const ASK_EVERY_MS = 1;
 const MOST_BUSY_MS = 5;
-/** Between two times that it asks: after longer ones nobody knows when what has come was there. */
-const ON_TIME_MS = 10;
+/** Of other work between two times that it asks: after more nobody knows when what has come was there. */
+const ON_TIME_MS = 3;
 
 /** Bytes after which a disk's pace is known, and bytes a second below which it is what a run waits for. */
 const TRIAL_BYTES = 2 ** 26;
@@ -67,6 +67,7 @@ interface Job extends DirectRead {
   left: number;
   /** Bytes that came without a gap, by what is known. */
   came: number;
+  isOver: boolean;
   readonly settle: () => void;
   readonly fail: (error: Error) => void;
 }
@@ -152,7 +153,12 @@ export class DirectReads {
   read(memory: DirectMemory, read: DirectRead): Promise<number> {
     return new Promise((resolve, reject) => {
       const close = (): void => {
-        if (job.direct !== null && job.direct >= 0) closeSync(job.direct);
+        job.isOver = true;
+        try {
+          if (job.direct !== null && job.direct >= 0) closeSync(job.direct);
+        } catch {
+          // It was read, or it was not.
+        }
       };
       const settle = (): void => {
         close();
@@ -164,7 +170,7 @@ export class DirectReads {
         reject(error);
       };
       const left = Math.ceil(read.bytes / REQUEST_BYTES);
-      const job: Job = { ...read, direct: null, memory, left, came: read.bytes, settle, fail };
+      const job: Job = { ...read, direct: null, memory, left, came: read.bytes, isOver: false, settle, fail };
       if (left === 0) settle();
       for (let at = 0; at < read.bytes; at += REQUEST_BYTES)
         this.#waiting.push({ job, at, bytes: Math.min(REQUEST_BYTES, read.bytes - at) });
@@ -179,18 +185,19 @@ export class DirectReads {
       // Whoever asks for several reads has done so before the first is sent.
       await turn();
       while (this.#waiting.length > 0 || this.#under.size > 0) {
+        const start = performance.now();
         const isBusy = this.#submit();
         const came = this.#collect();
-        const now = performance.now();
-        if (now - asked <= ON_TIME_MS) {
+        if (start - asked <= ON_TIME_MS) {
           this.#bytes += came;
-          this.#milliseconds += now - asked;
+          this.#milliseconds += performance.now() - asked;
         }
-        asked = now;
+        asked = performance.now();
         if (isBusy || came > 0) await turn();
         else await sleep(ASK_EVERY_MS);
       }
     } catch (error) {
+      // Those that the kernel has stay in `#under`: it may still write to their memory.
       const jobs = new Set([...this.#waiting, ...this.#under.values()].map(({ job }) => job));
       this.#waiting.length = 0;
       this.#refused = MOST_REFUSED;
@@ -250,6 +257,7 @@ export class DirectReads {
 
 /** A request is over, so many of its bytes have come. */
 const end = ({ job, at, bytes }: Request, came: number): void => {
+  if (job.isOver) return;
   if (came < bytes) job.came = Math.min(job.came, at + came);
   if (--job.left === 0) job.settle();
 };

@@ -78,7 +78,7 @@ export class HeldFiles {
 /** How long files are opened before the thread does something else. */
 const MOST_BUSY_MS = 5;
 
-/** Files that a block may have open, while the next one opens as many. */
+/** Files that a block may have open, while the next one opens as many (`withStandby` has fewer where three are alive). */
 const MOST_FILES = 256;
 
 /**
@@ -148,8 +148,8 @@ export const openBlock = async (
   };
   const opened = await Promise.allSettled(Array.from({ length: MODELS_AT_ONCE }, openNext));
   // Also where opening failed: until then the buffer is written to.
-  await Promise.all(fetches);
-  const failed = opened.find((settled) => settled.status === 'rejected');
+  const fetched = await Promise.allSettled(fetches);
+  const failed = [...opened, ...fetched].find((settled) => settled.status === 'rejected');
   if (failed !== undefined) {
     held.close();
     throw failed.reason;
@@ -185,8 +185,12 @@ const openModel = async (
     try {
       const fd = await held.hold(file);
       for (const run of runs) {
-        if (fetching?.takes(fd, run) === true) fetches.push(fetching.fetch(fd, model, run));
-        else adviseReading(fd, run.from, run.to - run.from);
+        if (fetching?.takes(fd, run) === true) {
+          const fetch = fetching.fetch(fd, model, run);
+          // Told when all are looked at.
+          fetch.catch(() => {});
+          fetches.push(fetch);
+        } else adviseReading(fd, run.from, run.to - run.from);
       }
     } catch (cause) {
       const error = cause as SourceMalformed | SourceUnavailable;

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { groupMemory, groupSlots, type MemoryNeeds, withStandby } from '../../pipeline/memory-plan.ts';
 import { fetchingBytes, isFetched } from '../../sources/fetching.ts';
-import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
+import type { PlannedModel, PlannedSlot, SlotGroup } from '../../sources/reading-plan.ts';
 import { devices } from '../operators/devices.ts';
 import { normals } from '../operators/planted.ts';
 import { chill, hasDirectReads, shareOf } from '../sources/cold-files.ts';
@@ -157,6 +157,29 @@ describe.skipIf(!hasDirectReads)('memory that stands by', () => {
       expect(groups.some((group) => isFetched(group, needs))).toBe(groups[0]!.standby !== undefined);
     },
   );
+
+  it('is two where two serve a large group and three only a small one, or where blocks have many files', async () => {
+    const needs = await needsOf(2000 * MiB);
+    const groups = slots.map((slot, index): SlotGroup => ({ index, slots: [slot], inFiles: true }));
+    const total = (group: SlotGroup): number => {
+      const { state, staging, rest } = groupMemory(needs, group);
+      return state + staging + rest;
+    };
+    const fullest = Math.max(...groups.map(total));
+    const largest = Math.max(...groups.map((group) => fetchingBytes(group, needs)));
+    const standbyOf = (memory: number, more: Partial<MemoryNeeds> = {}) =>
+      withStandby(groups, { ...needs, memory, ...more })[0]!.standby;
+    expect(standbyOf(fullest + 3 * largest)).toEqual({ buffers: 3, bytes: largest });
+    expect(standbyOf(fullest + 3 * largest - 1)).toEqual({ buffers: 2, bytes: largest });
+    expect(standbyOf(fullest + 2 * largest - 1)!.bytes).toBeLessThan(largest);
+    const sharded = needs.models.map((model) => ({
+      ...model,
+      header: { ...model.header, files: Array(6).fill(model.header.files[0]) },
+    }));
+    expect(standbyOf(fullest + 3 * largest, { models: sharded as unknown as PlannedModel[] })).toMatchObject({
+      buffers: 2,
+    });
+  });
 
   it('is none where the models are cached, and none for engine exact', async () => {
     const needs = await needsOf(2000 * MiB);
