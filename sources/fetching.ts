@@ -48,22 +48,20 @@ const LEAST_DIRECT = 2 ** 18;
 /** Tensors that stand together, of a group's slots, in one of a model's files. */
 export interface Run {
   readonly segments: readonly { readonly slot: PlannedSlot; readonly tensor: TensorEntry }[];
+  /** Which of the model's files. */
+  readonly file: number;
   /** Bytes [from, to) of the file. */
   readonly from: number;
   readonly to: number;
 }
 
-/** Of one of a model's files. */
-export const runsIn = (
-  { slots }: SlotGroup,
-  model: PlannedModel,
-  file: number,
-  range: TileRange | undefined,
-): readonly Run[] => {
+/** All that a model has of a group's slots, or of some tiles of them. */
+export const runsOf = ({ slots }: SlotGroup, model: PlannedModel, range: TileRange | undefined): readonly Run[] => {
   const segments = slots.map((slot) => ({ slot, tensor: tensorPart(slot, featuresIn(slot.features, range), model) }));
-  return neighboursOf(segments.filter(({ tensor }) => tensor.file === file)).map((run) => {
+  return neighboursOf(segments).map((run) => {
+    const { file, offset } = run[0]!.tensor;
     const last = run.at(-1)!.tensor;
-    return { segments: run, from: run[0]!.tensor.offset, to: last.offset + last.byteLength };
+    return { segments: run, file, from: offset, to: last.offset + last.byteLength };
   });
 };
 
@@ -76,15 +74,16 @@ const unitsOf = ({ from, to }: Run): { readonly from: number; readonly bytes: nu
 const isWorthFetching = ({ from, to }: Run): boolean => to - from >= LEAST_DIRECT;
 
 /** Bytes that can be fetched of a model. */
-const modelBytes = (group: SlotGroup, model: PlannedModel, range: TileRange | undefined): number => {
-  let bytes = 0;
-  for (const file of model.header.files.keys())
-    for (const run of runsIn(group, model, file, range)) if (isWorthFetching(run)) bytes += unitsOf(run).bytes;
-  return bytes;
-};
+const modelBytes = (group: SlotGroup, model: PlannedModel, range: TileRange | undefined): number =>
+  runsOf(group, model, range)
+    .filter(isWorthFetching)
+    .reduce((sum, run) => sum + unitsOf(run).bytes, 0);
 
 const mostModelBytes = (group: SlotGroup, models: readonly PlannedModel[], range: TileRange | undefined): number =>
   models.reduce((most, model) => Math.max(most, modelBytes(group, model, range)), 0);
+
+/** Bytes of memory for so many models, and for where it begins. */
+const placesBytes = (models: number, bytes: number): number => (bytes === 0 ? 0 : DIRECT_UNIT + models * bytes);
 
 /**
  * Bytes of memory into which any block of the models can be fetched, wherever it begins; 0 where everything stands in runs too
@@ -95,10 +94,7 @@ export const fetchingBytes = (
   group: SlotGroup,
   { models, block }: Pick<ReadingPlan, 'models' | 'block'>,
   range: TileRange | undefined = group.tilesAtOnce === undefined ? undefined : { from: 0, to: group.tilesAtOnce },
-): number => {
-  const bytes = Math.min(block, models.length) * mostModelBytes(group, models, range);
-  return bytes === 0 ? 0 : DIRECT_UNIT + bytes;
-};
+): number => placesBytes(Math.min(block, models.length), mostModelBytes(group, models, range));
 
 /** Whether blocks of a group are read past the page cache, as far as it has not got them. */
 export const isFetched = (group: SlotGroup, plan: Pick<ReadingPlan, 'models' | 'block'>): boolean => {
@@ -115,16 +111,21 @@ export class Fetching {
   /** Where the next run of a model goes. */
   readonly #next: Map<PlannedModel, number>;
 
-  constructor(
+  private constructor(buffer: SharedArrayBuffer, models: readonly PlannedModel[], bytes: number) {
+    this.#memory = directMemory(buffer);
+    this.#next = new Map(models.map((model, i) => [model, i * bytes]));
+    this.#found = new Map(models.map((model) => [model, new Map()]));
+  }
+
+  /** Null where the buffer has no room for all that these models have of a group, or of some tiles of it. */
+  static into(
     buffer: SharedArrayBuffer,
     group: SlotGroup,
     models: readonly PlannedModel[],
     range: TileRange | undefined,
-  ) {
-    this.#memory = directMemory(buffer);
+  ): Fetching | null {
     const bytes = mostModelBytes(group, models, range);
-    this.#next = new Map(models.map((model, i) => [model, i * bytes]));
-    this.#found = new Map(models.map((model) => [model, new Map()]));
+    return placesBytes(models.length, bytes) <= buffer.byteLength ? new Fetching(buffer, models, bytes) : null;
   }
 
   /** Whether a run is to be fetched: that has been of use so far, and the page cache has not got it. */

@@ -4,7 +4,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { bytesPerElement } from './dtype.ts';
 import type { SourceMalformed, SourceUnavailable } from './errors.ts';
-import { type FetchedRows, Fetching, fetchingBytes, runsIn } from './fetching.ts';
+import { type FetchedRows, Fetching, runsOf } from './fetching.ts';
 import type { Dtype, ModelFile } from './model.ts';
 import { adviseReading, takesAdvice } from './page-cache.ts';
 import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
@@ -131,8 +131,7 @@ export const openBlock = async (
   buffer: SharedArrayBuffer | null = null,
 ): Promise<OpenBlock> => {
   const held = new HeldFiles(files);
-  const fits = buffer !== null && fetchingBytes(group, { models, block: models.length }, range) <= buffer.byteLength;
-  const fetching = fits ? new Fetching(buffer, group, models, range) : null;
+  const fetching = buffer === null ? null : Fetching.into(buffer, group, models, range);
   const fetches: Promise<void>[] = [];
   const faults: ReadFault[] = [];
   const queue = [...models];
@@ -179,8 +178,9 @@ const openModel = async (
   fetches: Promise<void>[],
 ): Promise<readonly ReadFault[]> => {
   const faults: ReadFault[] = [];
+  const all = runsOf(group, model, range);
   for (const [index, file] of model.header.files.entries()) {
-    const runs = runsIn(group, model, index, range);
+    const runs = all.filter((run) => run.file === index);
     if (runs.length === 0) continue;
     try {
       const fd = await held.hold(file);

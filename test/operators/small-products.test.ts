@@ -3,6 +3,7 @@
 // norms, k / 16, or of one product.
 import { describe, expect, it } from 'vitest';
 import { addressOf, type BlasLibrary, loadBlas } from '../../operators/devices/blas-library.ts';
+import type { Device } from '../../operators/devices/device.ts';
 import { findDevice } from '../../operators/devices/device-spec.ts';
 import { alignedFloats } from '../../operators/devices/float-arena.ts';
 import {
@@ -79,6 +80,15 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
   });
 });
 
+/** Rows in a device's matrix, and their norms. */
+const onDevice = (device: Device, count: number, width: number) => {
+  const { values, stride, inner } = rowsOf(count, width, count);
+  const norms = Array.from({ length: count }, (_, i) => Math.sqrt(inner(i, i)));
+  const matrix = device.allocate(count, width);
+  for (let i = 0; i < count; i++) device.write(matrix, i, values.subarray(i * stride, i * stride + width));
+  return { matrix, inner, norms };
+};
+
 /** Rows either side of where pieces end, right to 1e-6 of their norms, as the contract of devices has it; added to what is there: the lower triangle of a Gram of all rows is not asked for. */
 describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name', ({ openDevice }) => {
   it.each([
@@ -90,14 +100,7 @@ describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name
     expect(isPieced(m, n)).toBe(pieced);
     const device = await openDevice();
     const width = 700;
-    const { values, stride, inner } = rowsOf(m, width, m);
-    const norms = Array.from({ length: m }, (_, i) => Math.sqrt(inner(i, i)));
-    const matrix = device.allocate(m, width);
-    const dense = Float32Array.from(
-      { length: m * width },
-      (_, i) => values[Math.floor(i / width) * stride + (i % width)]!,
-    );
-    device.write(matrix, 0, dense);
+    const { matrix, inner, norms } = onDevice(device, m, width);
     const out = new Float64Array(m * n).fill(GUARD);
     device.gram(matrix, 0, m, m - n, n, out);
     device.settle();
@@ -117,14 +120,7 @@ describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name
     expect(isOwnPieced(n)).toBe(pieced);
     const device = await openDevice();
     const width = 300;
-    const { values, stride, inner } = rowsOf(n, width, n);
-    const norms = Array.from({ length: n }, (_, i) => Math.sqrt(inner(i, i)));
-    const matrix = device.allocate(n, width);
-    const dense = Float32Array.from(
-      { length: n * width },
-      (_, i) => values[Math.floor(i / width) * stride + (i % width)]!,
-    );
-    device.write(matrix, 0, dense);
+    const { matrix, inner, norms } = onDevice(device, n, width);
     const out = new Float64Array(n * n).fill(GUARD);
     device.gramOfAll(matrix, n, out);
     device.settle();
