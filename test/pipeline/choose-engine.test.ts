@@ -8,6 +8,7 @@ import { prefixesOf } from '../../operators/exact-spectrum.ts';
 import { chooseEngine } from '../../pipeline/choose-engine.ts';
 import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
 import { runCli, temporaryFolder } from './cli-process.ts';
+import { memoryNeeds } from './memory-needs.ts';
 
 const zoo = 'examples/zoo/full';
 
@@ -29,22 +30,7 @@ const choose = (
   const header = { files: [], headerDigests: [], tensors: new Map() };
   const stream = Array.from({ length: models }, (_, id): PlannedModel => ({ id, name: `m${id}`, header }));
   const config = { engine, rank, block: 32, basis, center: true } as RunConfig;
-  const needs = {
-    models: stream,
-    base: null,
-    block: 32,
-    rank,
-    center: true,
-    threads: 2,
-    panel: 2048,
-    rowBuffers: 1,
-    cardBinds: false,
-    memory,
-    sums: 1,
-    sides: [],
-    largestSide: Infinity,
-    core: false,
-  };
+  const needs = { ...memoryNeeds, models: stream, block: 32, rank, memory };
   return chooseEngine(config, [slot], needs);
 };
 

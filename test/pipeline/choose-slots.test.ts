@@ -9,6 +9,7 @@ import { SourceMalformed } from '../../sources/errors.ts';
 import type { TensorEntry } from '../../sources/model.ts';
 import { takesAdvice } from '../../sources/page-cache.ts';
 import type { PlannedModel, PlannedSlot } from '../../sources/reading-plan.ts';
+import { memoryNeeds } from './memory-needs.ts';
 
 type Tensors = Readonly<
   Record<string, readonly number[] | { readonly dtype: string; readonly shape: readonly number[] }>
@@ -298,22 +299,13 @@ describe('groupSlots', () => {
   const zoo = models(...Array.from({ length: 20 }, () => tensors));
   const { slots } = choose(zoo);
   const needs = (memory: number) => ({
+    ...memoryNeeds,
     engine: 'incremental' as const,
     models: zoo,
-    base: null,
     block: 4,
     rank: 8,
-    center: true,
-    threads: 2,
-    panel: 2048,
-    rowBuffers: 1,
-    cardBinds: false,
     memory,
     basis: true,
-    sums: 1,
-    sides: [],
-    largestSide: Infinity,
-    core: false,
   });
   /** Where the system fetches what it is told will be read. */
   const inFiles: { readonly inFiles?: true } = takesAdvice() ? { inFiles: true } : {};

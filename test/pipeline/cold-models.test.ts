@@ -11,6 +11,7 @@ import { devices } from '../operators/devices.ts';
 import { normals } from '../operators/planted.ts';
 import { chill, hasDirectReads, shareOf } from '../sources/cold-files.ts';
 import { writeSafetensors } from '../sources/write-safetensors.ts';
+import { memoryNeeds } from './memory-needs.ts';
 import { tableDigests } from './table-digests.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-cold-models-'));
@@ -120,22 +121,13 @@ describe.skipIf(!hasDirectReads)('memory that stands by', () => {
       header: { files: [{ path, size: MiB }] },
     }));
     return {
+      ...memoryNeeds,
       engine: 'incremental',
       models: models as unknown as PlannedModel[],
-      base: null,
       block: 32,
       rank: 32,
-      center: true,
-      threads: 2,
-      panel: 2048,
-      rowBuffers: 1,
-      cardBinds: false,
       memory,
       basis: true,
-      sums: 1,
-      sides: [],
-      largestSide: Number.POSITIVE_INFINITY,
-      core: false,
     };
   };
 
