@@ -1,6 +1,6 @@
 // Models that are not in the page cache: read past it, a run leaves the same bytes as one that finds them there.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -8,49 +8,24 @@ import { groupMemory, groupSlots, type MemoryNeeds, withStandby } from '../../pi
 import { fetchingBytes, isFetched } from '../../sources/fetching.ts';
 import type { PlannedModel, PlannedSlot, SlotGroup } from '../../sources/reading-plan.ts';
 import { devices } from '../operators/devices.ts';
-import { normals } from '../operators/planted.ts';
 import { chill, hasDirectReads, shareOf } from '../sources/cold-files.ts';
-import { writeSafetensors } from '../sources/write-safetensors.ts';
 import { memoryNeeds } from './memory-needs.ts';
 import { tableDigests } from './table-digests.ts';
+import { writeWideModels } from './wide-models.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-cold-models-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-const MODELS = 11;
-/** 300,000 weights: 19 tiles, the last one not whole. */
-const [ROWS, COLS] = [500, 600];
-
-/** Models of a wide slot, some stored as F64 and some behind a tensor that nobody asks for, and of a small one. */
+/** Some models have the wide slot as F64, and some behind a tensor that nobody asks for. */
 beforeAll(() => {
   if (!hasDirectReads) return;
-  const normal = normals(5);
-  for (const set of ['good', 'bad']) mkdirSync(join(root, set));
-  const wide = Float32Array.from({ length: ROWS * COLS }, () => normal());
-  for (let m = 0; m < MODELS; m++) {
-    for (let i = 0; i < wide.length; i++) wide[i] = wide[i]! * 0.9 + 0.1 * Math.sin(i * (m + 1));
-    const small = Float32Array.from({ length: 600 }, () => normal());
-    const bad = wide.slice();
-    if (m === 1 || m === 8) bad[299_990 - m] = Number.NaN;
-    for (const [set, values] of [
-      ['good', wide],
-      ['bad', bad],
-    ] as const) {
-      const stored =
-        m % 4 === 3
-          ? { dtype: 'F64', data: new Uint8Array(Float64Array.from(values).buffer) }
-          : { dtype: 'F32', data: values };
-      const tensors = [
-        { name: 'wide', shape: [ROWS, COLS], ...stored },
-        { name: 'small', dtype: 'F32', shape: [20, 30], data: small },
-      ];
-      const other = { name: 'step', dtype: 'I64', shape: [m], data: new Uint8Array(8 * m) };
-      writeSafetensors(
-        join(root, set, `m${String(m).padStart(2, '0')}.safetensors`),
-        m > 5 ? [other, ...tensors] : tensors,
-      );
-    }
-  }
+  writeWideModels(root, {
+    isDouble: (m) => m % 4 === 3,
+    spoil: (m, wide) => {
+      if (m === 1 || m === 8) wide[299_990 - m] = Number.NaN;
+    },
+    before: (m) => (m > 5 ? [{ name: 'step', dtype: 'I64', shape: [m], data: new Uint8Array(8 * m) }] : []),
+  });
 });
 
 const pathsOf = (set: string): string[] => readdirSync(join(root, set)).map((name) => join(root, set, name));

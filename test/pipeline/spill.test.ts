@@ -5,44 +5,23 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { devices } from '../operators/devices.ts';
-import { normals } from '../operators/planted.ts';
 import { readWithHyparquet } from '../sinks/parquet-readers.ts';
-import { writeSafetensors } from '../sources/write-safetensors.ts';
 import { tableDigests } from './table-digests.ts';
+import { COLS, MODELS, ROWS, writeWideModels } from './wide-models.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weightspan-spill-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-const MODELS = 11;
-/** 300,000 weights: 19 tiles, the last one not whole. */
-const [ROWS, COLS] = [500, 600];
-
-/** Models of one wide slot, half of them stored as F64, and a small one; `bad` has values that cannot be folded. */
-beforeAll(() => {
-  const normal = normals(5);
-  for (const set of ['good', 'bad']) mkdirSync(join(root, set));
-  const wide = Float32Array.from({ length: ROWS * COLS }, () => normal());
-  for (let m = 0; m < MODELS; m++) {
-    for (let i = 0; i < wide.length; i++) wide[i] = wide[i]! * 0.9 + 0.1 * Math.sin(i * (m + 1));
-    const small = Float32Array.from({ length: 600 }, () => normal());
-    const bad = wide.slice();
-    if (m === 1 || m === 8 || m === 9) bad[299_990 - m] = Number.NaN;
-    if (m === 6) bad[3] = 1e30;
-    for (const [set, values] of [
-      ['good', wide],
-      ['bad', bad],
-    ] as const) {
-      const half =
-        m % 2 === 0
-          ? { dtype: 'F32', data: values }
-          : { dtype: 'F64', data: new Uint8Array(Float64Array.from(values).buffer) };
-      writeSafetensors(join(root, set, `m${String(m).padStart(2, '0')}.safetensors`), [
-        { name: 'wide', shape: [ROWS, COLS], ...half },
-        { name: 'small', dtype: 'F32', shape: [20, 30], data: small },
-      ]);
-    }
-  }
-});
+/** Half of the models have the wide slot as F64. */
+beforeAll(() =>
+  writeWideModels(root, {
+    isDouble: (m) => m % 2 === 1,
+    spoil: (m, wide) => {
+      if (m === 1 || m === 8 || m === 9) wide[299_990 - m] = Number.NaN;
+      if (m === 6) wide[3] = 1e30;
+    },
+  }),
+);
 
 const cli = (...args: string[]) => {
   const command = [join(process.cwd(), 'dist/pipeline/cli.js'), ...args];
