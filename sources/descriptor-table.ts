@@ -1,7 +1,7 @@
 // Linux's table of a process's open files grows as they come, at 64, 128, 256 and 512 of them; where there are threads the one that opens
 // waits each time until all processors have seen it (RCU), 5 to 10 ms. A block may open 256 files, and the next one as many beside it.
 import { closeSync, openSync } from 'node:fs';
-import koffi from 'koffi';
+import { cFunction } from './c-library.ts';
 
 /** The table that has room for this number has room for 1,024. */
 const FAR = 512;
@@ -15,9 +15,9 @@ type Fcntl = {
 
 /** Has the table grow at once, while another thread waits for it. Resolves to whether it did: where the system says no, files open as ever. */
 export const growDescriptorTable = async (): Promise<boolean> => {
-  if (process.platform !== 'linux') return false;
+  const fcntl = cFunction<Fcntl>('fcntl', 'int', ['int', 'int', 'int']);
+  if (fcntl === null) return false;
   try {
-    const fcntl = koffi.load(null).func('fcntl', 'int', ['int', 'int', 'int']) as unknown as Fcntl;
     const some = openSync('/dev/null', 'r');
     try {
       const far = await new Promise<number>((resolve) => {

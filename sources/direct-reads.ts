@@ -4,7 +4,7 @@
 // as a compressed one, read while they are asked: so nothing is sent for long at a time.
 import { closeSync, constants, openSync } from 'node:fs';
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
-import koffi from 'koffi';
+import { addressOf, cFunction, errorNumber, lastError } from './c-library.ts';
 
 /** What disks may want addresses, positions and lengths of such reads to be multiples of. */
 export const DIRECT_UNIT = 4096;
@@ -32,9 +32,6 @@ const EVENT = { size: 32, tag: 0, result: 16 } as const;
 /** Of a `struct timespec`, all zero: no wait at all. */
 const TIME_LIMIT_BYTES = 16;
 
-/** Where memory of the system's is, as long as it lives: V8 moves what it keeps in its own heap, arrays below 64 bytes. */
-const addressOf = (buffer: ArrayBufferLike): bigint => BigInt(koffi.address(new Uint8Array(buffer)));
-
 /** Bytes [from, from + bytes) of a file, to bytes from `to` on of memory; all three are multiples of `DIRECT_UNIT`. */
 export interface DirectRead {
   /** A descriptor of the file, opened in any way. */
@@ -54,7 +51,7 @@ export interface DirectMemory {
 }
 
 export const directMemory = (buffer: SharedArrayBuffer): DirectMemory => {
-  const address = Number(addressOf(buffer));
+  const address = addressOf(new Uint8Array(buffer));
   const start = (DIRECT_UNIT - (address % DIRECT_UNIT)) % DIRECT_UNIT;
   return { buffer, start, address: address + start };
 };
@@ -102,7 +99,7 @@ export class DirectReads {
   readonly #under = new Map<number, Request>();
   // What the kernel is handed by address stays where it is as long as the queue does.
   readonly #control = new DataView(new ArrayBuffer(CONTROL.size));
-  readonly #controls = BigUint64Array.of(addressOf(this.#control.buffer));
+  readonly #controls = BigUint64Array.of(BigInt(addressOf(this.#control)));
   readonly #found = new DataView(new ArrayBuffer(DEPTH * EVENT.size));
   readonly #atOnce = new ArrayBuffer(TIME_LIMIT_BYTES);
   #tag = 0;
@@ -118,23 +115,15 @@ export class DirectReads {
 
   /** Null where the system has no such queue, or gives none. */
   static open(): DirectReads | null {
-    if (process.platform !== 'linux' || !(process.arch in NUMBERS)) return null;
     const numbers = NUMBERS[process.arch as keyof typeof NUMBERS];
-    try {
-      const library = koffi.load(null);
-      const call = <F>(takes: readonly string[]): F => library.func('syscall', 'long', [...takes]) as unknown as F;
-      const setUp = call<(number: number, depth: number, queue: BigUint64Array) => number>(['long', 'long', 'void *']);
-      const queue = new BigUint64Array(1);
-      if (setUp(numbers.setup, DEPTH, queue) !== 0) return null;
-      const calls: Calls = {
-        submit: call(['long', 'uint64', 'long', 'void *']),
-        events: call(['long', 'uint64', 'long', 'long', 'void *', 'void *']),
-        numbers,
-      };
-      return new DirectReads(calls, Number(queue[0]));
-    } catch {
-      return null;
-    }
+    const call = <F>(takes: readonly string[]): F | null => cFunction<F>('syscall', 'long', takes);
+    const setUp = call<(number: number, depth: number, queue: BigUint64Array) => number>(['long', 'long', 'void *']);
+    const submit = call<Calls['submit']>(['long', 'uint64', 'long', 'void *']);
+    const events = call<Calls['events']>(['long', 'uint64', 'long', 'long', 'void *', 'void *']);
+    if (setUp === null || submit === null || events === null) return null;
+    const queue = new BigUint64Array(1);
+    if (setUp(numbers.setup, DEPTH, queue) !== 0) return null;
+    return new DirectReads({ submit, events, numbers }, Number(queue[0]));
   }
 
   /**
@@ -240,8 +229,8 @@ export class DirectReads {
     const { events, numbers } = this.#calls;
     const found = this.#found;
     const count = events(numbers.events, this.#queue, 0, DEPTH, found.buffer as ArrayBuffer, this.#atOnce);
-    if (count < 0 && koffi.errno() !== koffi.os.errno.EINTR)
-      throw new Error(`io_getevents failed with errno ${koffi.errno()}`);
+    if (count < 0 && lastError() !== errorNumber('EINTR'))
+      throw new Error(`io_getevents failed with errno ${lastError()}`);
     let came = 0;
     for (let i = 0; i < count; i++) {
       const tag = Number(found.getBigUint64(i * EVENT.size + EVENT.tag, true));

@@ -1,6 +1,6 @@
 // What the kernel is told about its page cache, and asked: which bytes of a file will be read soon, so that it fetches them
 // while this process does other work; which file nobody here will read again; and what is there.
-import koffi from 'koffi';
+import { cFunction } from './c-library.ts';
 
 /** Of <fcntl.h> on Linux. */
 const WILL_NEED = 3;
@@ -26,21 +26,13 @@ interface Calls {
 
 /** Null where the system has no such calls. */
 const bind = (): Calls | null => {
-  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) return null;
-  try {
-    const library = koffi.load(null);
-    const bound = <F>(name: string, returns: string, takes: readonly string[]): F =>
-      library.func(name, returns, [...takes]) as unknown as F;
-    return {
-      fadvise: bound('posix_fadvise', 'int', ['int', 'int64', 'int64', 'int']),
-      pageSize: bound<() => number>('getpagesize', 'int', [])(),
-      map: bound('mmap', 'int64', ['int64', 'int64', 'int', 'int', 'int', 'int64']),
-      unmap: bound('munmap', 'int', ['int64', 'int64']),
-      inCore: bound('mincore', 'int', ['int64', 'int64', 'uint8_t *']),
-    };
-  } catch {
-    return null;
-  }
+  const fadvise = cFunction<Calls['fadvise']>('posix_fadvise', 'int', ['int', 'int64', 'int64', 'int']);
+  const pageSize = cFunction<() => number>('getpagesize', 'int', [])?.();
+  const map = cFunction<Calls['map']>('mmap', 'int64', ['int64', 'int64', 'int', 'int', 'int', 'int64']);
+  const unmap = cFunction<Calls['unmap']>('munmap', 'int', ['int64', 'int64']);
+  const inCore = cFunction<Calls['inCore']>('mincore', 'int', ['int64', 'int64', 'uint8_t *']);
+  if (fadvise === null || pageSize === undefined || map === null || unmap === null || inCore === null) return null;
+  return { fadvise, pageSize, map, unmap, inCore };
 };
 
 let bound: Calls | null | undefined;

@@ -3,11 +3,12 @@
 // 94 against 96 GFLOP/s). A panel is one chunk, so that what a block owes it is done while it is in the second-level
 // cache. Row strides are never powers of two, which would put all rows of a column into the same few cache lines.
 import type { AdapterFactors } from '../../sources/adapter-factors.ts';
+import { addressOf } from '../../sources/c-library.ts';
 import { eachRectangle } from '../../sources/decode-delta.ts';
 import { type WeightRows, widenRow } from '../../sources/weight-rows.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
-import { addressOf, type BlasLibrary } from './blas-library.ts';
+import type { BlasLibrary } from './blas-library.ts';
 import type { Device, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 import { isOwnPieced, isPieced, multipliesSmall, multiplyOwnRows, multiplyRows } from './small-products.ts';
 

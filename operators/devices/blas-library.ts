@@ -80,9 +80,6 @@ export type SgemmAt = (
   ldc: number,
 ) => void;
 
-/** Where an array stands, for as long as it is alive. */
-export const addressOf = (values: Float32Array): number => Number(koffi.address(values));
-
 export type CopyRows = (m: number, n: number, a: Float32Array, lda: number, b: Float32Array, ldb: number) => void;
 
 /** The naming schemes in use: plain, and NumPy's private OpenBLAS with 64-bit integers. */

@@ -1,6 +1,6 @@
 // Memory for many matrices out of a few large buffers.
+import { addressOf } from '../../sources/c-library.ts';
 import type { FloatAllocator } from './blas-device.ts';
-import { addressOf } from './blas-library.ts';
 
 /** Bytes of a buffer, unless a matrix needs more. */
 const ARENA = 2 ** 24;

@@ -2,7 +2,7 @@
 // written. Tolerance: sums of k products of normal numbers of size 1/4 in float32, added up by a BLAS, are right to 1e-6 of their
 // norms, k / 16, or of one product.
 import { describe, expect, it } from 'vitest';
-import { addressOf, type BlasLibrary, loadBlas } from '../../operators/devices/blas-library.ts';
+import { type BlasLibrary, loadBlas } from '../../operators/devices/blas-library.ts';
 import type { Device } from '../../operators/devices/device.ts';
 import { findDevice } from '../../operators/devices/device-spec.ts';
 import { alignedFloats } from '../../operators/devices/float-arena.ts';
@@ -13,6 +13,7 @@ import {
   multiplyOwnRows,
   multiplyRows,
 } from '../../operators/devices/small-products.ts';
+import { addressOf } from '../../sources/c-library.ts';
 import { devices, everyDevice } from './devices.ts';
 import { normals } from './planted.ts';
 
