@@ -1,6 +1,7 @@
 // Reads rows that are still in their files, a tile at a time, into memory of its own that stays in the cache, or into the device's.
 // Of rows that were fetched it gives a view where they are evenly spaced.
 import { readSync } from 'node:fs';
+import { addressOf, cFunction } from '../sources/c-library.ts';
 import { bytesPerElement } from '../sources/dtype.ts';
 import type { FetchedRows } from '../sources/fetching.ts';
 import type { Dtype } from '../sources/model.ts';
@@ -27,6 +28,17 @@ export interface TileBytes {
   readonly stride: number;
 }
 
+/** Reads bytes at `position` to an address; returns how many came, or −1. */
+type Pread = (fd: number, to: number, bytes: number, position: number) => number;
+
+let bound: Pread | null | undefined;
+
+/** The system's own, which takes a whole row: `readSync` costs as much again, and its code is compiled beside the first rows. */
+const pread = (): Pread | null => {
+  bound ??= cFunction<Pread>('pread', 'int64', ['int', 'uint64', 'uint64', 'int64']);
+  return bound;
+};
+
 /** One buffer, taken again for every tile. */
 class SharedRows implements RowMemory {
   #buffer: Uint8Array = new Uint8Array(0);
@@ -48,11 +60,13 @@ export class RowReader {
   readonly #newMemory: () => RowMemory;
   /** Whether whoever takes the rows wants them in memory of its own. */
   readonly #isLent: boolean;
+  readonly #pread: Pread | null;
 
   /** @param newMemory where the device lends the memory that rows go to */
   constructor(newMemory?: () => RowMemory) {
     this.#newMemory = newMemory ?? (() => new SharedRows());
     this.#isLent = newMemory !== undefined;
+    this.#pread = pread();
   }
 
   /**
@@ -66,15 +80,19 @@ export class RowReader {
     const here = fetched === undefined || this.#isLent ? null : viewOf(fetched, tile.start * size, stride, size);
     if (here !== null) return here;
     const bytes = this.#memoryOf(dtype).take(models.length * stride);
+    const to = this.#pread === null ? 0 : addressOf(bytes);
     for (let i = 0; i < models.length; i++) {
       if (positions[i]! < 0) continue;
-      const row = bytes.subarray(i * stride, (i + 1) * stride);
       const from = fetched?.at[i] ?? Number.NaN;
       if (fetched !== undefined && !Number.isNaN(from)) {
-        row.set(new Uint8Array(fetched.buffer, from + tile.start * size, stride));
+        bytes.set(new Uint8Array(fetched.buffer, from + tile.start * size, stride), i * stride);
         continue;
       }
-      const failed = fill(fds[i]!, row, at[i]! + tile.start * size);
+      const position = at[i]! + tile.start * size;
+      if (this.#pread?.(fds[i]!, to + i * stride, stride, position) === stride) continue;
+      // What did not come at once is asked for piece by piece, by who says why it does not come.
+      const row = bytes.subarray(i * stride, (i + 1) * stride);
+      const failed = fill(fds[i]!, row, position);
       if (failed === null) continue;
       row.fill(0);
       unread({ model: models[i]!, index: tile.start, ...failed });

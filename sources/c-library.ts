@@ -5,7 +5,7 @@ import koffi from 'koffi';
 /** Processors on which the constants of callers hold. */
 const PROCESSORS = ['x64', 'arm64'];
 
-/** A function by its name; null where the system is another, or has none: bound a thread, before the thread can be ended. */
+/** A function by its name, for the thread that asks; null where the system is another, or has none. */
 export const cFunction = <F>(name: string, returns: string, takes: readonly string[]): F | null => {
   if (process.platform !== 'linux' || !PROCESSORS.includes(process.arch)) return null;
   try {
