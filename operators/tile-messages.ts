@@ -36,12 +36,20 @@ export interface AddTask {
   readonly to: number;
 }
 
+/** How many tiles of a task have been taken, one int32, where several threads have the same tiles; null where each has its own. */
+export type TileQueue = SharedArrayBuffer | null;
+
 export type TileRequest =
   | { readonly kind: 'open'; readonly slots: readonly SlotLayout[]; readonly owned: readonly (readonly number[])[] }
-  /** With memory for the Grams of the task's tiles, where they are too many to be sent. */
-  | { readonly kind: 'visit'; readonly task: VisitTask; readonly grams: SharedArrayBuffer | null }
+  /** With memory for the Grams of the task's tiles, where they are too many to be sent, and a queue where several threads have them. */
+  | {
+      readonly kind: 'visit';
+      readonly task: VisitTask;
+      readonly grams: SharedArrayBuffer | null;
+      readonly queue: TileQueue;
+    }
   | { readonly kind: 'add'; readonly task: AddTask }
-  | { readonly kind: 'scan'; readonly task: ScanTask }
+  | { readonly kind: 'scan'; readonly task: ScanTask; readonly queue: TileQueue }
   | { readonly kind: 'finish'; readonly task: FinishTask }
   | { readonly kind: 'project'; readonly task: ProjectTask }
   | { readonly kind: 'fetch'; readonly task: FetchTask }

@@ -14,20 +14,21 @@ import { DeviceFailed } from './errors.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
-import { OPENED, type TileRequest, type TileWorkerData } from './tile-messages.ts';
+import { OPENED, type TileQueue, type TileRequest, type TileWorkerData } from './tile-messages.ts';
 import type { TileDigest, TilePeaks, TileProjection, TileVisit } from './tile-store.ts';
-import type {
-  BadRow,
-  FetchTask,
-  FinishTask,
-  LoadTask,
-  Projection,
-  ProjectTask,
-  SaveTask,
-  ScanTask,
-  SlotLayout,
-  VisitResult,
-  VisitTask,
+import {
+  type BadRow,
+  type FetchTask,
+  type FinishTask,
+  keepsRows,
+  type LoadTask,
+  type Projection,
+  type ProjectTask,
+  type SaveTask,
+  type ScanTask,
+  type SlotLayout,
+  type VisitResult,
+  type VisitTask,
 } from './tile-tasks.ts';
 import { newTimeSpent, type TileTimings, type TimeSpent, type Turn, timingsOf } from './time-spent.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
@@ -154,6 +155,8 @@ export class TilePool implements Tiles {
   readonly #grams = new Map<number, SharedArrayBuffer>();
   /** Which workers hold tiles of a slot. */
   #holders: TileWorker[][] = [];
+  /** Whether all of them hold all. */
+  #areShared: boolean[] = [];
 
   constructor(found: FoundDevice, threads: number) {
     this.info = found.info;
@@ -182,6 +185,13 @@ export class TilePool implements Tiles {
       for (const { index } of tilesOf(features)) owned[turn++ % this.threads]![slot]!.push(index);
     });
     this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
+    // Where tiles keep nothing, whoever was dealt some may visit any: a thread that is held up takes fewer.
+    this.#areShared = slots.map((layout) => !keepsRows(layout));
+    slots.forEach(({ features }, slot) => {
+      if (!this.#areShared[slot]) return;
+      const all = tilesOf(features).map(({ index }) => index);
+      for (const dealt of owned) if (dealt[slot]!.length > 0) dealt[slot] = all;
+    });
     await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
   }
 
@@ -191,7 +201,9 @@ export class TilePool implements Tiles {
     const cells = all * (task.full ? all : task.block);
     const tiles = to - from;
     const grams = tiles * cells < SENT_CELLS ? null : this.#roomFor(task.slot, (tiles + 1) * cells * 8);
-    const visits = (await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task, grams })).flat();
+    const visits = (
+      await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task, grams, queue: this.#queueOf(task.slot) })
+    ).flat();
     if (grams === null) return addVisits(visits, task, this.multiplyDouble, onto);
     const gram = onto?.gram ?? new Float64Array(cells);
     const sums = new Float64Array(grams, tiles * cells * 8, cells);
@@ -207,7 +219,9 @@ export class TilePool implements Tiles {
   }
 
   async scan(task: ScanTask): Promise<readonly BadRow[]> {
-    return firstOfEachModel((await this.#ask<readonly BadRow[]>(task.slot, { kind: 'scan', task })).flat());
+    return firstOfEachModel(
+      (await this.#ask<readonly BadRow[]>(task.slot, { kind: 'scan', task, queue: this.#queueOf(task.slot) })).flat(),
+    );
   }
 
   async finish(task: FinishTask): Promise<Float64Array> {
@@ -257,6 +271,10 @@ export class TilePool implements Tiles {
     return room;
   }
 
+  #queueOf(slot: number): TileQueue {
+    return this.#areShared[slot] ? new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT) : null;
+  }
+
   /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */
   async #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
     return allDone(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
@@ -287,7 +305,13 @@ const visitOf = (
   const ordered = [...visits].sort((a, b) => a.tile - b.tile);
   const shiftSum = ordered.reduce((sum, visit) => sum + visit.shiftSum, onto?.shiftSum ?? 0);
   const unread = firstOfEachModel([...(onto?.unread ?? []), ...visits.flatMap((visit) => visit.unread)]);
+  if (full) mirror(gram, rowsBeforeBlock(stateRows) + block);
   return { gram, columns: full ? rowsBeforeBlock(stateRows) + block : block, shiftSum, unread };
+};
+
+/** Fills the lower triangle from the upper one. */
+const mirror = (gram: Float64Array, rows: number): void => {
+  for (let i = 0; i < rows; i++) for (let j = 0; j < i; j++) gram[i * rows + j] = gram[j * rows + i]!;
 };
 
 export const inTileOrder = (digests: readonly TileDigest[]): readonly Uint8Array[] =>

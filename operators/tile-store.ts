@@ -12,6 +12,7 @@ import { placeRows, type ReadRows } from './placed-rows.ts';
 import { RowReader, type UnreadRow } from './row-reader.ts';
 import { signRows } from './sign-rows.ts';
 import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
+import type { TileQueue } from './tile-messages.ts';
 import type {
   BadRow,
   FetchTask,
@@ -59,6 +60,7 @@ interface HeldSlot {
 /** What one tile contributes to a visit. */
 export interface TileVisit {
   readonly tile: number;
+  /** Of all rows with all the upper triangle. */
   readonly gram: Float64Array;
   readonly shiftSum: number;
   /** Rows that could not be read from their files. */
@@ -147,8 +149,11 @@ export class TileStore {
     this.#origin.clear();
   }
 
-  /** @param grams memory for the Grams of the task's tiles, one after the other; null: each takes its own */
-  visit(task: VisitTask, grams: SharedArrayBuffer | null = null): readonly TileVisit[] {
+  /**
+   * @param grams memory for the Grams of the task's tiles, one after the other; null: each takes its own
+   * @param queue from which tiles are taken that other threads have too; null: all that are here are visited
+   */
+  visit(task: VisitTask, grams: SharedArrayBuffer | null = null, queue: TileQueue = null): readonly TileVisit[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
     const before = rowsBeforeBlock(task.stateRows);
@@ -156,7 +161,7 @@ export class TileStore {
     const columns = task.full ? all : task.block;
     const average = averageOf(task);
     this.#turn = task.turn ?? 0;
-    const visits = tilesIn(slot, task.tiles).map((tile): TileVisit => {
+    const visits = takenFrom(queue, tilesIn(slot, task.tiles), (tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const { staged, origin, unread } = this.#placed(slot, tile, task, before);
       if (task.shift !== null) tile.shiftSum = 0;
@@ -183,7 +188,6 @@ export class TileStore {
     this.#device.settle();
     this.#count('gram', start);
     this.#turn = 0;
-    if (task.full) for (const { gram } of visits) mirror(gram, all);
     return visits;
   }
 
@@ -218,11 +222,11 @@ export class TileStore {
   }
 
   /** Values of models that are not finite, or too large to square, the first of each tile, and rows that cannot be read. */
-  scan(task: ScanTask): readonly BadRow[] {
+  scan(task: ScanTask, queue: TileQueue = null): readonly BadRow[] {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
     const found: BadRow[] = [];
-    for (const tile of tilesIn(slot, task.tiles)) {
+    takenFrom(queue, tilesIn(slot, task.tiles), (tile) => {
       const placed = placeRows(slot.layout.slot, tile, task.staged, 0, this.#reading(this.#rows, found));
       for (const panel of tile.panels) {
         const spare = this.#device.reshape(slot.spare, panel.width);
@@ -237,7 +241,7 @@ export class TileStore {
           }
         }
       }
-    }
+    });
     return found;
   }
 
@@ -479,6 +483,15 @@ const gramIn = (grams: SharedArrayBuffer | null, place: number, cells: number): 
 const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTile[] =>
   range === null ? tiles : tiles.filter(({ index }) => index >= range.from && index < range.to);
 
+/** What becomes of each tile, or of each that is first taken here of those that several threads have. */
+const takenFrom = <R>(queue: TileQueue, tiles: readonly HeldTile[], work: (tile: HeldTile) => R): readonly R[] => {
+  if (queue === null) return tiles.map(work);
+  const next = new Int32Array(queue);
+  const done: R[] = [];
+  for (let i = Atomics.add(next, 0, 1); i < tiles.length; i = Atomics.add(next, 0, 1)) done.push(work(tiles[i]!));
+  return done;
+};
+
 /** Where a panel's rows begin in a spill file, in bytes. */
 const placeOf = ({ layout }: HeldSlot, tile: HeldTile, panel: Panel): number =>
   (tile.start + panel.start) * layout.maxRows * 4;
@@ -502,9 +515,4 @@ const subtract = (y: Float32Array, x: Float32Array): void => {
 
 const negate = (x: Float32Array): void => {
   for (let i = 0; i < x.length; i++) x[i] = -x[i]!;
-};
-
-/** Fills the lower triangle from the upper one. */
-const mirror = (gram: Float64Array, rows: number): void => {
-  for (let i = 0; i < rows; i++) for (let j = 0; j < i; j++) gram[i * rows + j] = gram[j * rows + i]!;
 };

@@ -45,11 +45,11 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
       return tiles.open(request.slots, (slot, tile) => owned[slot]!.has(tile));
     }
     case 'visit':
-      return tiles.visit(request.task, request.grams);
+      return tiles.visit(request.task, request.grams, request.queue);
     case 'add':
       return tiles.timed('gram', () => addGrams(device.multiplyDouble, request.task));
     case 'scan':
-      return tiles.scan(request.task);
+      return tiles.scan(request.task, request.queue);
     case 'finish':
       return tiles.finish(request.task);
     case 'project':

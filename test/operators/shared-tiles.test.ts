@@ -1,0 +1,75 @@
+// Tiles that keep nothing between visits are visited by whichever thread is free first: each of them once, and what is made of them has
+// the bits that one thread makes. Two threads are two stores here, the second of which works while the first is held up in its first tile.
+import { expect, it } from 'vitest';
+import type { Device } from '../../operators/devices/device.ts';
+import { addVisits } from '../../operators/tile-pool.ts';
+import { TileStore } from '../../operators/tile-store.ts';
+import { keepsRows, type SlotLayout, type VisitTask } from '../../operators/tile-tasks.ts';
+import { TILE_WIDTH } from '../../sources/tile.ts';
+import { devices } from './devices.ts';
+import { normals } from './planted.ts';
+
+const BLOCK = 4;
+const TILES = 5;
+const FEATURES = TILES * TILE_WIDTH - 1000;
+const BAD = 3 * TILE_WIDTH + 17;
+
+const layout: SlotLayout = { slot: 'w', features: FEATURES, maxRows: 0, passingRows: 3 + BLOCK, spill: null };
+
+/** @param bad a weight of the first model that is no number */
+const taskOf = (bad?: number): VisitTask => {
+  const buffer = new SharedArrayBuffer(BLOCK * FEATURES * 4);
+  const values = new Float32Array(buffer);
+  const normal = normals(7);
+  for (let i = 0; i < values.length; i++) values[i] = normal();
+  if (bad !== undefined) values[Math.floor(bad / TILE_WIDTH) * TILE_WIDTH * BLOCK + (bad % TILE_WIDTH)] = Number.NaN;
+  const models = Int32Array.from({ length: BLOCK }, (_, i) => i);
+  const staged = { dtype: 'F32' as const, models, positions: models, buffer, offset: 0, start: 0 };
+  return {
+    ...{ slot: 0, mix: null, stateRows: 0, block: BLOCK, staged: [staged], shift: { from: 'mean' } },
+    ...{ full: true, tiles: null, spill: null },
+  };
+};
+
+const storeOn = (device: Device): TileStore => {
+  const store = new TileStore(device);
+  store.open([layout], () => true);
+  return store;
+};
+
+it('are those of slots that keep no rows', () => {
+  expect(keepsRows(layout)).toBe(false);
+  expect(keepsRows({ ...layout, maxRows: 3 })).toBe(true);
+  expect(keepsRows({ ...layout, spill: ['a', 'b'] })).toBe(true);
+});
+
+it('a thread that is held up takes fewer', async () => {
+  const task = taskOf();
+  const alone = await devices[0]!.openDevice();
+  const truth = addVisits(storeOn(alone).visit(task), task, alone.multiplyDouble);
+  const queue = new SharedArrayBuffer(4);
+  const other = storeOn(await devices[0]!.openDevice());
+  const held = await devices[0]!.openDevice();
+  let meanwhile: ReturnType<TileStore['visit']> | null = null;
+  const gramOfAll = held.gramOfAll.bind(held);
+  const heldUp: Pick<Device, 'gramOfAll'> = {
+    gramOfAll: (...args) => {
+      meanwhile ??= other.visit(task, null, queue);
+      gramOfAll(...args);
+    },
+  };
+  const own = storeOn(Object.assign(held, heldUp)).visit(task, null, queue);
+  expect(own.map(({ tile }) => tile)).toEqual([0]);
+  expect(meanwhile!.map(({ tile }) => tile)).toEqual([1, 2, 3, 4]);
+  const both = addVisits([...meanwhile!, ...own], task, alone.multiplyDouble);
+  expect(both.shiftSum).toBe(truth.shiftSum);
+  expect(both.gram).toEqual(truth.gram);
+});
+
+it('weights that cannot be folded are looked for once', async () => {
+  const task = taskOf(BAD);
+  const [one, other] = [storeOn(await devices[0]!.openDevice()), storeOn(await devices[0]!.openDevice())];
+  const queue = new SharedArrayBuffer(4);
+  expect(one.scan(task, queue)).toMatchObject([{ model: 0, index: BAD }]);
+  expect(other.scan(task, queue)).toEqual([]);
+});
