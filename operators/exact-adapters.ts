@@ -26,7 +26,10 @@ import type { SideMode } from './scatter-tasks.ts';
 export const FACTORS_AT_ONCE = 2 ** 24;
 
 export interface ExactAdaptersOptions<R>
-  extends Pick<ExactPcaOptions<R>, 'rank' | 'tiles' | 'center' | 'onBadSource' | 'onGram' | 'afterGroup' | 'finish'> {
+  extends Pick<
+    ExactPcaOptions<R>,
+    'rank' | 'tiles' | 'center' | 'onBadSource' | 'solvers' | 'onGram' | 'afterGroup' | 'finish'
+  > {
   readonly modes: readonly AdapterMode[];
   /** Measure every adapter along the directions of the modes rows and cols. Default true. */
   readonly energies?: boolean;
@@ -142,7 +145,7 @@ class AdapterGroup {
       const gram = await factoredGram(source, { tiles, memory: this.#group.factored!.stackBytes });
       onGram?.(slot, models, gram);
       const spec = { features: slot.features, rank, center, shiftIsOrigin: true };
-      const spectrum = await exactSpectrum(spec, gram, this.#plan.block, tiles.solve, tiles.multiplyDouble);
+      const spectrum = await exactSpectrum(spec, gram, this.#plan.block, tiles, this.#options.solvers);
       known = spectrum;
       const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;

@@ -40,6 +40,8 @@ export interface ExactPcaOptions<R> {
   readonly tiles: Tiles;
   /** Subtract the mean over models (PCA). Default true. */
   readonly center?: boolean;
+  /** Prefixes of the stream that are solved at once. Default 1. */
+  readonly solvers?: number;
   /** Make the directions too, in a second pass over the weights. Default true. */
   readonly basis?: boolean;
   /** Where slots too large for the memory keep their directions; needed when the plan has any and `basis` is not false. */
@@ -280,13 +282,7 @@ class ExactGroup {
     if (work.models.length === 0 || work.visit === undefined) return;
     const gram = { values: work.visit.gram, models: work.models.length, shiftSum: work.visit.shiftSum };
     this.#options.onGram?.(work.slot, work.models, gram);
-    work.spectrum = await exactSpectrum(
-      work.spec,
-      gram,
-      this.#plan.block,
-      this.#options.tiles.solve,
-      this.#options.tiles.multiplyDouble,
-    );
+    work.spectrum = await exactSpectrum(work.spec, gram, this.#plan.block, this.#options.tiles, this.#options.solvers);
     this.#options.onSpectrum?.(work.slot, work.models, work.spectrum);
     work.visit = undefined;
   }

@@ -3,7 +3,8 @@
 // The Gram is of shifted weights and raw; a prefix of the stream is its leading minor, centred about its own mean.
 // Source: the dual (Gram) form of PCA, e.g. Jolliffe 2002, sec. 3.5; modes of a tensor: arXiv 2512.05117, algorithm 1.
 import { setImmediate as turn } from 'node:timers/promises';
-import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
+import { allDone } from './all-done.ts';
+import { type DoubleProduct, productOf } from './linalg/dense-products.ts';
 import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
 import { emptySubspace, RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
@@ -70,67 +71,100 @@ export const prefixesOf = (models: number, block: number): readonly Prefix[] => 
   return [...chosen].map((end) => ({ models: Math.min(end * block, models), block: end - 1 }));
 };
 
-/** A prefix's subspace in terms of the models' weights. */
-interface Dual {
+/**
+ * Solves a symmetric n x n matrix that is given away.
+ * @param vectors how many are wanted, the first of them
+ */
+export type SolveApart = (matrix: Float64Array, n: number, vectors: number) => Promise<SymmetricEigen>;
+
+/** Who does the algebra. */
+export interface SpectrumAlgebra {
+  readonly solve: EigenSolver;
+  /** What takes long, on several threads where there are some. */
+  readonly solveApart: SolveApart;
+  readonly multiplyDouble: DoubleProduct;
+}
+
+/** A prefix, centred. */
+interface CentredPrefix {
   readonly models: number;
-  readonly eigen: SymmetricEigen;
-  /** Directions worth naming: at most k. */
-  readonly rank: number;
-  readonly total: number;
   /** Σ_l G_il / n over the prefix, for every model of the stream; zeros uncentred. */
   readonly averages: Float64Array;
   /** ‖m‖² about the shift; 0 uncentred. */
   readonly grand: number;
 }
 
+/** A prefix's subspace in terms of the models' weights. */
+interface Dual extends CentredPrefix {
+  /** Of the vectors the first. */
+  readonly eigen: SymmetricEigen;
+  /** Directions worth naming: at most k. */
+  readonly rank: number;
+  readonly total: number;
+}
+
 /**
  * Lets the event loop turn between two prefixes: all of them take seconds from 1,000 models on, in which a signal would not be
  * heard and a lease not be renewed.
  * @param block models a block, at whose ends the stream is looked at
- * @param product loops, unless another is given
+ * @param solvers prefixes that are solved at once
  * Rejects with RangeError when there are no models.
  */
 export const exactSpectrum = async (
   spec: SubspaceSpec,
   gram: ExactGram,
   block: number,
-  solve: EigenSolver,
-  product: DoubleProduct = jsDoubleProduct,
+  algebra: SpectrumAlgebra,
+  solvers = 1,
 ): Promise<ExactSpectrum> => {
   const { models: n } = gram;
   if (n < 1) throw new RangeError('a spectrum needs at least one model');
   const products = productsOf(gram);
+  const ends = prefixesOf(n, block);
+  const duals = await dualsOf(spec, products, n, ends, algebra, solvers);
   const prefixes: PrefixSpectrum[] = [];
-  let before: Dual | null = null;
-  for (const prefix of prefixesOf(n, block)) {
-    const dual = dualOf(spec, products, n, prefix.models, solve);
+  for (const [i, dual] of duals.entries()) {
+    const before = duals[i - 1] ?? null;
     prefixes.push({
-      prefix,
+      prefix: ends[i]!,
       eigenvalues: spectrumOf(spec, dual),
       total: dual.total,
-      arrived: arrivedSince(spec, gram, products, before, prefix.models, product),
-      drift: driftBetween(spec, products, n, before, dual, solve, product),
+      arrived: arrivedSince(spec, gram, products, before, dual.models, algebra),
+      drift: driftBetween(spec, products, n, before, dual, algebra),
     });
-    before = dual;
     await turn();
   }
-  const dual = before!;
-  const { eigen, rank, averages, grand } = dual;
+  const dual = duals.at(-1)!;
+  return {
+    state: stateOf(spec, gram, products, dual),
+    prefixes,
+    norm2: centredNorms2(products, dual),
+    coordinates: coordinatesOf(dual),
+    rank: dual.rank,
+    mix: mixOf(spec, dual),
+  };
+};
+
+const centredNorms2 = (products: Float64Array, { models: n, averages, grand }: Dual): Float64Array =>
+  averages.map((average, i) => Math.max(products[i * n + i]! - 2 * average + grand, 0));
+
+const coordinatesOf = ({ models: n, eigen: { values, vectors }, rank }: Dual): Float64Array => {
   const coordinates = new Float64Array(n * rank);
-  const mix = new Float64Array((1 + rank) * (1 + n));
-  if (spec.center) mix.fill(1 / n, 1, 1 + n);
   for (let j = 0; j < rank; j++) {
-    const s = Math.sqrt(eigen.values[j]!);
-    for (let i = 0; i < n; i++) {
-      const v = eigen.vectors[j * n + i]!;
-      coordinates[i * rank + j] = s * v;
-      mix[(1 + j) * (1 + n) + 1 + i] = v / s;
-    }
+    const s = Math.sqrt(values[j]!);
+    for (let i = 0; i < n; i++) coordinates[i * rank + j] = s * vectors[j * n + i]!;
   }
-  const norm2 = Float64Array.from({ length: n }, (_, i) =>
-    Math.max(products[i * n + i]! - 2 * averages[i]! + grand, 0),
-  );
-  return { state: stateOf(spec, gram, products, dual), prefixes, norm2, coordinates, rank, mix };
+  return coordinates;
+};
+
+const mixOf = ({ center }: SubspaceSpec, { models: n, eigen: { values, vectors }, rank }: Dual): Float64Array => {
+  const mix = new Float64Array((1 + rank) * (1 + n));
+  if (center) mix.fill(1 / n, 1, 1 + n);
+  for (let j = 0; j < rank; j++) {
+    const s = Math.sqrt(values[j]!);
+    for (let i = 0; i < n; i++) mix[(1 + j) * (1 + n) + 1 + i] = vectors[j * n + i]! / s;
+  }
+  return mix;
 };
 
 /** X Xᵀ, N x N. */
@@ -145,29 +179,106 @@ const productsOf = ({ values, models }: ExactGram): Float64Array => {
   return products;
 };
 
-const dualOf = (spec: SubspaceSpec, products: Float64Array, n: number, first: number, solve: EigenSolver): Dual => {
-  const averages = new Float64Array(n);
-  let grand = 0;
-  if (spec.center) {
-    for (let i = 0; i < n; i++) {
-      let sum = 0;
-      for (let l = 0; l < first; l++) sum += products[i * n + l]!;
-      averages[i] = sum / first;
-      if (i < first) grand += averages[i]! / first;
+// By products where loops would do: they are called a few times a run, and are over before their code is compiled.
+
+/** All prefixes' subspaces, in order; the largest are solved first, so that no thread is left with one of them at the end. */
+const dualsOf = async (
+  spec: SubspaceSpec,
+  products: Float64Array,
+  n: number,
+  ends: readonly Prefix[],
+  algebra: SpectrumAlgebra,
+  solvers: number,
+): Promise<readonly Dual[]> => {
+  const centred = centredPrefixes(spec, products, n, ends, algebra.multiplyDouble);
+  const duals = new Array<Dual>(ends.length);
+  const waiting = [...centred.keys()];
+  const solveNext = async (): Promise<void> => {
+    for (let i = waiting.pop(); i !== undefined; i = waiting.pop()) {
+      duals[i] = await dualOf(spec, products, n, centred[i]!, algebra);
+      await turn();
     }
-  }
-  const centred = new Float64Array(first * first);
-  let total = 0;
-  for (let i = 0; i < first; i++) {
-    for (let l = 0; l < first; l++) centred[i * first + l] = products[i * n + l]! - averages[i]! - averages[l]! + grand;
-    total += centred[i * first + i]!;
-  }
-  const eigen = solve(centred, first);
+  };
+  await allDone(Array.from({ length: Math.max(1, solvers) }, solveNext));
+  return duals;
+};
+
+const centredPrefixes = (
+  { center }: SubspaceSpec,
+  products: Float64Array,
+  n: number,
+  ends: readonly Prefix[],
+  product: DoubleProduct,
+): readonly CentredPrefix[] => {
+  const sums = new Float64Array(n);
+  let from = 0;
+  return ends.map(({ models }) => {
+    if (center) addColumns(products, n, from, models, sums, product);
+    from = models;
+    const averages = sums.map((sum) => sum / models);
+    return { models, averages, grand: sumOf(averages, models) / models };
+  });
+};
+
+const dualOf = async (
+  spec: SubspaceSpec,
+  products: Float64Array,
+  n: number,
+  prefix: CentredPrefix,
+  { solveApart, multiplyDouble }: SpectrumAlgebra,
+): Promise<Dual> => {
+  const { models } = prefix;
+  const most = Math.min(spec.rank, mostDirections(spec, models));
+  const centred = centredMinor(products, n, prefix, multiplyDouble);
+  const total = traceOf(centred, models);
+  const eigen = await solveApart(centred, models, most);
   const floor = RANK_THRESHOLD * Math.max(eigen.values[0]!, 0);
-  const most = Math.min(spec.rank, mostDirections(spec, first));
   let rank = 0;
   while (rank < most && eigen.values[rank]! > floor) rank++;
-  return { models: first, eigen, rank, total, averages, grand };
+  return { ...prefix, eigen, rank, total };
+};
+
+/** sums += the columns [from, to) of the n x n products. */
+const addColumns = (
+  products: Float64Array,
+  n: number,
+  from: number,
+  to: number,
+  sums: Float64Array,
+  product: DoubleProduct,
+): void => {
+  const ones = new Float64Array(to - from).fill(1);
+  product({ a: false, b: false }, { m: n, n: 1, k: to - from }, products.subarray(from), n, ones, 1, sums, 1);
+};
+
+/** G_il − a_i − a_l + g of the first models. */
+const centredMinor = (
+  products: Float64Array,
+  n: number,
+  { models: first, averages, grand }: CentredPrefix,
+  product: DoubleProduct,
+): Float64Array => {
+  const centred = new Float64Array(first * first);
+  for (let i = 0; i < first; i++) centred.set(products.subarray(i * n, i * n + first), i * first);
+  // [h, 1] · [1; h] with h = g / 2 − a.
+  const left = new Float64Array(2 * first).fill(1);
+  for (let i = 0; i < first; i++) left[2 * i] = grand / 2 - averages[i]!;
+  const right = new Float64Array(2 * first).fill(1);
+  for (let i = 0; i < first; i++) right[2 * i + 1] = left[2 * i]!;
+  product({ a: false, b: true }, { m: first, n: first, k: 2 }, left, 2, right, 2, centred, first);
+  return centred;
+};
+
+const sumOf = (values: Float64Array, first: number): number => {
+  let sum = 0;
+  for (let i = 0; i < first; i++) sum += values[i]!;
+  return sum;
+};
+
+const traceOf = (matrix: Float64Array, side: number): number => {
+  let trace = 0;
+  for (let i = 0; i < side; i++) trace += matrix[i * side + i]!;
+  return trace;
 };
 
 const mostDirections = ({ center, features }: SubspaceSpec, models: number): number =>
@@ -215,7 +326,7 @@ const arrivedSince = (
   products: Float64Array,
   before: Dual | null,
   until: number,
-  product: DoubleProduct,
+  { multiplyDouble }: SpectrumAlgebra,
 ): readonly ModelUpdate[] => {
   const size = rowsBeforeBlock(0) + n;
   const shiftNorm2 = values[size + 1]!;
@@ -223,7 +334,7 @@ const arrivedSince = (
   let largest = before?.grand ?? 0;
   for (let i = from; i < until; i++) largest = Math.max(largest, products[i * n + i]!);
   const count = until - from;
-  const along = before === null ? null : alongDirections(products, n, before, count, product);
+  const along = before === null ? null : alongDirections(products, n, before, count, multiplyDouble);
   return Array.from({ length: count }, (_, at) => {
     const i = from + at;
     const column = CONSTANT_ROWS + 1 + i;
@@ -248,10 +359,16 @@ const alongDirections = (
   count: number,
   product: DoubleProduct,
 ): Float64Array => {
-  const centred = new Float64Array(models * count);
-  for (let l = 0; l < models; l++)
-    for (let i = 0; i < count; i++) centred[l * count + i] = products[l * n + models + i]! - averages[l]!;
-  return productOf(eigen.vectors, centred, rank, models, count, { product });
+  // V · G − (V · a) 1ᵀ
+  const ofMean = new Float64Array(rank);
+  const ones = new Float64Array(count).fill(-1);
+  const along = new Float64Array(rank * count);
+  if (rank === 0) return along;
+  const [plain, later] = [{ a: false, b: false }, products.subarray(models)];
+  product(plain, { m: rank, n: 1, k: models }, eigen.vectors, models, averages, 1, ofMean, 1);
+  product(plain, { m: rank, n: count, k: models }, eigen.vectors, models, later, n, along, count);
+  product(plain, { m: rank, n: count, k: 1 }, ofMean, 1, ones, count, along, count);
+  return along;
 };
 
 const driftBetween = (
@@ -260,8 +377,7 @@ const driftBetween = (
   n: number,
   before: Dual | null,
   after: Dual,
-  solve: EigenSolver,
-  product: DoubleProduct,
+  { solve, multiplyDouble: product }: SpectrumAlgebra,
 ): SubspaceUpdate['drift'] => {
   const cuts = cutsOf(spec.rank);
   if (before === null) return cuts.map(() => null);

@@ -1,7 +1,7 @@
 // What is done after every block, done once on made-up numbers while the threads that multiply are still starting. The
 // first updates of a process spend most of their time on loading: functions are compiled when they are first called, and a
 // LAPACK's pages come from the disk. Threads would wait for that with weights at hand.
-import { exactSpectrum } from './exact-spectrum.ts';
+import { exactSpectrum, type SolveApart } from './exact-spectrum.ts';
 import type { DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { gramOfState, newRows, rowsAfter, settleRows } from './stored-rows.ts';
@@ -51,5 +51,6 @@ export const rehearseSpectrum = async (
   const values = new Float64Array(size * size);
   for (let i = 0; i < models; i++) values[(before + i) * (size + 1)] = 1 / (1 + i);
   const spec = { ...slot, rank: RANK, shiftIsOrigin: false };
-  await exactSpectrum(spec, { values, models, shiftSum: 0 }, BLOCK, solve, multiplyDouble);
+  const solveApart: SolveApart = async (matrix, n) => solve(matrix, n);
+  await exactSpectrum(spec, { values, models, shiftSum: 0 }, BLOCK, { solve, solveApart, multiplyDouble });
 };

@@ -56,6 +56,8 @@ export type TileRequest =
   | { readonly kind: 'save'; readonly task: SaveTask }
   | { readonly kind: 'load'; readonly task: LoadTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }
+  /** The eigenpairs of an n x n matrix, and the first so many vectors. */
+  | { readonly kind: 'solve'; readonly matrix: Float64Array; readonly n: number; readonly vectors: number }
   | { readonly kind: 'ready' }
   /** Gives all tiles up, and what they are on. */
   | { readonly kind: 'close' };

@@ -11,8 +11,9 @@ import { type FoundDevice, findDevice } from './devices/device-spec.ts';
 import { TensorThread } from './devices/tensor-link.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
 import { DeviceFailed } from './errors.ts';
+import type { SolveApart } from './exact-spectrum.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
-import type { EigenSolver } from './linalg/symmetric-eigen.ts';
+import { type EigenSolver, type SymmetricEigen, withVectors } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
 import { OPENED, type TileQueue, type TileRequest, type TileWorkerData } from './tile-messages.ts';
 import type { TileDigest, TilePeaks, TileProjection, TileVisit } from './tile-store.ts';
@@ -66,6 +67,8 @@ export interface Tiles {
   /** Writes a slot's rows to a file; the sha256 of what each tile wrote, in tile order. */
   save(task: SaveTask): Promise<readonly Uint8Array[]>;
   load(task: LoadTask): Promise<void>;
+  /** On whichever thread is free. */
+  readonly solveApart: SolveApart;
   /** Does a task of the modes rows and cols on whichever thread is free. */
   scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]>;
   readonly multiplyDouble: DoubleProduct;
@@ -112,12 +115,13 @@ class TileWorker {
     this.#worker.on('exit', (code) => this.#fail(new Error(`a tile worker ended with code ${code}`)));
   }
 
-  send<R>(request: TileRequest): Promise<R> {
+  /** @param given memory that the request gives away */
+  send<R>(request: TileRequest, given: readonly ArrayBuffer[] = []): Promise<R> {
     if (this.#dead !== null) return Promise.reject(this.#dead);
     const id = this.#next++;
     return new Promise<R>((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
-      this.#worker.postMessage({ id, request });
+      this.#worker.postMessage({ id, request }, [...given]);
     });
   }
 
@@ -247,20 +251,31 @@ export class TilePool implements Tiles {
   }
 
   async scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]> {
-    const worker = this.#idle.pop() ?? (await new Promise<TileWorker>((resolve) => void this.#waiting.push(resolve)));
-    try {
-      return await worker.send<ScatterAnswers[T['kind']]>({ kind: 'scatter', task });
-    } finally {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#idle.push(worker);
-      else next(worker);
-    }
+    return this.#whenFree((worker) => worker.send<ScatterAnswers[T['kind']]>({ kind: 'scatter', task }));
   }
+
+  readonly solveApart: SolveApart = async (matrix, n, vectors) => {
+    // Large ones are for the card, and this thread has its solver.
+    if (this.info.name === 'cuda') return withVectors(this.solve(matrix, n), n, vectors);
+    const request = { kind: 'solve', matrix, n, vectors } as const;
+    return this.#whenFree((worker) => worker.send<SymmetricEigen>(request, [matrix.buffer as ArrayBuffer]));
+  };
 
   async close(): Promise<void> {
     const device = this.info.name === 'cuda';
     await Promise.all(this.#workers.map((worker) => worker.close(device)));
     await this.#tensors?.close();
+  }
+
+  async #whenFree<R>(work: (worker: TileWorker) => Promise<R>): Promise<R> {
+    const worker = this.#idle.pop() ?? (await new Promise<TileWorker>((resolve) => void this.#waiting.push(resolve)));
+    try {
+      return await work(worker);
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#idle.push(worker);
+      else next(worker);
+    }
   }
 
   #roomFor(slot: number, bytes: number): SharedArrayBuffer {

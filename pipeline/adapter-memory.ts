@@ -13,7 +13,7 @@ import { displayName } from '../sources/display-name.ts';
 import type { PlannedSlot, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes, stagingBytes } from '../sources/staged-block.ts';
 import { adapterWork } from './choose-engine.ts';
-import { type GroupMemory, type MemoryNeeds, solverBytes } from './memory-plan.ts';
+import { type GroupMemory, type MemoryNeeds, solverBytes, spectrumBytes } from './memory-plan.ts';
 
 /** What a thread takes for the blocks of a Gram matrix of factors. */
 const THREAD_BYTES = 5 * 2 ** 20;
@@ -75,9 +75,10 @@ const coreNeeds = ({ rows, cols, ranks: { length } }: AdapterWork, rank: number)
 };
 
 /** The Gram matrix with its algebra and the sums that stand by, each thread's products, and what reading takes. */
-const restBytes = (group: SlotGroup, { models, sums, threads }: MemoryNeeds, withModels: boolean): number => {
+const restBytes = (group: SlotGroup, needs: MemoryNeeds, withModels: boolean): number => {
+  const { models, sums, threads } = needs;
   const n = models.length;
-  const gram = withModels ? 6 * n * n * 8 + sums * (rowsBeforeBlock(0) + n) ** 2 * 8 : 0;
+  const gram = withModels ? spectrumBytes(needs) + sums * (rowsBeforeBlock(0) + n) ** 2 * 8 : 0;
   return gram + threads * THREAD_BYTES + readingBytes(group, models);
 };
 

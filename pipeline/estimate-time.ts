@@ -119,7 +119,7 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const young = Math.min(updates, YOUNG_UPDATES);
   const streamSeconds =
     plan.engine === 'exact'
-      ? slots.length * prefixSeconds(plan, algebra)
+      ? slots.length * prefixSeconds(plan, algebra, processors)
       : young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
   const sideSeconds = ofSides
     ? slots.reduce((sum, slot) => sum + solverSeconds(plan, slot, algebra, foldRate!, processors), 0) +
@@ -340,12 +340,13 @@ const probeVisits = (plan: Plan, device: Device): number => {
   return (visits * perFeature * width) / seconds;
 };
 
-/** A slot's eigendecompositions, one a prefix of the stream; their cost grows with the cube. */
-const prefixSeconds = ({ models, config }: Plan, algebra: Algebra): number =>
-  prefixesOf(models.length, config.block).reduce(
-    (sum, prefix) => sum + algebra.warm * (prefix.models / algebra.size) ** 3,
-    0,
+/** A slot's eigendecompositions, one a prefix of the stream, some at once; their cost grows with the cube. */
+const prefixSeconds = ({ models, config, solvers }: Plan, algebra: Algebra, processors: number): number => {
+  const each = prefixesOf(models.length, config.block).map(
+    (prefix) => algebra.warm * (prefix.models / algebra.size) ** 3,
   );
+  return Math.max(each.at(-1)!, each.reduce((sum, seconds) => sum + seconds, 0) / Math.min(solvers, processors));
+};
 
 interface Algebra {
   readonly young: number;

@@ -514,6 +514,7 @@ export class Execution {
       basis: this.#plan.basis,
       onBadSource: config.onBadSource,
       tiles: this.#tiles,
+      solvers: this.#plan.solvers,
       scratch: this.#scratch,
       beside: (group) => this.#beside(group),
       onSpectrum: (slot, models, spectrum) => this.#keepVectors(slot, models, spectrum),
@@ -581,6 +582,7 @@ export class Execution {
         core: config.core,
         onBadSource: config.onBadSource,
         tiles: this.#tiles,
+        solvers: this.#plan.solvers,
         ...this.#exactSlots,
         finishModes: (found) => this.#finishModes(found),
         afterGroup: (group) => this.#afterGroup(group, modes),
@@ -600,7 +602,7 @@ export class Execution {
       const { rank, center } = config;
       const shiftIsOrigin = base !== null || !center || sum.slots.every(({ isDelta }) => isDelta === true);
       const spec = { features, rank, center, shiftIsOrigin };
-      const spectrum = await exactSpectrum(spec, gram, block, this.#tiles.solve, this.#tiles.multiplyDouble);
+      const spectrum = await exactSpectrum(spec, gram, block, this.#tiles, this.#plan.solvers);
       const signs = signsOfCoordinates(spectrum);
       const estimate = { engine: 'exact', slot, spec, state: spectrum.state, rank: spectrum.rank, signs } as const;
       this.#summarise(this.#tables.appendSum(estimate, exactHistory({ models, estimate, spectrum })));

@@ -4,6 +4,7 @@ import { ConfigInvalid } from '../configs/errors.ts';
 import { coreBytes } from '../operators/core-tensor.ts';
 import { rowStride } from '../operators/devices/blas-device.ts';
 import { modelsReadAtOnce } from '../operators/exact-modes.ts';
+import { prefixesOf } from '../operators/exact-spectrum.ts';
 import { followedBytes } from '../operators/followed-scatter.ts';
 import { BLOCK_SIDE, packedLength } from '../operators/linalg/packed-blocks.ts';
 import { KRYLOV_BLOCK, krylovRows } from '../operators/linalg/top-eigenpairs.ts';
@@ -40,6 +41,8 @@ export interface MemoryNeeds {
   readonly basis: boolean;
   /** Of the engine `exact`: parts of weights whose memory is counted. Default: two, one in use and one being read. */
   readonly partsStaged?: 1;
+  /** Of the engine `exact`: prefixes of the stream that are solved at once. Default: one. */
+  readonly solvers?: number;
   /** Sums of slots that are kept beside, at most. */
   readonly sums: number;
   /** The modes rows and cols, where they are to share the reading. */
@@ -111,10 +114,28 @@ export const groupMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =
   return { state: own.state + beside.state, staging: own.staging + beside.staging, rest: own.rest + beside.rest };
 };
 
+/** N x N numbers that a prefix of the stream takes while it is solved: centred, the solver's copy and its room, and the vectors. */
+const SOLVER_MATRICES = 5;
+
+const solverMatrices = (models: number): number => SOLVER_MATRICES * models ** 2 * 8;
+
+/** What a slot's spectra take in the engine `exact`: the products, the prefixes that are solved at once, and the directions of all. */
+export const spectrumBytes = ({ models: { length: models }, block, rank, solvers = 1 }: MemoryNeeds): number => {
+  const directions = prefixesOf(models, block).length * Math.min(rank, models) * models;
+  return (models ** 2 + directions) * 8 + solvers * solverMatrices(models);
+};
+
+/** Prefixes that are solved at once: one a thread, as far as what the groups leave of the memory goes. At least one. */
+export const solversAtOnce = (needs: MemoryNeeds, groups: readonly GroupMemory[]): number => {
+  const left = groups.reduce((least, group) => Math.min(least, needs.memory - totalOf(group)), Infinity);
+  const others = Math.floor(Math.max(left, 0) / solverMatrices(needs.models.length));
+  return Math.min(needs.threads, 1 + others);
+};
+
 /**
  * All models of a part at once, staged twice, or once where only the kernel's cache has them (`partsStaged`); a panel a
  * thread and slot in which they pass, and one to mix into; the Grams of a part's tiles on their way; a Gram a slot, and what
- * one slot's algebra takes (the products, centred, their vectors and the solver's room).
+ * one slot's spectra take.
  */
 const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   const models = needs.models.length;
@@ -137,7 +158,7 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   const reading: ReadingPlan = { models: needs.models, base: needs.base, groups: [group], block: models };
   const buffer = blockBufferBytes(reading, group);
   // The sums stand by from the first group on, and are looked at one after the other.
-  const algebra = 6 * models * models * 8 + needs.sums * passing * passing * 8;
+  const algebra = spectrumBytes(needs) + needs.sums * passing * passing * 8;
   const rest = grams + algebra + (needs.basis && window > buffer ? window : 0);
   return { state, staging: stagingOf(needs, group, reading, buffer, needs.partsStaged), rest };
 };

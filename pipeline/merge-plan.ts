@@ -149,6 +149,7 @@ export const makeMergePlan = async (
     groups,
     sideGroups: [],
     groupMemory: [],
+    solvers: 1,
     block: config.block,
     device,
     bytesToRead: parts.reduce((sum, { kept }) => sum + kept, 0),

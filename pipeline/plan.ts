@@ -40,6 +40,7 @@ import {
   groupSlots,
   type MemoryNeeds,
   sideMemory,
+  solversAtOnce,
   spillBytes,
   withStandby,
 } from './memory-plan.ts';
@@ -130,6 +131,8 @@ export interface Plan extends ReadingPlan {
   readonly bytesToRead: number;
   /** Bytes of the basis and mean files, the bulk of what is written. */
   readonly bytesToWrite: number;
+  /** Prefixes of the stream that the engine `exact` solves at once. */
+  readonly solvers: number;
   /** Disk that a group whose slot is too large for the memory takes while it runs; 0 for all others. */
   readonly groupSpill: readonly number[];
   /** Floating point operations of the large products, in all and by group. */
@@ -345,6 +348,17 @@ const planWith = (
         group.factored !== undefined ? factored(group) : { models: 0, sides: sideFlops(group) },
       ),
     ];
+    const memoryOf = (solvers: number): readonly GroupMemory[] => [
+      ...groups.map((group) =>
+        group.factored === undefined
+          ? groupMemory({ ...needs, solvers }, group)
+          : adapterMemory(group, { ...needs, solvers }),
+      ),
+      ...sideGroups.map((group) =>
+        group.factored === undefined ? sideMemory(sideNeeds, group) : adapterMemory(group, needs),
+      ),
+    ];
+    const solvers = engine === 'exact' ? solversAtOnce(needs, memoryOf(1)) : 1;
     const inOrder = groupsInOrder({ groups, sideGroups, engine, config, basis });
     return {
       config,
@@ -362,18 +376,12 @@ const planWith = (
       sums,
       groups,
       sideGroups,
-      groupMemory: [
-        ...groups.map((group) =>
-          group.factored === undefined ? groupMemory(needs, group) : adapterMemory(group, needs),
-        ),
-        ...sideGroups.map((group) =>
-          group.factored === undefined ? sideMemory(sideNeeds, group) : adapterMemory(group, needs),
-        ),
-      ],
+      groupMemory: memoryOf(solvers),
       block,
       device,
       bytesToRead: bytesOver(inOrder, models),
       bytesToWrite: config.basis === false ? 0 : basisBytes(chosen.slots, models.length, config, basis),
+      solvers,
       groupSpill: [...groups.map((group) => spillBytes(needs, group)), ...sideGroups.map(() => 0)],
       flops: groupFlops.reduce((all, flops) => all + flops.models + flops.sides, 0),
       groupFlops,

@@ -7,12 +7,18 @@ import { smallMatrices } from '../../sources/small-matrices.ts';
 export interface SymmetricEigen {
   /** n eigenvalues, descending. */
   readonly values: Float64Array;
-  /** n x n, row j is the unit eigenvector of `values[j]`. */
+  /** n x n, or the first rows of that: row j is the unit eigenvector of `values[j]`. */
   readonly vectors: Float64Array;
 }
 
 /** Solves a symmetric n x n row-major matrix; must not change its input. */
 export type EigenSolver = (matrix: Float64Array, n: number) => SymmetricEigen;
+
+/** All values, and no more vectors than the first `count`. */
+export const withVectors = ({ values, vectors }: SymmetricEigen, n: number, count: number): SymmetricEigen => ({
+  values,
+  vectors: vectors.length > count * n ? vectors.slice(0, count * n) : vectors,
+});
 
 /** The solver for machines without LAPACK: Householder tridiagonalisation and implicit QL. */
 export const jsEigenSolver: EigenSolver = (matrix, n) => {

@@ -57,7 +57,7 @@ describe.each(devices)('a gauge of condition 1,000 on $name', ({ open }) => {
     const { spectra } = await factoredModes(sourceOf(adapters), { modes: ['rows', 'cols'], rank: 8, tiles });
     await tiles.close();
     return [
-      (await exactSpectrum(spec, gram, 8, tiles.solve)).state.eigenvalues,
+      (await exactSpectrum(spec, gram, 8, tiles)).state.eigenvalues,
       ...spectra.map(({ eigenvalues }) => eigenvalues),
     ];
   };

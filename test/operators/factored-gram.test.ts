@@ -47,7 +47,7 @@ describe.each(devices)('the factored Gram on $name', ({ open }) => {
     expect(values[0]).toBe(shape[0] * shape[1]);
     if (largest < 1e-20) return;
     const spec = { features: shape[0] * shape[1], rank: 4, center: true, shiftIsOrigin: true };
-    const { state, norm2 } = await exactSpectrum(spec, { values, models, shiftSum }, 4, tiles.solve);
+    const { state, norm2 } = await exactSpectrum(spec, { values, models, shiftSum }, 4, tiles);
     const mean = meanOf(deltas);
     const centred = deltas.map((delta) => delta.map((value, l) => value - mean[l]!));
     const exact = gramOf(centred);

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { ConfigInvalid } from '../../configs/errors.ts';
 import { chooseSlots } from '../../pipeline/choose-slots.ts';
-import { groupMemory, groupSlots } from '../../pipeline/memory-plan.ts';
+import { groupMemory, groupSlots, solversAtOnce } from '../../pipeline/memory-plan.ts';
 import { shuffled } from '../../pipeline/shuffle.ts';
 import { compareNatural, matrixShape } from '../../pipeline/slot-shape.ts';
 import { SourceMalformed } from '../../sources/errors.ts';
@@ -419,6 +419,32 @@ describe('groupSlots', () => {
       const { state, staging, rest } = groupMemory(exact(needed, more), group!);
       expect(state + staging + rest).toBeLessThanOrEqual(needed);
     });
+  });
+
+  it('of the engine exact, as many prefixes are solved at once as the groups leave room for', () => {
+    const exact = (memory: number) => ({ ...needs(memory), engine: 'exact' as const, threads: 4 });
+    const memoryWith = (solvers?: number) => {
+      const of = groupMemory({ ...exact(0), ...(solvers === undefined ? {} : { solvers }) }, { index: 0, slots });
+      return { of, total: of.state + of.staging + of.rest };
+    };
+    const alone = memoryWith();
+    expect(memoryWith(1)).toEqual(alone);
+    // N x N float64 numbers, five of them, N = 20.
+    const each = memoryWith(2).total - alone.total;
+    expect(each).toBe(5 * 20 * 20 * 8);
+    for (const [memory, solvers] of [
+      [0, 1],
+      [alone.total, 1],
+      [alone.total + each - 1, 1],
+      [alone.total + each, 2],
+      [alone.total + 3 * each, 4],
+      [2 ** 40, 4],
+    ] as const) {
+      expect(solversAtOnce(exact(memory), [alone.of])).toBe(solvers);
+      if (memory >= alone.total) expect(memoryWith(solvers).total).toBeLessThanOrEqual(memory);
+    }
+    // The group that leaves least decides.
+    expect(solversAtOnce(exact(alone.total + each), [{ state: 0, staging: 0, rest: 0 }, alone.of])).toBe(2);
   });
 
   it('no slots, no groups', () => {
