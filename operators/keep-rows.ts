@@ -6,7 +6,7 @@
 // Cost O(size³), with 4 products of size² ℓ for frequent directions.
 // Source: Ghashami, Liberty, Phillips & Woodruff 2016; what is added back to all directions alike: Desai, Ghashami & Phillips
 // 2015 (arXiv 1501.06561), sec. 3, compensative frequent directions.
-import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
+import { type DoubleProduct, jsDoubleProduct, productOf, scaledRows } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { symmetrise } from './linalg/symmetrise.ts';
 import { RANK_THRESHOLD, type StreamingEngine } from './subspace-state.ts';
@@ -93,7 +93,7 @@ const keepLargest = (K: Float64Array, size: number, limits: KeepLimits, solve: E
   return {
     eigenvalues: values.slice(0, rows),
     weights,
-    projections: weights.map((value, i) => value * Math.sqrt(values[Math.floor(i / size)]!)),
+    projections: scaledRows(weights, size, values.subarray(0, rows).map(Math.sqrt)),
     dropped: rows < size ? Math.max(values[rows]!, 0) : 0,
   };
 };
@@ -121,7 +121,8 @@ const keepShrunk = (
   const certain = values.slice(0, rows).map((value) => value - shrinkage);
 
   // The unit directions of B, out of z, and z along them.
-  const unit = vectors.slice(0, rows * size).map((value, i) => value / Math.sqrt(values[Math.floor(i / size)]!));
+  const perLength = values.subarray(0, rows).map((value) => 1 / Math.sqrt(value));
+  const unit = scaledRows(vectors.subarray(0, rows * size), size, perLength);
   const along = productOf(unit, KG, rows, size, size, { transposed: true, product });
   // What is withheld along them: what was, as far as they keep to the old directions, and now this.
   const estimate = new Float64Array(rows * rows);
@@ -146,7 +147,7 @@ const keepShrunk = (
   const whole = productOf(turn(withheld, rows), turned.vectors, rows, rows, rows, { transposed: true });
   return {
     eigenvalues: turned.values,
-    weights: turn(toOld, size).map((value, i) => value * lengths[Math.floor(i / size)]!),
+    weights: scaledRows(turn(toOld, size), size, lengths),
     projections: turn(along, size),
     dropped,
     shrunk: { certain, withheld: symmetrise(whole, rows) },

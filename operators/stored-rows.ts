@@ -5,7 +5,7 @@
 // the next Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Z₁ is chosen so that
 // little is added to it: mostly the rows of Y, and some of X that take the places of others. Now and then, and where that
 // would blur the state's rows, they are mixed in full, after which R is the identity again.
-import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
+import { type DoubleProduct, joined, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import { interpolate } from './linalg/interpolative.ts';
 import type { SubspaceSpec, SubspaceState } from './subspace-state.ts';
 import type { Addition, Mix, Replacement } from './tile-tasks.ts';
@@ -111,9 +111,9 @@ export const rowsAfter = (
   if (!renew && mayAdd(spec.features, m)) {
     // Uncentred, the mean is a row of zeros, which stays as it is.
     if (!spec.center) values[0] = 1;
-    const stateNorms2 = Float64Array.of(before.meanNorm2, ...before.eigenvalues);
-    const heldNorms2 = Float64Array.of(...(stored.norms2 ?? stateNorms2), ...blockNorms2);
-    const mixingBlur2 = blurOf(update.mix, Float64Array.of(...stateNorms2, ...blockNorms2), m, n);
+    const stateNorms2 = joined(Float64Array.of(before.meanNorm2), before.eigenvalues);
+    const heldNorms2 = joined(stored.norms2 ?? stateNorms2, blockNorms2);
+    const mixingBlur2 = blurOf(update.mix, joined(stateNorms2, blockNorms2), m, n);
     const addition = additionOf(values, m, n, mixingBlur2, heldNorms2, swaps);
     if (addition !== null) return { map: addition.map, norms2: addition.norms2, due: { mix: addition.mix, whole } };
   }
@@ -195,7 +195,8 @@ const additionOf = (
   const found = interpolate(weighted, m, n, swaps ? MOST_COEFFICIENT : ANY_COEFFICIENT);
   if (found === null) return null;
   const { order, values } = found;
-  const exchanges = [...order.subarray(0, m).entries()].filter(([to, from]) => to !== from);
+  const exchanges: [number, number][] = [];
+  for (let to = 0; to < m; to++) if (order[to] !== to) exchanges.push([to, order[to]!]);
   if (exchanges.length > 0 && !swaps) return null;
   const map = new Float64Array(m * m);
   const rest = n - m;

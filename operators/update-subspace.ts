@@ -194,11 +194,11 @@ const centredGram = (
     if (rowRow === null) K[j * size + j] = eigenvalues[j]!;
     else K.set(rowRow.subarray(j * r, j * r + j + 1), j * size);
     const average = rowAverages[j]!;
-    setColumn(K, size, r, j, rowX.subarray(j * b, (j + 1) * b), average);
+    setColumn(K, size, r, j, rowX, b, average);
     K[last * size + j] = c * (rowMean[j]! - average);
   }
   for (let i = 0; i < b; i++) {
-    setCentred(K, (r + i) * size + r, xx.subarray(i * b, i * b + i + 1), xAverages, grand);
+    setCentred(K, (r + i) * size + r, xx, b, i, xAverages, grand);
     K[last * size + r + i] = c * (meanX[i]! - meanAverage - (xAverages[i]! - grand));
   }
   K[last * size + last] = c * c * (meanMean - 2 * meanAverage + grand);
@@ -208,28 +208,30 @@ const centredGram = (
 
 // Loops stand in functions of their own: what is hot is compiled, and small functions are compiled soon.
 
-/** Column j from row `first` on: values − average. */
+/** Column j from row `first` on: row j of `values`, b numbers, − average. */
 const setColumn = (
   K: Float64Array,
   size: number,
   first: number,
   j: number,
   values: Float64Array,
+  b: number,
   average: number,
 ): void => {
-  for (let i = 0; i < values.length; i++) K[(first + i) * size + j] = values[i]! - average;
+  for (let i = 0; i < b; i++) K[(first + i) * size + j] = values[j * b + i]! - average;
 };
 
-/** Products of a row of the block, the last of them with itself, about the block's mean. */
+/** Products of row i of the block with those up to itself, about the block's mean. */
 const setCentred = (
   K: Float64Array,
   at: number,
   products: Float64Array,
+  b: number,
+  i: number,
   averages: Float64Array,
   grand: number,
 ): void => {
-  const average = averages[products.length - 1]!;
-  for (let l = 0; l < products.length; l++) K[at + l] = products[l]! - average - averages[l]! + grand;
+  for (let l = 0; l <= i; l++) K[at + l] = products[i * b + l]! - averages[i]! - averages[l]! + grand;
 };
 
 const mirrorUp = (K: Float64Array, size: number): void => {
@@ -261,8 +263,8 @@ const dotsWithMean = (
 ): Float64Array => {
   const dots = new Float64Array(1 + r + b);
   dots[0] = share * (n * meanMean + sumOf(meanX));
-  for (let j = 0; j < r; j++) dots[1 + j] = share * (n * rowMean[j]! + sumOf(rowX.subarray(j * b, (j + 1) * b)));
-  for (let i = 0; i < b; i++) dots[1 + r + i] = share * (n * meanX[i]! + sumOf(xx.subarray(i * b, (i + 1) * b)));
+  for (let j = 0; j < r; j++) dots[1 + j] = share * (n * rowMean[j]! + sumOf(rowX, j * b, (j + 1) * b));
+  for (let i = 0; i < b; i++) dots[1 + r + i] = share * (n * meanX[i]! + sumOf(xx, i * b, (i + 1) * b));
   return dots;
 };
 
@@ -392,12 +394,12 @@ export const largestNorm2 = ({ meanMean, xx }: Pick<Products, 'meanMean' | 'xx'>
 const rowMeans = (values: Float64Array, rows: number, columns: number, center: boolean): Float64Array => {
   const means = new Float64Array(rows);
   if (!center) return means;
-  for (let j = 0; j < rows; j++) means[j] = sumOf(values.subarray(j * columns, (j + 1) * columns)) / columns;
+  for (let j = 0; j < rows; j++) means[j] = sumOf(values, j * columns, (j + 1) * columns) / columns;
   return means;
 };
 
-const sumOf = (values: Float64Array): number => {
+const sumOf = (values: Float64Array, from = 0, to = values.length): number => {
   let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  for (let i = from; i < to; i++) sum += values[i]!;
   return sum;
 };
