@@ -13,6 +13,7 @@ import { readTimings, sumTimings } from './timings.mjs';
 const MB = 1e6;
 const LATE_TARGET = 1.1;
 const BLOCK = 25;
+const SAMPLED_EVERY_MS = 50;
 const SETTINGS = ['--rank', 32, '--block', BLOCK, '--memory', '2GiB', '--device', 'blas', '--threads', 2];
 
 function planOfPart(quick) {
@@ -46,15 +47,16 @@ function secondsAModel(rows, from, to) {
   };
 }
 
-/** Resident memory between the warm-up and the last block, against time and models. */
-function growthOf({ samples, events }, warmUp) {
-  const blocks = events.filter(({ type, modelsSeen }) => type === 'block' && modelsSeen >= warmUp);
+/** Resident memory from when so many models were folded to the last block, against time and models. */
+function growthOf({ samples, events }, after) {
+  const blocks = events.filter(({ type, modelsSeen }) => type === 'block' && modelsSeen >= after);
   const [first, last] = [blocks[0], blocks.at(-1)];
   const during = samples.filter(({ at }) => at >= first.at && at <= last.at);
   if (during.length < 3) return null;
   const perSecond = slopeOf(during.map(({ at, bytes }) => ({ x: at, y: bytes })));
   const modelsPerSecond = (last.modelsSeen - first.modelsSeen) / (last.at - first.at);
   return {
+    after,
     samples: during.length,
     first: during[0].bytes,
     last: during.at(-1).bytes,
@@ -71,7 +73,7 @@ async function measure({ models, data, part, count }) {
   writeFileSync(list, `${names.join('\n')}\n`);
   rmSync(out, { recursive: true, force: true });
   try {
-    const run = await runWatched([`@${list}`, ...SETTINGS, '--out', out]);
+    const run = await runWatched([`@${list}`, ...SETTINGS, '--out', out], { everyMs: SAMPLED_EVERY_MS });
     const rows = await readTimings(out);
     return {
       models: count,
@@ -82,7 +84,8 @@ async function measure({ models, data, part, count }) {
       early: secondsAModel(rows, part.warmUp, part.warmUp + part.window),
       late: secondsAModel(rows, count - part.window, count),
       sums: sumTimings(rows),
-      growth: growthOf(run, part.warmUp),
+      // In the first half the heap still comes to its size.
+      growth: [part.warmUp, count / 2].map((after) => growthOf(run, after)),
       samples: run.samples,
     };
   } finally {
@@ -130,19 +133,18 @@ export async function benchScale({ data, quick }) {
       ratios[kind] <= LATE_TARGET ? 'met' : 'MISSED',
     ]),
   ]);
-  const { growth } = longest;
-  if (growth === null) console.error('SKIPPED: no resident memory was sampled: its growth is not known');
+  if (longest.growth.includes(null)) console.error('SKIPPED: no resident memory was sampled: its growth is not known');
   else {
-    printTable(`resident memory while ${longest.models - warmUp} models were folded`, [
-      ['', 'first, MB', 'last, MB', 'MB a second', 'KB a model', 'samples'],
-      [
-        'least squares',
+    printTable('resident memory while models were folded, least squares', [
+      ['models', 'first, MB', 'last, MB', 'MB a second', 'KB a model', 'samples'],
+      ...longest.growth.map((growth) => [
+        `${growth.after} to ${longest.models}`,
         (growth.first / MB).toFixed(1),
         (growth.last / MB).toFixed(1),
         (growth.bytes_per_s / MB).toFixed(2),
         (growth.bytes_per_model / 1e3).toFixed(2),
         growth.samples,
-      ],
+      ]),
     ]);
   }
   writeResults(quick ? 'scale-quick' : 'scale', { machine: describeMachine(), dataset: part.set, ratios, runs });

@@ -156,12 +156,18 @@ export const updateSubspace = (
     mix,
     oldRows: r,
     newRows: rows,
-    models: scored.map((model, i) => ({ ...model, distance2: moved.distances[i]! })),
+    models: scored.map((model, i) => withDistance(model, moved.distances[i]!)),
     coordinates: moved.coordinates,
     carry: moved.carry,
     drift: driftOf(spec, moved.carry.rotation, r, rows, solve, product),
   };
 };
+
+/** Field by field: of objects made by spreading others V8 kept every one until a collection of the whole heap. */
+const withDistance = (
+  { centred2, captured2, rawNorm2, meanEntry }: Omit<ModelUpdate, 'distance2'>,
+  distance2: number,
+): ModelUpdate => ({ centred2, captured2, rawNorm2, meanEntry, distance2 });
 
 /** How far the directions at the cuts have turned. @param rotation old x now, cosines of old directions with new ones */
 export const driftOf = (
