@@ -171,19 +171,12 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     },
     settle: () => {},
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
-      out.data.set(data.subarray(0, at * stride));
+      readInto({ data, stride, width, rows: at }, 0, at, out.data, stride);
       const a = data.subarray(aStart * stride);
       blas.multiply(m, width, n, weightsOf(p), n, a, stride, out.data.subarray(at * stride), stride);
     },
     swapRows: ({ data, stride, width }, a, b) => {
-      if (scratch.length < width) scratch = new Float32Array(width);
-      const [one, other] = [
-        data.subarray(a * stride, a * stride + width),
-        data.subarray(b * stride, b * stride + width),
-      ];
-      scratch.set(one);
-      one.set(other);
-      other.set(scratch.subarray(0, width));
+      blas.swap(width, data.subarray(a * stride), data.subarray(b * stride));
     },
     accumulate: (p, m, { data, stride, width }, at, n) => {
       if (n === 0) return;

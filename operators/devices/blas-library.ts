@@ -43,6 +43,8 @@ export interface BlasLibrary {
   readonly addDouble: (n: number, x: Float64Array, y: Float64Array) => void;
   /** Where the entry of largest magnitude stands, the first of equals; n > 0. */
   readonly indexOfLargest: (n: number, x: Float32Array) => number;
+  /** x and y change places, length n. */
+  readonly swap: (n: number, x: Float32Array, y: Float32Array) => void;
   /** Every row of A (m x n, row stride lda) += x. */
   readonly addToRows: (m: number, n: number, x: Float32Array, a: Float32Array, lda: number) => void;
   /** B (m x n, ldb) = A (m x n, lda). Null where the library has no LAPACK. */
@@ -134,9 +136,11 @@ export const loadBlas = (path: string): BlasLibrary => {
     const daxpy = bind(
       `void ${name('cblas_daxpy')}(${int} n, double a, const double *x, ${int} ix, double *y, ${int} iy)`,
     );
+    const sswap = bind(`void ${name('cblas_sswap')}(${int} n, float *x, ${int} ix, float *y, ${int} iy)`);
     const isamax = bind(`size_t ${name('cblas_isamax')}(${int} n, const float *x, ${int} ix)`);
     if (
       isamax === null ||
+      sswap === null ||
       daxpy === null ||
       sgemm === null ||
       sgemmAt === null ||
@@ -187,6 +191,7 @@ export const loadBlas = (path: string): BlasLibrary => {
       },
       addDouble: (n, x, y) => void daxpy(n, 1, x, 1, y, 1),
       indexOfLargest: (n, x) => Number(isamax(n, x, 1)),
+      swap: (n, x, y) => void sswap(n, x, 1, y, 1),
       addToRows: (m, n, x, a, lda) => void sger(ROW_MAJOR, m, n, 1, onesOf(m), 1, x, 1, a, lda),
       copyRows: bindCopyRows(bind, scheme),
       solve: bindEigenSolver(bind, scheme),
