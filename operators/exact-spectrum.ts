@@ -195,7 +195,12 @@ const dualsOf = async (
   const waiting = [...centred.keys()];
   const solveNext = async (): Promise<void> => {
     for (let i = waiting.pop(); i !== undefined; i = waiting.pop()) {
-      duals[i] = await dualOf(spec, products, n, centred[i]!, algebra);
+      try {
+        duals[i] = await dualOf(spec, products, n, centred[i]!, algebra);
+      } catch (error) {
+        waiting.length = 0;
+        throw error;
+      }
       await turn();
     }
   };

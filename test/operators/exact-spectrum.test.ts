@@ -42,10 +42,12 @@ it('prefixes are solved some at once, the largest first, and told in order', asy
   expect(most).toBe(3);
 });
 
-it('one that cannot be solved is told when no thread is at work any more', async () => {
+it('one that cannot be solved is told when no thread is at work any more, and no other is begun', async () => {
   const spec = { features: 100, rank: 3, center: true, shiftIsOrigin: true };
+  const begun: number[] = [];
   let running = 0;
   const solveApart: SpectrumAlgebra['solveApart'] = async (matrix, n) => {
+    begun.push(n);
     running++;
     await new Promise((resolve) => setTimeout(resolve, n === 24 ? 1 : 20));
     running--;
@@ -54,6 +56,7 @@ it('one that cannot be solved is told when no thread is at work any more', async
   };
   await expect(exactSpectrum(spec, gramOf(24), 4, { ...algebra, solveApart }, 2)).rejects.toThrow('no convergence');
   expect(running).toBe(0);
+  expect(begun).toEqual([24, 20]);
 });
 
 it('the event loop turns after every prefix', async () => {
