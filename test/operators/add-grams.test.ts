@@ -30,9 +30,12 @@ const staged = () => {
   return { dtype: 'F8_E5M2' as const, models, positions: models, buffer, offset: 0, start: 0 };
 };
 
-it('adds them to the same bits', { timeout: 120_000 }, async () => {
+it.each([
+  ['threads hold their tiles', { maxRows: 3 + BLOCK, passingRows: null }],
+  ['tiles are whoever is first to take them', { maxRows: 0, passingRows: 3 + BLOCK }],
+])('adds them to the same bits where %s', { timeout: 120_000 }, async (_, kept) => {
   const rows = staged();
-  const layout = { slot: 'w', features: FEATURES, maxRows: 3 + BLOCK, passingRows: null, spill: null };
+  const layout = { slot: 'w', features: FEATURES, spill: null, ...kept };
   const visit = (tiles: TileRange | null): VisitTask => ({
     ...{ slot: 0, mix: null, stateRows: 0, block: BLOCK, shift: { from: 'mean' }, full: true, tiles, spill: null },
     staged: [

@@ -2,9 +2,11 @@
 // the bits that one thread makes. Two threads are two stores here, the second of which works while the first is held up in its first tile.
 import { expect, it } from 'vitest';
 import type { Device } from '../../operators/devices/device.ts';
+import { findDevice } from '../../operators/devices/device-spec.ts';
 import { addVisits } from '../../operators/tile-pool.ts';
 import { TileStore } from '../../operators/tile-store.ts';
 import { keepsRows, type SlotLayout, type VisitTask } from '../../operators/tile-tasks.ts';
+import type { StagedRows } from '../../sources/staged-block.ts';
 import { TILE_WIDTH } from '../../sources/tile.ts';
 import { devices } from './devices.ts';
 import { normals } from './planted.ts';
@@ -64,6 +66,35 @@ it('a thread that is held up takes fewer', async () => {
   const both = addVisits([...meanwhile!, ...own], task, alone.multiplyDouble);
   expect(both.shiftSum).toBe(truth.shiftSum);
   expect(both.gram).toEqual(truth.gram);
+});
+
+it('threads of a pool make the same bits of them, whole and part by part', { timeout: 60_000 }, async () => {
+  const task = taskOf();
+  const found = await findDevice(devices[0]!.name);
+  const truth = addVisits(storeOn(await devices[0]!.openDevice()).visit(task), task, found.multiplyDouble);
+  // Where tasks are sent to threads: the build's, since Node 20 cannot load TypeScript in a thread.
+  const { TilePool }: typeof import('../../operators/tile-pool.ts') = await import(
+    '../../dist/operators/tile-pool.js' as string
+  );
+  for (const threads of [1, 2, 7]) {
+    const pool = new TilePool(found, threads);
+    await pool.open([layout]);
+    const whole = await pool.visit(task);
+    const partOf = (from: number, to: number): VisitTask => {
+      const [rows] = task.staged as readonly StagedRows[];
+      const at = { offset: from * TILE_WIDTH * BLOCK * 4, start: from * TILE_WIDTH };
+      return { ...task, staged: [{ ...rows!, ...at }], tiles: { from, to } };
+    };
+    const first = await pool.visit(partOf(0, 2));
+    const parts = await pool.visit(partOf(2, TILES), first);
+    const bad = await pool.scan({ ...taskOf(BAD), tiles: null });
+    await pool.close();
+    for (const { gram, shiftSum } of [whole, parts]) {
+      expect(gram, `${threads} threads`).toEqual(truth.gram);
+      expect(shiftSum).toBe(truth.shiftSum);
+    }
+    expect(bad).toMatchObject([{ model: 0, index: BAD }]);
+  }
 });
 
 it('weights that cannot be folded are looked for once', async () => {
