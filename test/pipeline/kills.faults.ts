@@ -48,7 +48,7 @@ const exact: Omit<Way, 'models'> = {
 
 /** A run of some twenty seconds: eigenvalues without a BLAS take their time. */
 const exactOn = (device: string): Way => {
-  const [models, memory] = device === 'blas' ? [300, '24MiB'] : [130, '10MiB'];
+  const [models, memory] = device === 'blas' ? [300, '24MiB'] : [200, '12MiB'];
   return { ...exact, models, options: [...exact.options, '--memory', memory] };
 };
 
