@@ -56,6 +56,11 @@ export interface TimeEstimate {
   readonly assumes: readonly string[];
 }
 
+/** Rows of a matrix that is solved for a probe, at most: from here on LAPACK is about as fast as it gets, and ml-matrix takes 60 ms. */
+const SOLVED_ROWS = 192;
+/** Seconds up to which it is solved once more. */
+const SOLVED_TWICE = 0.03;
+
 const READ_BUDGET = 0.06;
 const VISIT_BUDGET = 0.06;
 const MODELS_AT_ONCE = 8;
@@ -85,7 +90,7 @@ const KRYLOV_STEPS = 120;
 const KRYLOV_SHARE = 0.1;
 const SHA_RATE = 1.5e9;
 /** What a run's first block costs beside: functions that are not compiled yet, in every thread. */
-const START_SECONDS = 0.15;
+const START_SECONDS = 0.05;
 
 /**
  * Probes the machine for a plan.
@@ -102,6 +107,7 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const foldRate = ofSides ? probeFold(plan, device) : null;
   await device.close();
   const algebra = probeAlgebra(plan);
+  const solver = plan.engine === 'exact' && ofModels ? probeSolver(plan) : null;
   const probeSeconds = (performance.now() - start) / 1e3;
 
   const { config, models, slots } = plan;
@@ -118,8 +124,8 @@ export const estimateTime = async (plan: Plan): Promise<TimeEstimate> => {
   const readSeconds = plan.bytesToRead / reading.rate + probeFactors(plan) * readPasses;
   const young = Math.min(updates, YOUNG_UPDATES);
   const streamSeconds =
-    plan.engine === 'exact'
-      ? slots.length * prefixSeconds(plan, algebra, processors)
+    solver !== null
+      ? slots.length * prefixSeconds(plan, solver, processors)
       : young * algebra.young + (updates - young) * algebra.warm + updates * UPDATE_SECONDS;
   const sideSeconds = ofSides
     ? slots.reduce((sum, slot) => sum + solverSeconds(plan, slot, algebra, foldRate!, processors), 0) +
@@ -341,11 +347,33 @@ const probeVisits = (plan: Plan, device: Device): number => {
 };
 
 /** A slot's eigendecompositions, one a prefix of the stream, some at once; their cost grows with the cube. */
-const prefixSeconds = ({ models, config, solvers }: Plan, algebra: Algebra, processors: number): number => {
+const prefixSeconds = ({ models, config, solvers }: Plan, probe: SolverProbe, processors: number): number => {
   const each = prefixesOf(models.length, config.block).map(
-    (prefix) => algebra.warm * (prefix.models / algebra.size) ** 3,
+    (prefix) => probe.seconds * (prefix.models / probe.rows) ** 3,
   );
-  return Math.max(each.at(-1)!, each.reduce((sum, seconds) => sum + seconds, 0) / Math.min(solvers, processors));
+  const solved = each.reduce((sum, seconds) => sum + seconds, 0) / Math.min(solvers, processors);
+  return Math.max(each.at(-1)!, solved) + each.length * UPDATE_SECONDS;
+};
+
+interface SolverProbe {
+  readonly rows: number;
+  readonly seconds: number;
+}
+
+/** One eigendecomposition of a matrix of models, tried twice unless that takes long. */
+const probeSolver = ({ models, device }: Plan): SolverProbe => {
+  const rows = Math.min(SOLVED_ROWS, models.length);
+  const matrix = Float64Array.from({ length: rows * rows }, (_, at) => {
+    const [i, j] = [Math.floor(at / rows), at % rows];
+    return i === j ? 1 : 0.1 / (1 + Math.abs(i - j));
+  });
+  const once = (): number => {
+    const start = performance.now();
+    device.solve(matrix, rows);
+    return (performance.now() - start) / 1e3;
+  };
+  const young = once();
+  return { rows, seconds: young > SOLVED_TWICE ? young : Math.min(young, once()) };
 };
 
 interface Algebra {

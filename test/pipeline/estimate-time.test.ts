@@ -19,6 +19,12 @@ describe.each(devices)('on $name', ({ name: device }) => {
   it.each([
     ['the zoo', () => zoo, ['--rank', '8', '--block', '8']],
     ['48 models of 1 MiB', (folder: string) => writeModels(join(folder, 'models'), 48, 512, 512), ['--rank', '16']],
+    // Nearly all of it eigendecompositions, which take longer without a LAPACK.
+    [
+      'many small models, engine exact',
+      (folder: string) => writeModels(join(folder, 'models'), device === 'blas' ? 900 : 250, 48, 48),
+      ['--rank', '16', '--engine', 'exact', '--no-basis'],
+    ],
   ] as const)('%s: within a factor of 3', { retry: 3 }, async (_, make, options) => {
     const folder = temporaryFolder();
     const args = [make(folder), ...options, '--device', device, '--threads', '1'];
