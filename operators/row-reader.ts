@@ -35,7 +35,7 @@ let bound: Pread | null | undefined;
 
 /** The system's own, which takes a whole row: `readSync` costs as much again, and its code is compiled beside the first rows. */
 const pread = (): Pread | null => {
-  bound ??= cFunction<Pread>('pread', 'int64', ['int', 'uint64', 'uint64', 'int64']);
+  if (bound === undefined) bound = cFunction<Pread>('pread', 'int64', ['int', 'uint64', 'uint64', 'int64']);
   return bound;
 };
 

@@ -10,7 +10,7 @@ import type { DeviceChoice } from './devices/device-choice.ts';
 import { type FoundDevice, findDevice } from './devices/device-spec.ts';
 import { TensorThread } from './devices/tensor-link.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
-import { DeviceFailed } from './errors.ts';
+import { DeviceFailed, NumericalFailure } from './errors.ts';
 import type { SolveApart } from './exact-spectrum.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
 import { type EigenSolver, type SymmetricEigen, withVectors } from './linalg/symmetric-eigen.ts';
@@ -67,7 +67,7 @@ export interface Tiles {
   /** Writes a slot's rows to a file; the sha256 of what each tile wrote, in tile order. */
   save(task: SaveTask): Promise<readonly Uint8Array[]>;
   load(task: LoadTask): Promise<void>;
-  /** On whichever thread is free. */
+  /** On whichever thread is free; with an NVIDIA card on this one. */
   readonly solveApart: SolveApart;
   /** Does a task of the modes rows and cols on whichever thread is free. */
   scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]>;
@@ -102,13 +102,14 @@ class TileWorker {
     });
     this.#worker.on('message', (message) => {
       if (message === OPENED) return;
-      const { id, result, error, stack, spill, device } = message;
+      const { id, result, error, stack, spill, unsolved, device } = message;
       const pending = this.#pending.get(id)!;
       this.#pending.delete(id);
       if (error === undefined) pending.resolve(result as never);
       else if (spill !== undefined)
         pending.reject(sinkFailure(spill.path, 'spilling tiles', { ...spill, message: error }));
       else if (device !== undefined) pending.reject(new DeviceFailed(device));
+      else if (unsolved !== undefined) pending.reject(new NumericalFailure(unsolved));
       else pending.reject(Object.assign(new Error(error), { stack }));
     });
     this.#worker.on('error', (error) => this.#fail(error as Error));
@@ -255,7 +256,7 @@ export class TilePool implements Tiles {
   }
 
   readonly solveApart: SolveApart = async (matrix, n, vectors) => {
-    // Large ones are for the card, and this thread has its solver.
+    // Large ones are for the card, whose solver this thread has: it does them one after the other.
     if (this.info.name === 'cuda') return withVectors(this.solve(matrix, n), n, vectors);
     const request = { kind: 'solve', matrix, n, vectors } as const;
     return this.#whenFree((worker) => worker.send<SymmetricEigen>(request, [matrix.buffer as ArrayBuffer]));

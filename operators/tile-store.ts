@@ -52,6 +52,8 @@ interface HeldSlot {
   readonly tiles: readonly HeldTile[];
   /** The matrix in which each panel takes its turn, where panels have none of their own between visits. */
   shared: DeviceMatrix | null;
+  /** Whether nothing of a panel stays with it between visits. */
+  readonly isPassing: boolean;
   /** Where a spilled slot's panels are between visits. */
   readonly files: SpillFiles | null;
   spare: DeviceMatrix;
@@ -118,6 +120,7 @@ export class TileStore {
         this.#device.reshape(this.#device.allocate(rows, widest), width);
       const shared = passingRows === null && spill === null ? null : allocate(passingRows ?? maxRows, widest);
       const keeps = passingRows !== null && spill === null && maxRows > 0;
+      const isPassing = shared !== null && !keeps;
       const panelsOf = ({ width }: Tile): readonly Panel[] =>
         range(Math.ceil(width / widest)).map((i) => {
           const start = i * widest;
@@ -127,8 +130,21 @@ export class TileStore {
         });
       return {
         layout,
-        tiles: tiles.map((tile) => ({ ...tile, panels: panelsOf(tile), shiftSum: 0 })),
+        // Panels that keep nothing are made when they are visited: of a large slot they would be tens of megabytes in every thread.
+        tiles: tiles.map(
+          (tile): HeldTile =>
+            isPassing
+              ? {
+                  ...tile,
+                  shiftSum: 0,
+                  get panels() {
+                    return panelsOf(tile);
+                  },
+                }
+              : { ...tile, panels: panelsOf(tile), shiftSum: 0 },
+        ),
         shared,
+        isPassing,
         files: spill === null ? null : new SpillFiles(spill),
         spare: allocate(Math.max(maxRows, 1), widest),
       };
@@ -139,7 +155,7 @@ export class TileStore {
     for (const slot of this.#slots) {
       if (slot === null) continue;
       slot.files?.close();
-      const panels = slot.tiles.flatMap((tile) => tile.panels);
+      const panels = slot.isPassing ? [] : slot.tiles.flatMap((tile) => tile.panels);
       const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : [slot.shared];
       const kept = panels.flatMap((panel) => panel.kept ?? []);
       for (const matrix of [slot.spare, ...own, ...kept]) this.#device.free(matrix);

@@ -3,7 +3,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { addGrams } from './add-grams.ts';
 import { openDevice } from './devices/device-spec.ts';
-import { DeviceFailed, DeviceUnavailable } from './errors.ts';
+import { DeviceFailed, DeviceUnavailable, NumericalFailure } from './errors.ts';
 import { withVectors } from './linalg/symmetric-eigen.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
@@ -82,6 +82,7 @@ port.on('message', async ({ id, request }: { id: number; request: TileRequest })
     // It was there when the run was planned.
     const failed = error instanceof DeviceUnavailable ? new DeviceFailed({ ...error, reason: 'other' }) : error;
     const { device, reason, detail } = failed instanceof DeviceFailed ? failed : {};
-    port.postMessage({ id, error: message, stack, spill, device: device && { device, reason, detail } });
+    const unsolved = error instanceof NumericalFailure ? { slot: error.slot, detail: error.detail } : undefined;
+    port.postMessage({ id, error: message, stack, spill, unsolved, device: device && { device, reason, detail } });
   }
 });

@@ -121,15 +121,23 @@ const solverMatrices = (models: number): number => SOLVER_MATRICES * models ** 2
 
 /** What a slot's spectra take in the engine `exact`: the products, the prefixes that are solved at once, and the directions of all. */
 export const spectrumBytes = ({ models: { length: models }, block, rank, solvers = 1 }: MemoryNeeds): number => {
-  const directions = prefixesOf(models, block).length * Math.min(rank, models) * models;
+  const directions = prefixesOf(models, block).reduce(
+    (sum, prefix) => sum + Math.min(rank, prefix.models) * prefix.models,
+    0,
+  );
   return (models ** 2 + directions) * 8 + solvers * solverMatrices(models);
 };
 
-/** Prefixes that are solved at once: one a thread, as far as what the groups leave of the memory goes. At least one. */
+/**
+ * Prefixes that are solved at once: one a thread, as far as what the groups leave of the memory goes. At least one, and no more where
+ * nobody knows what is left.
+ */
 export const solversAtOnce = (needs: MemoryNeeds, groups: readonly GroupMemory[]): number => {
+  if (groups.length === 0) return 1;
   const left = groups.reduce((least, group) => Math.min(least, needs.memory - totalOf(group)), Infinity);
-  const others = Math.floor(Math.max(left, 0) / solverMatrices(needs.models.length));
-  return Math.min(needs.threads, 1 + others);
+  const { length: models } = needs.models;
+  const others = Math.floor(Math.max(left, 0) / solverMatrices(models));
+  return Math.min(needs.threads, prefixesOf(models, needs.block).length, 1 + others);
 };
 
 /**

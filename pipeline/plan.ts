@@ -358,7 +358,8 @@ const planWith = (
         group.factored === undefined ? sideMemory(sideNeeds, group) : adapterMemory(group, needs),
       ),
     ];
-    const solvers = engine === 'exact' ? solversAtOnce(needs, memoryOf(1)) : 1;
+    // With a card one thread solves them all.
+    const solvers = engine === 'exact' && device.info.name !== 'cuda' ? solversAtOnce(needs, memoryOf(1)) : 1;
     const inOrder = groupsInOrder({ groups, sideGroups, engine, config, basis });
     return {
       config,

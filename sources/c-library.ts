@@ -21,5 +21,5 @@ export const lastError = (): number => koffi.errno();
 /** The number of an error of the system's, such as EINTR. */
 export const errorNumber = (name: string): number | undefined => koffi.os.errno[name];
 
-/** Where an array stands, in bytes, for as long as it is alive: V8 moves those of its own heap, which are below 64 bytes. */
+/** Where an array stands, in bytes, for as long as it is alive: V8 moves those of its own heap, which are of 64 bytes at most. */
 export const addressOf = (values: ArrayBufferView): number => Number(koffi.address(values));

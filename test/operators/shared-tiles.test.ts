@@ -104,3 +104,21 @@ it('weights that cannot be folded are looked for once', async () => {
   expect(one.scan(task, queue)).toMatchObject([{ model: 0, index: BAD }]);
   expect(other.scan(task, queue)).toEqual([]);
 });
+
+it('a matrix that no thread can solve is told as such', async () => {
+  const found = await findDevice(devices[0]!.name);
+  const { TilePool }: typeof import('../../operators/tile-pool.ts') = await import(
+    '../../dist/operators/tile-pool.js' as string
+  );
+  const pool = new TilePool(found, 2);
+  const solvable = Float64Array.of(2, 0, 0, 3);
+  const { values, vectors } = await pool.solveApart(solvable.slice(), 2, 1);
+  expect(values).toEqual(found.solve(solvable, 2).values);
+  expect(vectors).toEqual(found.solve(solvable, 2).vectors.slice(0, 2));
+  // LAPACK says so; ml-matrix has no such check.
+  if (devices[0]!.name === 'blas')
+    await expect(pool.solveApart(new Float64Array(64).fill(Number.NaN), 8, 1)).rejects.toMatchObject({
+      _tag: 'NumericalFailure',
+    });
+  await pool.close();
+});

@@ -443,6 +443,8 @@ describe('groupSlots', () => {
       expect(solversAtOnce(exact(memory), [alone.of])).toBe(solvers);
       if (memory >= alone.total) expect(memoryWith(solvers).total).toBeLessThanOrEqual(memory);
     }
+    expect(solversAtOnce(exact(2 ** 40), [])).toBe(1);
+    expect(solversAtOnce({ ...exact(2 ** 40), block: 10 }, [alone.of])).toBe(2);
     // The group that leaves least decides.
     expect(solversAtOnce(exact(alone.total + each), [{ state: 0, staging: 0, rest: 0 }, alone.of])).toBe(2);
   });
