@@ -4,6 +4,7 @@
 // Source: the dual (Gram) form of PCA, e.g. Jolliffe 2002, sec. 3.5; modes of a tensor: arXiv 2512.05117, algorithm 1.
 import { setImmediate as turn } from 'node:timers/promises';
 import { allDone } from './all-done.ts';
+import { sumOf, traceOf } from './linalg/array-loops.ts';
 import { type DoubleProduct, productOf } from './linalg/dense-products.ts';
 import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
@@ -221,7 +222,7 @@ const centredPrefixes = (
     if (center) addColumns(products, n, from, models, sums, product);
     from = models;
     const averages = sums.map((sum) => sum / models);
-    return { models, averages, grand: sumOf(averages, models) / models };
+    return { models, averages, grand: sumOf(averages, 0, models) / models };
   });
 };
 
@@ -272,18 +273,6 @@ const centredMinor = (
   for (let i = 0; i < first; i++) right[2 * i + 1] = left[2 * i]!;
   product({ a: false, b: true }, { m: first, n: first, k: 2 }, left, 2, right, 2, centred, first);
   return centred;
-};
-
-const sumOf = (values: Float64Array, first: number): number => {
-  let sum = 0;
-  for (let i = 0; i < first; i++) sum += values[i]!;
-  return sum;
-};
-
-const traceOf = (matrix: Float64Array, side: number): number => {
-  let trace = 0;
-  for (let i = 0; i < side; i++) trace += matrix[i * side + i]!;
-  return trace;
 };
 
 const mostDirections = ({ center, features }: SubspaceSpec, models: number): number =>

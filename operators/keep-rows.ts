@@ -6,7 +6,8 @@
 // Cost O(size³), with 4 products of size² ℓ for frequent directions.
 // Source: Ghashami, Liberty, Phillips & Woodruff 2016; what is added back to all directions alike: Desai, Ghashami & Phillips
 // 2015 (arXiv 1501.06561), sec. 3, compensative frequent directions.
-import { type DoubleProduct, jsDoubleProduct, productOf, scaledRows } from './linalg/dense-products.ts';
+import { joined, scaledRows } from './linalg/array-loops.ts';
+import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { symmetrise } from './linalg/symmetrise.ts';
 import { RANK_THRESHOLD, type StreamingEngine } from './subspace-state.ts';
@@ -26,12 +27,7 @@ export interface OldRows {
 }
 
 /** All of a state's `shrunk`, r + r² numbers. */
-export const packShrunk = ({ certain, withheld }: Shrunk): Float64Array => {
-  const packed = new Float64Array(certain.length + withheld.length);
-  packed.set(certain);
-  packed.set(withheld, certain.length);
-  return packed;
-};
+export const packShrunk = ({ certain, withheld }: Shrunk): Float64Array => joined(certain, withheld);
 
 /** @param r rows of the state */
 export const unpackShrunk = (packed: Float64Array, r: number): Shrunk => ({

@@ -6,6 +6,7 @@
 // Y Yᵀ from z, Y Xᵀ and X Xᵀ: with exactly the z that made Y, rounding in z does not matter, and rounding in a product is
 // compressed, never enlarged, by B^-½ Z.
 // Source: nystrom.ts.
+import { sumOf } from './linalg/array-loops.ts';
 import { jsDoubleProduct as multiply, productOf } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { nystrom, type Sketch } from './nystrom.ts';
@@ -308,7 +309,7 @@ const grow = (
   }
   const newCore = core.slice();
   multiply(right, { m: rows, n: rows, k: b }, z, b, z, b, newCore, rows);
-  const newTests = center ? tests.map((sum, i) => sum + sumOf(z.subarray(i * b, (i + 1) * b))) : tests;
+  const newTests = center ? tests.map((sum, i) => sum + sumOf(z, i * b, (i + 1) * b)) : tests;
   return { ...rest, sumDots: newDots, rowDots: newRows, core: newCore, tests: newTests };
 };
 
@@ -351,9 +352,3 @@ const plain = { a: false, b: false };
 
 const firstColumn = (matrix: Float64Array, n: number): Float64Array =>
   Float64Array.from({ length: n }, (_, i) => matrix[i * n]!);
-
-const sumOf = (values: Float64Array): number => {
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i]!;
-  return sum;
-};

@@ -1,5 +1,6 @@
 // The small float64 part of slots' states as an Arrow file: what a checkpoint keeps beside the rows. Every number comes back
 // with the same bits. One row a slot, in the order of the group.
+
 import {
   Field,
   Float64,
@@ -16,6 +17,7 @@ import {
   type Vector,
 } from 'apache-arrow';
 import { packShrunk, unpackShrunk } from './keep-rows.ts';
+import { joined } from './linalg/array-loops.ts';
 import type { Sketch } from './nystrom.ts';
 import type { SubspaceState } from './subspace-state.ts';
 
@@ -50,16 +52,8 @@ const listOf = ({ state, map, norms2 }: SavedSlot, name: (typeof lists)[number])
 };
 
 /** A sketch's parts one after the other, the number of its rows first. */
-const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array => {
-  const parts = [Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions];
-  const packed = new Float64Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    packed.set(part, at);
-    at += part.length;
-  }
-  return packed;
-};
+const packSketch = ({ turn, sumDots, rowDots, core, tests, directions }: Sketch): Float64Array =>
+  joined(Float64Array.of(tests.length), tests, sumDots, turn, rowDots, core, directions);
 
 const unpackSketch = (packed: Float64Array): Sketch => {
   const rows = packed[0]!;

@@ -5,7 +5,8 @@
 // the next Y, and R is M₁. That is b / (1 + r + b) of the products, and none while nothing is dropped. Z₁ is chosen so that
 // little is added to it: mostly the rows of Y, and some of X that take the places of others. Now and then, and where that
 // would blur the state's rows, they are mixed in full, after which R is the identity again.
-import { type DoubleProduct, joined, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
+import { joined } from './linalg/array-loops.ts';
+import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import { interpolate } from './linalg/interpolative.ts';
 import type { SubspaceSpec, SubspaceState } from './subspace-state.ts';
 import type { Addition, Mix, Replacement } from './tile-tasks.ts';

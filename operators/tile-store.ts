@@ -131,18 +131,16 @@ export class TileStore {
       return {
         layout,
         // Panels that keep nothing are made when they are visited: of a large slot they would be tens of megabytes in every thread.
-        tiles: tiles.map(
-          (tile): HeldTile =>
-            isPassing
-              ? {
-                  ...tile,
-                  shiftSum: 0,
-                  get panels() {
-                    return panelsOf(tile);
-                  },
-                }
-              : { ...tile, panels: panelsOf(tile), shiftSum: 0 },
-        ),
+        tiles: tiles.map((tile): HeldTile => {
+          const held = isPassing ? null : panelsOf(tile);
+          return {
+            ...tile,
+            shiftSum: 0,
+            get panels() {
+              return held ?? panelsOf(tile);
+            },
+          };
+        }),
         shared,
         isPassing,
         files: spill === null ? null : new SpillFiles(spill),

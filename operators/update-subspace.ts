@@ -3,7 +3,9 @@
 // Cost O((r + b)^3), about 1 ms for rank 32 and block 32 with LAPACK.
 // Source: Ross, Lim, Lin & Yang 2008, sec. 2.1.1 (mean correction); Levy & Lindenbaum 2000 (sequential Karhunen-Loeve);
 // frequent directions, which differs in what it keeps: keep-rows.ts.
+
 import { keepRows } from './keep-rows.ts';
+import { sumOf, traceOf } from './linalg/array-loops.ts';
 import { type DoubleProduct, jsDoubleProduct, productOf } from './linalg/dense-products.ts';
 import { type PrincipalAngles, principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
@@ -102,7 +104,7 @@ export const updateSubspace = (
   const c = spec.center && n > 0 ? Math.sqrt((n * b) / models) : 0;
   const size = r + b + 1;
   const K = centredGram(spec, state, products, b, c);
-  const [oldTrace, trace] = [traceOf(K, size, r), traceOf(K, size, size)];
+  const [oldTrace, trace] = [traceOf(K, size, r), traceOf(K, size)];
 
   // --- the directions worth keeping
   const blockNorm2 = largestNorm2(products, b);
@@ -274,12 +276,6 @@ const dotsWithMean = (
   return dots;
 };
 
-const traceOf = (K: Float64Array, size: number, rows: number): number => {
-  let trace = 0;
-  for (let i = 0; i < rows; i++) trace += K[i * size + i]!;
-  return trace;
-};
-
 /** The parts of a Gram by name; the state's own come from the state unless they were measured anew. */
 export interface Products {
   /** r x r when measured; null when the rows are taken as orthogonal. */
@@ -402,10 +398,4 @@ const rowMeans = (values: Float64Array, rows: number, columns: number, center: b
   if (!center) return means;
   for (let j = 0; j < rows; j++) means[j] = sumOf(values, j * columns, (j + 1) * columns) / columns;
   return means;
-};
-
-const sumOf = (values: Float64Array, from = 0, to = values.length): number => {
-  let sum = 0;
-  for (let i = from; i < to; i++) sum += values[i]!;
-  return sum;
 };
