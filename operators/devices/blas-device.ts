@@ -21,6 +21,9 @@ export const BLAS_CHUNK = 2048;
  */
 const SCATTER_CHUNK = 8192;
 
+/** Numbers made float64 at once on their way into a sum: a quarter of a megabyte, which stays in the second-level cache. */
+const WIDENED_AT_ONCE = 2 ** 15;
+
 /** Floats from one row to the next: whole cache lines, and never a multiple of 1,024. */
 export const rowStride = (width: number): number => {
   const padded = Math.ceil(width / 16) * 16;
@@ -54,12 +57,17 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     mixing.of = p;
     return mixing.values;
   };
-  let widened = new Float64Array(0);
-  /** out += the first numbers of `scratch`. Not by a loop: it would be compiled just when it is needed most. */
+  const widened = new Float64Array(WIDENED_AT_ONCE);
+  /**
+   * out += the first numbers of `scratch`. Not by a loop: it would be compiled just when it is needed most, and is slower than this
+   * even where half of the numbers serve nobody.
+   */
   const addScratch = (out: Float64Array): void => {
-    if (widened.length < out.length) widened = new Float64Array(out.length);
-    widened.set(scratch.subarray(0, out.length));
-    blas.addDouble(out.length, widened, out);
+    for (let at = 0; at < out.length; at += WIDENED_AT_ONCE) {
+      const some = Math.min(WIDENED_AT_ONCE, out.length - at);
+      widened.set(scratch.subarray(at, at + some));
+      blas.addDouble(some, widened, out.subarray(at));
+    }
   };
   // Reads give the same memory again and again: fresh arrays would lie about, tens of MB a thread, until they are collected.
   let readings = new Float32Array(0);
@@ -76,7 +84,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     for (let at = 0; at < a.count; at += SCATTER_CHUNK) {
       const chunk = Math.min(SCATTER_CHUNK, a.count - at);
       multiply(m, n, chunk, entriesFrom(a, rows, at), a.stride, entriesFrom(b, columns, at), b.stride, scratch, n);
-      for (let i = 0; i < m * n; i++) out[i] = out[i]! + scratch[i]!;
+      addScratch(out.subarray(0, m * n));
     }
   };
   const widenOne = (rows: WeightRows, row: number, from: number, out: Float32Array): void => {
@@ -167,7 +175,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       if (inPieces && isOwnPieced(rows))
         multiplyOwnRows(blas.multiplyAt, rows, width, addressOf(data), stride, addressOf(scratch), rows);
       else blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
-      addUpper(scratch, rows, out);
+      addScratch(out.subarray(0, rows * rows));
     },
     settle: () => {},
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
@@ -220,7 +228,7 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
 
 // Small functions: what is hot is compiled, and a large one takes tens of milliseconds of a processor.
 
-/** out += the upper triangle of `part`, both n x n. */
+/** out += the upper triangle of `part`, both n x n: what stands below it would come into checkpoints. */
 const addUpper = (part: Float32Array, n: number, out: Float64Array): void => {
   for (let i = 0; i < n; i++) for (let j = i * n + i; j < (i + 1) * n; j++) out[j] = out[j]! + part[j]!;
 };

@@ -102,7 +102,7 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
    */
   gram(matrix: M, aStart: number, aRows: number, bStart: number, bRows: number, out: Float64Array): void;
   /**
-   * out += A Aᵀ over rows [0, rows), summed likewise; the lower triangle may be left out.
+   * out += A Aᵀ over rows [0, rows), summed likewise; what is added to the lower triangle means nothing.
    * @param out rows x rows, row-major
    */
   gramOfAll(matrix: M, rows: number, out: Float64Array): void;
