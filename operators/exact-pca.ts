@@ -111,7 +111,7 @@ class ExactGroup {
   #faults: ReadFault[] = [];
   #beside: GroupModes | null = null;
   #parts = 0;
-  #restingSince = performance.now();
+  #restingSince = 0;
 
   constructor(plan: ReadingPlan, group: SlotGroup, options: ExactPcaOptions<unknown>, buffers: BlockBuffers) {
     this.#plan = plan;
@@ -197,6 +197,7 @@ class ExactGroup {
     opening: Promise<void>,
     use: (block: WeightBlock, timed: TimedRead) => Promise<readonly ReadFault[]>,
   ): Observable<BlockUpdate> {
+    this.#restingSince = performance.now();
     // Told to the first part, unless its weights fail first.
     opening.catch(() => {});
     const wide = { ...this.#plan, groups: [this.#group], block: this.#plan.models.length };
