@@ -6,6 +6,7 @@
 import { join } from 'node:path';
 import { concat, defer, EMPTY, from, ignoreElements, mergeMap, type Observable, type ObservableInput, of } from 'rxjs';
 import { sinkFailure } from '../sinks/durable-file.ts';
+import { isFloat32 } from '../sources/open-block.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { weightBytes } from '../sources/reading-plan.ts';
 import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
@@ -363,8 +364,11 @@ class ExactGroup {
     };
   }
 
-  #layoutOf({ name, features }: PlannedSlot, maxRows: number, spill: SlotLayout['spill']): SlotLayout {
-    return { slot: name, features, maxRows, passingRows: rowsBeforeBlock(this.#plan.models.length), spill };
+  #layoutOf(slot: PlannedSlot, maxRows: number, spill: SlotLayout['spill']): SlotLayout {
+    const { models } = this.#plan;
+    const inPlace = this.#group.inFiles === true && isFloat32(slot, models);
+    const { name, features } = slot;
+    return { slot: name, features, maxRows, passingRows: rowsBeforeBlock(models.length), inPlace, spill };
   }
 
   #spillPath(): readonly [string, string] {

@@ -6,11 +6,10 @@ import type { SourceRows, StagedRows } from '../sources/staged-block.ts';
 import { factorsIn } from '../sources/staged-factors.ts';
 import type { Tile } from '../sources/tile.ts';
 import { storedRows, type WeightRows } from '../sources/weight-rows.ts';
-import type { PlacedRows } from './devices/device.ts';
-import type { TileBytes } from './row-reader.ts';
+import type { PlacedRows, RowBytes } from './devices/device.ts';
 
 /** Gives a tile's rows of one dtype that are in files. */
-export type ReadRows = (rows: OpenRows, tile: Tile) => TileBytes;
+export type ReadRows = (rows: OpenRows, tile: Tile) => RowBytes;
 
 /** A tile's part of a slot's rows, and the rows they go to: their positions, counted from `before` on. */
 export const placeRows = (
@@ -43,5 +42,5 @@ const rowsOf = (
   slot: string,
   { start, width }: Tile,
   { dtype, models }: Pick<StagedRows, 'dtype' | 'models'>,
-  { bytes, stride }: TileBytes,
+  { bytes, stride }: RowBytes,
 ): WeightRows => storedRows({ slot, dtype, start, stop: start + width, models, bytes }, stride);

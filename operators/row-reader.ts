@@ -7,12 +7,12 @@ import type { FetchedRows } from '../sources/fetching.ts';
 import type { Dtype } from '../sources/model.ts';
 import type { OpenRows } from '../sources/open-block.ts';
 import type { Tile } from '../sources/tile.ts';
-import type { RowMemory } from './devices/device.ts';
+import type { RowBytes, RowMemory } from './devices/device.ts';
 
 /** A row that could not be read. */
 export interface UnreadRow {
   readonly model: number;
-  /** Flat index into the slot's weights at which its tile begins. */
+  /** Flat index into the slot's weights at which what is read together begins. */
   readonly index: number;
   /** The byte of the file from which nothing more came. */
   readonly at: number;
@@ -20,12 +20,6 @@ export interface UnreadRow {
   readonly missing: number;
   /** What the system said; null where the file just ends. */
   readonly cause: string | null;
-}
-
-/** A tile's rows of one dtype, from the first one's first byte to the last one's last, and bytes from a row to the next. */
-export interface TileBytes {
-  readonly bytes: Uint8Array;
-  readonly stride: number;
 }
 
 /** Reads bytes at `position` to an address; returns how many came, or −1. */
@@ -72,26 +66,30 @@ export class RowReader {
   /**
    * A tile's rows of one dtype, valid until the next tile. Rows of no position are not read; those that cannot be read are
    * zero, and told to `unread`.
+   * @param tile or features of one
+   * @param place where all of them go; null for memory of the reader's own
    */
-  read(rows: OpenRows, tile: Tile, unread: (row: UnreadRow) => void): TileBytes {
+  read(rows: OpenRows, tile: Tile, unread: (row: UnreadRow) => void, place: RowBytes | null = null): RowBytes {
     const { dtype, models, positions, fds, at, fetched } = rows;
     const size = bytesPerElement(dtype);
-    const stride = tile.width * size;
-    const here = fetched === undefined || this.#isLent ? null : viewOf(fetched, tile.start * size, stride, size);
+    const width = tile.width * size;
+    const here = fetched === undefined || this.#isLent ? null : viewOf(fetched, tile.start * size, width, size);
     if (here !== null) return here;
-    const bytes = this.#memoryOf(dtype).take(models.length * stride);
+    const stride = place?.stride ?? width;
+    const length = (models.length - 1) * stride + width;
+    const bytes = place?.bytes.subarray(0, length) ?? this.#memoryOf(dtype).take(length);
     const to = this.#pread === null ? 0 : addressOf(bytes);
     for (let i = 0; i < models.length; i++) {
       if (positions[i]! < 0) continue;
       const from = fetched?.at[i] ?? Number.NaN;
       if (fetched !== undefined && !Number.isNaN(from)) {
-        bytes.set(new Uint8Array(fetched.buffer, from + tile.start * size, stride), i * stride);
+        bytes.set(new Uint8Array(fetched.buffer, from + tile.start * size, width), i * stride);
         continue;
       }
       const position = at[i]! + tile.start * size;
-      if (this.#pread?.(fds[i]!, to + i * stride, stride, position) === stride) continue;
+      if (this.#pread?.(fds[i]!, to + i * stride, width, position) === width) continue;
       // What did not come at once is asked for piece by piece, by who says why it does not come.
-      const row = bytes.subarray(i * stride, (i + 1) * stride);
+      const row = bytes.subarray(i * stride, i * stride + width);
       const failed = fill(fds[i]!, row, position);
       if (failed === null) continue;
       row.fill(0);
@@ -120,7 +118,7 @@ export class RowReader {
  * `bytes` of each row from byte `from` on, where they stand; null unless all were fetched, evenly spaced and each element in a place
  * of its own.
  */
-const viewOf = ({ buffer, at }: FetchedRows, from: number, bytes: number, size: number): TileBytes | null => {
+const viewOf = ({ buffer, at }: FetchedRows, from: number, bytes: number, size: number): RowBytes | null => {
   const first = at[0]! + from;
   const stride = at.length > 1 ? at[1]! - at[0]! : bytes;
   if (!(stride >= bytes) || stride % size !== 0 || first % size !== 0) return null;

@@ -5,8 +5,9 @@
 
 import { createHash } from 'node:crypto';
 import { firstBadWeight } from '../sources/bad-weight.ts';
-import { type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
-import { type Device, type DeviceMatrix, type PlacedRows, spreadRows } from './devices/device.ts';
+import type { OpenRows } from '../sources/open-block.ts';
+import { STRETCH_WIDTH, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import { type Device, type DeviceMatrix, type PlacedRows, type RowBytes, spreadRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { placeRows, type ReadRows } from './placed-rows.ts';
 import { RowReader, type UnreadRow } from './row-reader.ts';
@@ -47,9 +48,22 @@ interface HeldTile extends Tile {
   shiftSum: number;
 }
 
+/** Rows whose mean is the shift, and the first of their places. */
+interface Origin {
+  readonly rows: readonly PlacedRows[];
+  readonly first: number;
+}
+
+/** Features of a tile that are read together: all of them, or as many as are read to their place at once. */
+interface Stretch extends Tile {
+  readonly panels: readonly Panel[];
+}
+
 interface HeldSlot {
   readonly layout: SlotLayout;
   readonly tiles: readonly HeldTile[];
+  /** Features that `shared` has room for, where rows are read to their place in it; null where it has a panel at a time. */
+  readonly stretch: number | null;
   /** The matrix in which each panel takes its turn, where panels have none of their own between visits. */
   shared: DeviceMatrix | null;
   /** Whether nothing of a panel stays with it between visits. */
@@ -88,6 +102,8 @@ export interface TileProjection extends TilePeaks {
 export class TileStore {
   readonly #device: Device;
   #slots: (HeldSlot | null)[] = [];
+  /** In which the rows of all slots pass that have no panels of their own between visits; null where there are none. */
+  #passing: DeviceMatrix | null = null;
   /** Through which rows come from the disk. */
   #buffer = new Float32Array(0);
   /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
@@ -110,15 +126,25 @@ export class TileStore {
   /** Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up. */
   open(slots: readonly SlotLayout[], owns: (slot: number, tile: number) => boolean): void {
     this.clear();
+    const owned = slots.map(({ features }, slot) => tilesOf(features).filter((tile) => owns(slot, tile.index)));
+    const passing = slots.filter(({ passingRows }, slot) => passingRows !== null && owned[slot]!.length > 0);
+    if (passing.length > 0) {
+      const rows = Math.max(...passing.map(({ passingRows }) => passingRows!));
+      this.#passing = this.#device.allocate(rows, Math.max(...passing.map((layout) => this.#passingWidth(layout))));
+    }
     this.#slots = slots.map((layout, slot) => {
-      const tiles = tilesOf(layout.features).filter((tile) => owns(slot, tile.index));
+      const tiles = owned[slot]!;
       if (tiles.length === 0) return null;
-      const { maxRows, passingRows, spill, careful = false } = layout;
-      const rows = Math.max(maxRows, passingRows ?? 0);
-      const widest = Math.min(layout.features, this.#device.panelFor(rows, careful));
+      const { maxRows, passingRows, spill } = layout;
+      const widest = this.#panelWidth(layout);
       const allocate = (rows: number, width: number): DeviceMatrix =>
         this.#device.reshape(this.#device.allocate(rows, widest), width);
-      const shared = passingRows === null && spill === null ? null : allocate(passingRows ?? maxRows, widest);
+      const shared =
+        passingRows !== null
+          ? this.#device.reshape(this.#passing!, this.#passingWidth(layout))
+          : spill === null
+            ? null
+            : allocate(maxRows, widest);
       const keeps = passingRows !== null && spill === null && maxRows > 0;
       const isPassing = shared !== null && !keeps;
       const panelsOf = ({ width }: Tile): readonly Panel[] =>
@@ -142,6 +168,7 @@ export class TileStore {
           };
         }),
         shared,
+        stretch: this.#readsInPlace(layout) ? this.#passingWidth(layout) : null,
         isPassing,
         files: spill === null ? null : new SpillFiles(spill),
         spare: allocate(Math.max(maxRows, 1), widest),
@@ -154,10 +181,12 @@ export class TileStore {
       if (slot === null) continue;
       slot.files?.close();
       const panels = slot.isPassing ? [] : slot.tiles.flatMap((tile) => tile.panels);
-      const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : [slot.shared];
+      const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : passes(slot) ? [] : [slot.shared];
       const kept = panels.flatMap((panel) => panel.kept ?? []);
       for (const matrix of [slot.spare, ...own, ...kept]) this.#device.free(matrix);
     }
+    if (this.#passing !== null) this.#device.free(this.#passing);
+    this.#passing = null;
     this.#slots = [];
     this.#rows.clear();
     this.#origin.clear();
@@ -177,24 +206,28 @@ export class TileStore {
     this.#turn = task.turn ?? 0;
     const visits = takenFrom(queue, tilesIn(slot, task.tiles), (tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
-      const { staged, origin, unread } = this.#placed(slot, tile, task, before);
+      const unread: UnreadRow[] = [];
       if (task.shift !== null) tile.shiftSum = 0;
-      let since = performance.now();
-      for (const panel of tile.panels) {
-        this.#bring(slot, tile, panel, task.spill);
-        if (task.spill !== null) since = performance.now();
-        if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
-        if (task.shift !== null) {
-          if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
-          tile.shiftSum += this.#settleShift(slot, panel, average !== null);
-          if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
+      for (const stretch of stretchesOf(slot, tile)) {
+        const { staged, origin } = this.#placed(slot, stretch, task, before, unread);
+        let since = performance.now();
+        for (const panel of stretch.panels) {
+          const from = tile.start + panel.start - stretch.start;
+          this.#bring(slot, tile, panel, task.spill);
+          if (task.spill !== null) since = performance.now();
+          if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
+          if (task.shift !== null) {
+            if (average !== null) this.#negatedMean(slot, panel, origin, from, average);
+            tile.shiftSum += this.#settleShift(slot, panel, average !== null);
+            if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
+          }
+          this.#device.widen(staged, from, panel.matrix, SHIFT);
+          since = this.#count('widen', since);
+          if (task.full) this.#device.gramOfAll(panel.matrix, all, gram);
+          else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
+          since = this.#count('gram', since);
+          this.#leave(slot, tile, panel, task.spill, all);
         }
-        this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
-        since = this.#count('widen', since);
-        if (task.full) this.#device.gramOfAll(panel.matrix, all, gram);
-        else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
-        since = this.#count('gram', since);
-        this.#leave(slot, tile, panel, task.spill, all);
       }
       return { tile: tile.index, gram, shiftSum: tile.shiftSum, unread };
     });
@@ -214,21 +247,25 @@ export class TileStore {
     const average = averageOf(task);
     return tilesIn(slot, task.tiles).map((tile) => {
       const peaks = new Float64Array(mix.m - 1);
-      const { staged, origin, unread } = this.#placed(slot, tile, task, before);
-      for (const panel of tile.panels) {
-        this.#bring(slot, tile, panel, null);
-        if (average !== null) this.#negatedMean(slot, panel, origin, average, before);
-        this.#settleShift(slot, panel, average !== null);
-        this.#device.widen(staged, panel.start, panel.matrix, SHIFT);
-        const start = performance.now();
-        const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
-        this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
-        this.#count('mix', start);
-        this.#widenPeaks(peaks, target, panel.width);
-        if (panel.kept !== null) panel.matrix = panel.kept;
-        else {
-          slot.spare = target;
-          slot.files!.write(0, placeOf(slot, tile, panel), this.#device.read(target, 0, MEAN + mix.m));
+      const unread: UnreadRow[] = [];
+      for (const stretch of stretchesOf(slot, tile)) {
+        const { staged, origin } = this.#placed(slot, stretch, task, before, unread);
+        for (const panel of stretch.panels) {
+          const from = tile.start + panel.start - stretch.start;
+          this.#bring(slot, tile, panel, null);
+          if (average !== null) this.#negatedMean(slot, panel, origin, from, average);
+          this.#settleShift(slot, panel, average !== null);
+          this.#device.widen(staged, from, panel.matrix, SHIFT);
+          const start = performance.now();
+          const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
+          this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
+          this.#count('mix', start);
+          this.#widenPeaks(peaks, target, panel.width);
+          if (panel.kept !== null) panel.matrix = panel.kept;
+          else {
+            slot.spare = target;
+            slot.files!.write(0, placeOf(slot, tile, panel), this.#device.read(target, 0, MEAN + mix.m));
+          }
         }
       }
       return { tile: tile.index, peaks, unread };
@@ -241,17 +278,19 @@ export class TileStore {
     if (!slot) return [];
     const found: BadRow[] = [];
     takenFrom(queue, tilesIn(slot, task.tiles), (tile) => {
-      const placed = placeRows(slot.layout.slot, tile, task.staged, 0, this.#reading(this.#rows, found));
-      for (const panel of tile.panels) {
-        const spare = this.#device.reshape(slot.spare, panel.width);
-        for (const { batch, rows } of placed) {
-          for (const row of rows) {
-            this.#device.widen([{ batch, rows: [row], at: [0] }], panel.start, spare, null);
-            const values = this.#device.read(spare, 0, 1);
-            const index = firstBadWeight(values);
-            if (index < 0) continue;
-            const at = tile.start + panel.start + index;
-            found.push({ model: batch.models[row]!, index: at, value: values[index]! });
+      for (const stretch of stretchesOf(slot, tile)) {
+        const placed = placeRows(slot.layout.slot, stretch, task.staged, 0, this.#reading(this.#rows, found));
+        for (const panel of stretch.panels) {
+          const start = tile.start + panel.start;
+          const spare = this.#device.reshape(slot.spare, panel.width);
+          for (const { batch, rows } of placed) {
+            for (const row of rows) {
+              this.#device.widen([{ batch, rows: [row], at: [0] }], start - stretch.start, spare, null);
+              const values = this.#device.read(spare, 0, 1);
+              const index = firstBadWeight(values);
+              if (index < 0) continue;
+              found.push({ model: batch.models[row]!, index: start + index, value: values[index]! });
+            }
           }
         }
       }
@@ -364,25 +403,49 @@ export class TileStore {
     return result;
   }
 
-  /** A tile's rows, those that its shift comes from, and those that could not be read. */
+  /** A stretch's rows, and those that its shift comes from. */
   #placed(
-    { layout }: HeldSlot,
-    tile: HeldTile,
+    slot: HeldSlot,
+    stretch: Stretch,
     { staged, shift }: Pick<VisitTask, 'staged' | 'shift'>,
     before: number,
+    unread: BadRow[],
   ) {
-    const unread: UnreadRow[] = [];
-    const rows = placeRows(layout.slot, tile, staged, before, this.#reading(this.#rows, unread));
-    const origin =
-      shift?.from === 'base'
-        ? placeRows(layout.slot, tile, [shift.staged], before, this.#reading(this.#origin, unread))
-        : rows;
-    return { staged: rows, origin, unread };
+    const { layout } = slot;
+    const toPlace = (rows: OpenRows): RowBytes | null => this.#placeFor(slot, rows, before);
+    const rows = placeRows(layout.slot, stretch, staged, before, this.#reading(this.#rows, unread, toPlace));
+    if (shift?.from !== 'base') return { staged: rows, origin: { rows, first: before } };
+    // Beside the models' rows, which may be in their places: where the mean will be.
+    const base = placeRows(layout.slot, stretch, [shift.staged], MEAN, this.#reading(this.#origin, unread));
+    return { staged: rows, origin: { rows: base, first: MEAN } };
   }
 
   /** Reads rows with `reader`, telling those that fail to `unread`. */
-  #reading(reader: RowReader, unread: BadRow[]): ReadRows {
-    return (rows, tile) => this.timed('read', () => reader.read(rows, tile, (row) => void unread.push(row)));
+  #reading(reader: RowReader, unread: BadRow[], placeFor: (rows: OpenRows) => RowBytes | null = () => null): ReadRows {
+    return (rows, tile) =>
+      this.timed('read', () => reader.read(rows, tile, (row) => void unread.push(row), placeFor(rows)));
+  }
+
+  /** Where rows are read to that are float32, all taken, and in order; null for all others, which come through the reader's memory. */
+  #placeFor({ shared, stretch }: HeldSlot, { dtype, positions }: OpenRows, before: number): RowBytes | null {
+    if (stretch === null || dtype !== 'F32' || !areConsecutive(positions)) return null;
+    return this.#device.inPlace!.rowsAt(shared!, before + positions[0]!, positions.length);
+  }
+
+  /** Features of the widest panel. */
+  #panelWidth({ features, maxRows, passingRows, careful = false }: SlotLayout): number {
+    return Math.min(features, this.#device.panelFor(Math.max(maxRows, passingRows ?? 0), careful));
+  }
+
+  #readsInPlace({ passingRows, inPlace = false }: SlotLayout): boolean {
+    return inPlace && passingRows !== null && this.#device.inPlace !== undefined;
+  }
+
+  /** Features of the matrix in which a slot's rows pass: whole panels. */
+  #passingWidth(layout: SlotLayout): number {
+    const panel = this.#panelWidth(layout);
+    if (!this.#readsInPlace(layout)) return panel;
+    return Math.min(layout.features, Math.max(1, Math.floor(STRETCH_WIDTH / panel)) * panel);
   }
 
   /** Counts what was done since then as work of this kind; returns the time that is now. */
@@ -395,7 +458,9 @@ export class TileStore {
 
   /** Puts a spilled panel's rows on the device, in the two parts in which they came to be there. */
   #bring(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null): void {
-    if (slot.shared !== null) panel.matrix = this.#device.reshape(slot.shared, panel.width);
+    const { shared, stretch } = slot;
+    if (stretch !== null) panel.matrix = this.#device.inPlace!.window(shared!, panel.start % stretch, panel.width);
+    else if (shared !== null) panel.matrix = this.#device.reshape(shared, panel.width);
     if (step === null || step.from === null) return;
     const { generation, stateRows, block } = step.from;
     const { width } = panel;
@@ -407,7 +472,7 @@ export class TileStore {
 
   /** Takes a spilled panel's first rows back to the disk. */
   #leave(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null, rows: number): void {
-    if (slot.shared !== null) slot.shared = panel.matrix;
+    if (slot.shared !== null && !passes(slot)) slot.shared = panel.matrix;
     if (step === null) return;
     slot.files!.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
   }
@@ -450,14 +515,14 @@ export class TileStore {
   /** Makes the spare matrix's first row the weighted sum of some rows. */
   #negatedMean(
     slot: HeldSlot,
-    { start, width, matrix }: Panel,
-    rows: readonly PlacedRows[],
+    { width, matrix }: Panel,
+    { rows, first }: Origin,
+    from: number,
     weights: Float64Array,
-    before: number,
   ): void {
     slot.spare = this.#device.reshape(slot.spare, width);
-    this.#device.widen(firstRows(rows, before + weights.length), start, matrix, null);
-    this.#device.combine(weights, 1, matrix, before, weights.length, slot.spare, 0);
+    this.#device.widen(firstRows(rows, first + weights.length), from, matrix, null);
+    this.#device.combine(weights, 1, matrix, first, weights.length, slot.spare, 0);
   }
 
   /** Sets the rows that stand still, and a mean of zero; returns the sum of the shift's entries. */
@@ -475,6 +540,24 @@ export class TileStore {
     this.#device.write(matrix, rowsBeforeBlock(0), rows);
   }
 }
+
+/** Whether no block stays in a slot's tiles. */
+const passes = ({ layout }: HeldSlot): boolean => layout.passingRows !== null;
+
+/** What is read of a tile at a time, in order. */
+const stretchesOf = ({ stretch }: HeldSlot, { index, start, width, panels }: HeldTile): readonly Stretch[] => {
+  if (stretch === null) return [{ index, start, width, panels }];
+  return range(Math.ceil(width / stretch)).map((i) => {
+    const from = i * stretch;
+    const to = Math.min(from + stretch, width);
+    const some = panels.filter((panel) => panel.start >= from && panel.start < to);
+    return { index, start: start + from, width: to - from, panels: some };
+  });
+};
+
+/** Whether there are places, none of them is left out, and each is the one after that before it. */
+const areConsecutive = (positions: Int32Array): boolean =>
+  positions.length > 0 && positions[0]! >= 0 && positions.every((position, i) => position === positions[0]! + i);
 
 /** Those of the rows whose places come before `end`. */
 const firstRows = (placed: readonly PlacedRows[], end: number): readonly PlacedRows[] =>

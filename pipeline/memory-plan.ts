@@ -17,10 +17,10 @@ import { rowsBeforeBlock } from '../operators/update-subspace.ts';
 import { formatBytes } from '../sinks/human-format.ts';
 import { displayName } from '../sources/display-name.ts';
 import { areCold, fetchingBytes } from '../sources/fetching.ts';
-import { canStayInFiles, tileRowsBytes } from '../sources/open-block.ts';
+import { canStayInFiles, isFloat32, tileRowsBytes } from '../sources/open-block.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes } from '../sources/staged-block.ts';
-import { TILE_WIDTH, tilesOf } from '../sources/tile.ts';
+import { STRETCH_WIDTH, TILE_WIDTH, tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes } from '../sources/weight-blocks.ts';
 
 export interface MemoryNeeds {
@@ -35,6 +35,8 @@ export interface MemoryNeeds {
   readonly panel: number;
   /** Buffers that a thread reads a tile's rows into, one after the other. */
   readonly rowBuffers: number;
+  /** Whether the device takes rows of float32 where they are read to. */
+  readonly inPlace: boolean;
   readonly memory: number;
   /** Whether `memory` is what a card has free, and not what was asked for. */
   readonly cardBinds: boolean;
@@ -141,14 +143,15 @@ export const solversAtOnce = (needs: MemoryNeeds, groups: readonly GroupMemory[]
 };
 
 /**
- * All models of a part at once, staged twice, or once where only the kernel's cache has them (`partsStaged`); a panel a
- * thread and slot in which they pass, and one to mix into; the Grams of a part's tiles on their way; a Gram a slot, and what
+ * All models of a part at once, staged twice, or once where only the kernel's cache has them (`partsStaged`); a matrix a
+ * thread in which they pass, and a panel a slot to mix into; the Grams of a part's tiles on their way; a Gram a slot, and what
  * one slot's spectra take.
  */
 const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   const models = needs.models.length;
   const passing = rowsBeforeBlock(models);
   let state = 0;
+  let pass = 0;
   let grams = 0;
   let window = 0;
   for (const slot of group.slots) {
@@ -159,7 +162,9 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
     const panels = tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
     const threads = Math.min(needs.threads, tiles.length);
     const held = group.tilesAtOnce === undefined ? panels * kept : 2 * threads * kept;
-    state += (threads * (passing + kept + 1) + held) * rowStride(widest) * 4;
+    state += (threads * (kept + 1) + held) * rowStride(widest) * 4;
+    const passed = isReadInPlace(needs, group, slot) ? Math.min(features, STRETCH_WIDTH) : widest;
+    pass = Math.max(pass, threads * passing * rowStride(passed) * 4);
     grams += (tiles.length + 1) * passing * passing * 8;
     window = Math.max(window, windowBytes(needs, features));
   }
@@ -168,20 +173,20 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   // The sums stand by from the first group on, and are looked at one after the other.
   const algebra = spectrumBytes(needs) + needs.sums * passing * passing * 8;
   const rest = grams + algebra + (needs.basis && window > buffer ? window : 0);
-  return { state, staging: stagingOf(needs, group, reading, buffer, needs.partsStaged), rest };
+  return { state: state + pass, staging: stagingOf(needs, group, reading, buffer, needs.partsStaged), rest };
 };
 
+/** Whether a slot's rows go from their files to where they are multiplied. What does not, where a model is left out, takes a buffer. */
+const isReadInPlace = ({ inPlace, engine, models }: MemoryNeeds, { inFiles }: SlotGroup, slot: PlannedSlot): boolean =>
+  inPlace && engine === 'exact' && inFiles === true && isFloat32(slot, models);
+
 /** @param buffer bytes of a block's buffer, where there is one */
-const stagingOf = (
-  { threads, rowBuffers }: Pick<MemoryNeeds, 'threads' | 'rowBuffers'>,
-  group: SlotGroup,
-  reading: ReadingPlan,
-  buffer: number,
-  blocks = 2,
-): number => {
+const stagingOf = (needs: MemoryNeeds, group: SlotGroup, reading: ReadingPlan, buffer: number, blocks = 2): number => {
   if (group.inFiles !== true) return blocks * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
-  const rows = rowBuffers * Math.min(threads, group.tilesAtOnce ?? tiles) * tileRowsBytes(group, reading);
+  const threads = Math.min(needs.threads, group.tilesAtOnce ?? tiles);
+  const width = (slot: PlannedSlot): number => (isReadInPlace(needs, group, slot) ? STRETCH_WIDTH : TILE_WIDTH);
+  const rows = needs.rowBuffers * threads * tileRowsBytes(group, reading, width);
   return rows + (group.standby?.buffers ?? 0) * buffer;
 };
 

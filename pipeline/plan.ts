@@ -274,6 +274,7 @@ const planWith = (
       threads,
       panel: device.info.panel,
       rowBuffers: device.card === undefined ? 1 : CARD_ROW_BUFFERS,
+      inPlace: device.info.name === 'blas',
       memory,
       cardBinds: memory < config.memory,
       sums: 1 + config.groupBy.length,

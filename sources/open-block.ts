@@ -7,7 +7,7 @@ import type { SourceMalformed, SourceUnavailable } from './errors.ts';
 import { type FetchedRows, Fetching, runsOf } from './fetching.ts';
 import type { Dtype, ModelFile } from './model.ts';
 import { adviseReading, takesAdvice } from './page-cache.ts';
-import type { PlannedModel, ReadingPlan, SlotGroup } from './reading-plan.ts';
+import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from './reading-plan.ts';
 import { checkUnchanged, isLocal, type SourceFiles } from './source-files.ts';
 import { type BlockAtHand, byDtype, MODELS_AT_ONCE, placesIn, type ReadFault } from './staged-block.ts';
 import { TILE_WIDTH, type TileRange } from './tile.ts';
@@ -99,13 +99,24 @@ export const canStayInFiles = ({ models, base, block }: Omit<ReadingPlan, 'group
   return all.every(({ header }) => header.files.every(({ path }) => isLocal(path)));
 };
 
-/** Bytes that a thread reads at a time: a tile's rows, for each dtype there is in the group, and the base's row. */
-export const tileRowsBytes = ({ slots }: SlotGroup, { models, base, block }: Omit<ReadingPlan, 'groups'>): number => {
+/** Whether all models have a slot's weights in float32, as they are multiplied. */
+export const isFloat32 = (slot: PlannedSlot, models: readonly PlannedModel[]): boolean =>
+  models.every((model) => slot.tensorIn(model).dtype === 'F32');
+
+/**
+ * Bytes that a thread reads at a time: a tile's rows, for each dtype there is in the group, and the base's row.
+ * @param widthOf features of a slot that are read at a time, at most
+ */
+export const tileRowsBytes = (
+  { slots }: SlotGroup,
+  { models, base, block }: Omit<ReadingPlan, 'groups'>,
+  widthOf: (slot: PlannedSlot) => number = () => TILE_WIDTH,
+): number => {
   const widest = (members: readonly PlannedModel[]): number => {
     const bytes = new Map<Dtype, number>();
     for (const slot of slots)
       for (const dtype of byDtype(slot, members).keys()) {
-        const row = Math.min(slot.features, TILE_WIDTH) * bytesPerElement(dtype);
+        const row = Math.min(slot.features, widthOf(slot)) * bytesPerElement(dtype);
         bytes.set(dtype, Math.max(row, bytes.get(dtype) ?? 0));
       }
     return [...bytes.values()].reduce((sum, row) => sum + row, 0);

@@ -105,7 +105,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       const values = new Float32Array(batch.bytes.buffer, batch.bytes.byteOffset, batch.bytes.byteLength / 4);
       const between = batch.stride / 4;
       const source = values.subarray(rows[0]! * between + from);
-      blas.copyRows!(rows.length, width, source, between, data.subarray(at[0]! * stride), stride);
+      const target = data.subarray(at[0]! * stride);
+      const isThere = between === stride && source.buffer === target.buffer && source.byteOffset === target.byteOffset;
+      if (!isThere) blas.copyRows!(rows.length, width, source, between, target, stride);
     } else widenEach(placed, from, matrix);
   };
   const widenEach = ({ batch, rows, at }: PlacedRows, from: number, { data, stride, width }: BlasMatrix): void =>
@@ -125,6 +127,13 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     panelFor: () => BLAS_CHUNK,
     allocate: (rows, width) => matrixOf(memory.allocate(rows * rowStride(width)), rows, width),
     free: () => memory.release(),
+    inPlace: {
+      window: ({ rows, stride, data }, start, width) => ({ rows, width, stride, data: data.subarray(start) }),
+      rowsAt: ({ data, stride, width }, at, rows) => ({
+        bytes: new Uint8Array(data.buffer, data.byteOffset + at * stride * 4, ((rows - 1) * stride + width) * 4),
+        stride: stride * 4,
+      }),
+    },
     reshape: (matrix, width) => matrixOf(matrix.data, matrix.rows, width),
     write: ({ data, stride, width }, at, values) => {
       for (let i = 0; i * width < values.length; i++)
@@ -179,9 +188,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     },
     settle: () => {},
     combine: (p, m, { data, stride, width }, aStart, n, out, at) => {
-      readInto({ data, stride, width, rows: at }, 0, at, out.data, stride);
+      readInto({ data, stride, width, rows: at }, 0, at, out.data, out.stride);
       const a = data.subarray(aStart * stride);
-      blas.multiply(m, width, n, weightsOf(p), n, a, stride, out.data.subarray(at * stride), stride);
+      blas.multiply(m, width, n, weightsOf(p), n, a, stride, out.data.subarray(at * out.stride), out.stride);
     },
     swapRows: ({ data, stride, width }, a, b) => {
       blas.swap(width, data.subarray(a * stride), data.subarray(b * stride));

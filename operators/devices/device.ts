@@ -36,6 +36,22 @@ export interface RowMemory {
   close(): void;
 }
 
+/** Rows of numbers as they stand in memory of this process. */
+export interface RowBytes {
+  /** From the first row's first byte to the last one's last. */
+  readonly bytes: Uint8Array;
+  /** Bytes from a row's beginning to that of the next. */
+  readonly stride: number;
+}
+
+/** How rows of float32 are read straight to where they are multiplied. */
+export interface InPlace<M extends DeviceMatrix> {
+  /** Columns [start, start + width) of a matrix, where they stand. */
+  window(matrix: M, start: number, width: number): M;
+  /** Rows [at, at + rows), where they stand. `widen` does not move what is there already. */
+  rowsAt(matrix: M, at: number, rows: number): RowBytes;
+}
+
 /** Which rows of a batch are taken, and the matrix rows they go to. */
 export interface PlacedRows {
   readonly batch: WeightRows;
@@ -77,6 +93,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   free(matrix: M): void;
   /** The same memory as a matrix of another width (at most the allocated one): buffers are rotated between tiles. */
   reshape(matrix: M, width: number): M;
+  /** Missing where matrices are not float32 in memory of this process, row by row. */
+  readonly inPlace?: InPlace<M>;
   /** Memory from which stored rows reach the device without being copied first; any will do where a device has none. */
   rowMemory?(): RowMemory;
   /** Sets rows [at, at + data.length / width) from row-major float32. */

@@ -20,7 +20,9 @@ const WIDE = [4, 10_000] as const;
 const MODELS = 11;
 const BLOCK = 4;
 
-const dtypes = ['F32', 'BF16', 'F32', 'F16'];
+/** Of the wide slot's models in turn. Of float32 alone rows are read to where they are multiplied. */
+const DTYPES = { 'float32 and halves': ['F32', 'BF16', 'F32', 'F16'], 'float32 alone': ['F32'] } as const;
+type Dtypes = (typeof DTYPES)[keyof typeof DTYPES];
 
 const weightsOf = (id: number, length: number): Float32Array => {
   const shared = normals(1000);
@@ -30,7 +32,7 @@ const weightsOf = (id: number, length: number): Float32Array => {
 };
 
 /** What a model's tensors are; a model may have a weight that is no number. */
-const tensorsOf = (id: number, bad: ReadonlySet<number>): readonly TensorToWrite[] => {
+const tensorsOf = (dtypes: Dtypes, id: number, bad: ReadonlySet<number>): readonly TensorToWrite[] => {
   const wide = weightsOf(id, WIDE[0] * WIDE[1]);
   if (bad.has(id)) wide[20_000] = Number.NaN;
   return [
@@ -45,11 +47,11 @@ interface Given {
   readonly slots: readonly PlannedSlot[];
 }
 
-const given = async (bad: ReadonlySet<number> = new Set(), hasBase = false): Promise<Given> => {
+const givenOf = async (dtypes: Dtypes, bad: ReadonlySet<number> = new Set(), hasBase = false): Promise<Given> => {
   const folder = temporaryFolder();
   const ids = Array.from({ length: MODELS }, (_, id) => id);
-  const models = await Promise.all(ids.map((id) => writeModel(folder, id, tensorsOf(id, bad))));
-  const base = hasBase ? await writeModel(folder, MODELS, tensorsOf(MODELS, bad)) : null;
+  const models = await Promise.all(ids.map((id) => writeModel(folder, id, tensorsOf(dtypes, id, bad))));
+  const base = hasBase ? await writeModel(folder, MODELS, tensorsOf(dtypes, MODELS, bad)) : null;
   return { models, base, slots: [plannedSlot(0, 'wide', ...WIDE), plannedSlot(1, 'small', 3, 7)] };
 };
 
@@ -68,7 +70,9 @@ interface Result {
   readonly skipped: readonly string[];
 }
 
-const everyDevice = devices.map((device) => [device.name, device] as const);
+const everyDevice = devices.flatMap(({ name, open }) =>
+  Object.entries(DTYPES).map(([what, dtypes]) => [name, what, { open, dtypes }] as const),
+);
 
 const runOn = async (
   open: (typeof devices)[number]['open'],
@@ -133,7 +137,8 @@ const unreadable = (id: number, name = 'wide', when: (block: WeightBlock) => boo
   };
 };
 
-describe.each(everyDevice)('%s: weights that stay in their files', (_, { open }) => {
+describe.each(everyDevice)('%s, %s: weights that stay in their files', (_device, _what, { open, dtypes }) => {
+  const given = (bad?: ReadonlySet<number>, hasBase?: boolean): Promise<Given> => givenOf(dtypes, bad, hasBase);
   const engines = ['incremental', 'exact'] as const;
 
   it.each(engines)('%s: the same bits as from memory, with a base and without, whole and in parts', async (engine) => {

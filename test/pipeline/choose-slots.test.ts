@@ -408,10 +408,34 @@ describe('groupSlots', () => {
       expect(shared).toMatchObject({ tilesAtOnce: 32 });
     });
 
+    it('read in place, they take a matrix a thread for all slots, half a tile wide, and a buffer as large', () => {
+      const group = (of: readonly PlannedSlot[]) => ({ index: 0, slots: of, inFiles: true as const });
+      const alone = { inPlace: true, basis: false };
+      const { state, staging } = groupMemory(exact(0, alone), group(wide));
+      // The spare panel, and (3 + N) rows whose lengths are no powers of two.
+      const spare = 2 * (2048 + 16) * 4;
+      expect(state).toBe(spare + 2 * (3 + count) * (8192 + 16) * 4);
+      expect(staging).toBe(2 * count * 8192 * 4);
+      const twice = groupMemory(exact(0, alone), group([...wide, ...wide]));
+      expect([twice.state, twice.staging]).toEqual([state + spare, staging]);
+      // Not of weights in memory, nor of others than float32.
+      const [tile, panel] = [2 * count * 16_384 * 4, spare + 2 * (3 + count) * (2048 + 16) * 4];
+      expect(groupMemory(exact(0, { ...alone, inPlace: false }), group(wide))).toMatchObject({
+        state: panel,
+        staging: tile,
+      });
+      const [slot] = wide;
+      const tensorIn = (model: PlannedModel): TensorEntry =>
+        model === local[1] ? { ...slot!.tensorIn(model), dtype: 'BF16' } : slot!.tensorIn(model);
+      const mixed = groupMemory(exact(0, alone), group([{ ...slot!, tensorIn }]));
+      expect([mixed.state, mixed.staging]).toEqual([panel, tile * 1.5]);
+    });
+
     it.each([
       ['with a basis', {}],
       ['without', { basis: false }],
       ['on a card', { rowBuffers: 2 }],
+      ['read in place', { inPlace: true }],
     ])('%s: too little is told with a figure that suffices', (_, more) => {
       const error = caught(() => fitting(2 ** 20, more)) as ConfigInvalid;
       const needed = Number(error.message.match(/--memory (\d+)MiB/)![1]) * 2 ** 20;

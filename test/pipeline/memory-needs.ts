@@ -7,6 +7,7 @@ export const memoryNeeds = {
   threads: 2,
   panel: 2048,
   rowBuffers: 1,
+  inPlace: false,
   cardBinds: false,
   sums: 1,
   sides: [],
