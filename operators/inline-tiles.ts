@@ -1,6 +1,6 @@
 // Tiles held by the calling thread: for tests of engines and devices, and for callers that bring their own threads.
 import type { Device } from './devices/device.ts';
-import { type EigenSolver, withVectors } from './linalg/symmetric-eigen.ts';
+import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { addVisits, firstOfEachModel, inTileOrder, largestPeaks, projectionOf, type Tiles } from './tile-pool.ts';
 import { TileStore } from './tile-store.ts';
@@ -12,7 +12,7 @@ export const inlineTiles = (device: Device, solve: EigenSolver): Tiles => {
   return {
     info: device.info,
     solve,
-    solveApart: async (matrix, n, vectors) => withVectors(solve(matrix, n), n, vectors),
+    solveApart: async (matrix, n, vectors) => solve(matrix, n, vectors),
     swapsRows: device.swapRows !== undefined,
     threads: 1,
     open: async (slots) => store.open(slots, () => true),

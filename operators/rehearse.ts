@@ -51,6 +51,6 @@ export const rehearseSpectrum = async (
   const values = new Float64Array(size * size);
   for (let i = 0; i < models; i++) values[(before + i) * (size + 1)] = 1 / (1 + i);
   const spec = { ...slot, rank: RANK, shiftIsOrigin: false };
-  const solveApart: SolveApart = async (matrix, n) => solve(matrix, n);
+  const solveApart: SolveApart = async (matrix, n, vectors) => solve(matrix, n, vectors);
   await exactSpectrum(spec, { values, models, shiftSum: 0 }, BLOCK, { solve, solveApart, multiplyDouble });
 };

@@ -71,7 +71,7 @@ export const scatterSpectrum = async (matrix: ScatterMatrix): Promise<ModeSpectr
   const total = packedTrace(values, side);
   const solved =
     side <= WHOLE_SPECTRUM_SIDE
-      ? { ...tiles.solve(unpacked(values, side), side), residuals: null }
+      ? { ...tiles.solve(unpacked(values, side), side, Math.min(rank, most)), residuals: null }
       : await topEigenpairs({
           side,
           wanted: Math.min(rank, most),

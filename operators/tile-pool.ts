@@ -13,7 +13,7 @@ import type { TensorConnection } from './devices/tensor-messages.ts';
 import { DeviceFailed, NumericalFailure } from './errors.ts';
 import type { SolveApart } from './exact-spectrum.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
-import { type EigenSolver, type SymmetricEigen, withVectors } from './linalg/symmetric-eigen.ts';
+import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
 import { OPENED, type TileQueue, type TileRequest, type TileWorkerData } from './tile-messages.ts';
 import type { TileDigest, TilePeaks, TileProjection, TileVisit } from './tile-store.ts';
@@ -257,7 +257,7 @@ export class TilePool implements Tiles {
 
   readonly solveApart: SolveApart = async (matrix, n, vectors) => {
     // Large ones are for the card, whose solver this thread has: it does them one after the other.
-    if (this.info.name === 'cuda') return withVectors(this.solve(matrix, n), n, vectors);
+    if (this.info.name === 'cuda') return this.solve(matrix, n, vectors);
     const request = { kind: 'solve', matrix, n, vectors } as const;
     return this.#whenFree((worker) => worker.send<SymmetricEigen>(request, [matrix.buffer as ArrayBuffer]));
   };

@@ -4,7 +4,6 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { addGrams } from './add-grams.ts';
 import { openDevice } from './devices/device-spec.ts';
 import { DeviceFailed, DeviceUnavailable, NumericalFailure } from './errors.ts';
-import { withVectors } from './linalg/symmetric-eigen.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
 import { performScatterTask } from './scatter-work.ts';
 import { SpillFailed } from './spill-files.ts';
@@ -64,7 +63,7 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
     case 'scatter':
       return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
     case 'solve':
-      return withVectors(device.solve(request.matrix, request.n), request.n, request.vectors);
+      return device.solve(request.matrix, request.n, request.vectors);
     case 'close':
       tiles.clear();
       return device.close();

@@ -361,7 +361,7 @@ interface SolverProbe {
 }
 
 /** One eigendecomposition of a matrix of models, tried twice unless that takes long. */
-const probeSolver = ({ models, device }: Plan): SolverProbe => {
+const probeSolver = ({ models, device, config }: Plan): SolverProbe => {
   const rows = Math.min(SOLVED_ROWS, models.length);
   const matrix = Float64Array.from({ length: rows * rows }, (_, at) => {
     const [i, j] = [Math.floor(at / rows), at % rows];
@@ -369,7 +369,7 @@ const probeSolver = ({ models, device }: Plan): SolverProbe => {
   });
   const once = (): number => {
     const start = performance.now();
-    device.solve(matrix, rows);
+    device.solve(matrix, rows, Math.min(config.rank, rows));
     return (performance.now() - start) / 1e3;
   };
   const young = once();

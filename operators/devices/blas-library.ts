@@ -2,9 +2,10 @@
 // right kind and length. A synchronous call costs 0.3 µs; asynchronous ones are never used (they do not keep their
 // arguments alive).
 import koffi from 'koffi';
-import { DeviceUnavailable, NumericalFailure } from '../errors.ts';
+import { DeviceUnavailable } from '../errors.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
+import { bindEigenSolver, scalarOf } from './lapack-eigen.ts';
 
 const ROW_MAJOR = 101;
 const NO_TRANSPOSE = 111;
@@ -220,58 +221,4 @@ const bindCopyRows = (
   const scalar = scalarOf(integer);
   // Fortran's columns are our rows.
   return (m, n, a, lda, b, ldb) => void slacpy('A', scalar(n), scalar(m), a, scalar(lda), b, scalar(ldb));
-};
-
-/** How Fortran takes integers: by reference. */
-const scalarOf =
-  (integer: BlasAbi['integer']) =>
-  (value: number): Int32Array | BigInt64Array =>
-    integer === 'int32' ? Int32Array.of(value) : BigInt64Array.of(BigInt(value));
-
-/** Side of the largest matrix whose workspace is kept, 6 MB. */
-const LARGEST_KEPT = 512;
-
-const bindEigenSolver = (
-  bind: (signature: string) => ((...args: unknown[]) => unknown) | null,
-  { prefix, suffix, integer }: Omit<BlasAbi, 'path'>,
-): EigenSolver | null => {
-  // LAPACK's Fortran names end in an underscore; NumPy's build adds its suffix after it.
-  const dsyevd = bind(
-    `void ${prefix}dsyevd_${suffix}(const char *jobz, const char *uplo, ${integer} *n, double *a, ${integer} *lda, ` +
-      `double *w, double *work, ${integer} *lwork, ${integer} *iwork, ${integer} *liwork, ${integer} *info)`,
-  );
-  if (dsyevd === null) return null;
-  const integers = (length: number): Int32Array | BigInt64Array =>
-    integer === 'int32' ? new Int32Array(length) : new BigInt64Array(length);
-  const scalar = scalarOf(integer);
-  const workFor = (n: number): number => 1 + 6 * n + 2 * n * n;
-  const integersFor = (n: number): number => 3 + 5 * n;
-  const roomsFor = (n: number) => ({
-    a: new Float64Array(n * n),
-    work: new Float64Array(workFor(n)),
-    iwork: integers(integersFor(n)),
-  });
-  // Small ones are taken again at every call: a quarter of what updates allocate would be LAPACK's.
-  let kept = { size: 0, ...roomsFor(0) };
-  return (matrix, n) => {
-    if (n <= LARGEST_KEPT && kept.size < n) kept = { size: n, ...roomsFor(n) };
-    const { a, work, iwork } = n <= kept.size ? kept : roomsFor(n);
-    a.set(matrix);
-    const ascending = new Float64Array(n);
-    const info = scalar(0);
-    const order = scalar(n);
-    // As much as a matrix of this size needs, however much there is: how it goes about it depends on that.
-    const [lwork, liwork] = [scalar(workFor(n)), scalar(integersFor(n))];
-    dsyevd('V', 'L', order, a, order, ascending, work, lwork, iwork, liwork, info);
-    if (Number(info[0]) !== 0) {
-      throw new NumericalFailure({ slot: '-', detail: `dsyevd of ${n} x ${n} failed with info ${info[0]}` });
-    }
-    const values = new Float64Array(n);
-    const vectors = new Float64Array(n * n);
-    for (let j = 0; j < n; j++) {
-      values[j] = ascending[n - 1 - j]!;
-      vectors.set(a.subarray((n - 1 - j) * n, (n - j) * n), j * n);
-    }
-    return { values, vectors };
-  };
 };

@@ -1,7 +1,7 @@
 // Eigenpairs of large symmetric matrices by cuSOLVER, where it is there and the card has the room; small ones stay on the
 // processor, whose LAPACK needs a millisecond for a hundred rows, no more than the way to the card and back.
 import { NumericalFailure } from '../errors.ts';
-import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
+import type { EigenSolver, SymmetricEigen } from '../linalg/symmetric-eigen.ts';
 import type { CudaCard } from './cuda-card.ts';
 import { CudaFailure, type CudaPointer, deviceFailed, pointerCell } from './cuda-library.ts';
 
@@ -13,10 +13,10 @@ const LOWER = 0;
 /** @param open the card, which is asked for with the first large matrix */
 export const cudaEigenSolver =
   (hasSolver: boolean, open: () => CudaCard, small: EigenSolver): EigenSolver =>
-  (matrix, n) =>
-    n < CUDA_EIGEN_ROWS || !hasSolver ? small(matrix, n) : solveOnCard(open(), matrix, n);
+  (matrix, n, vectors = n) =>
+    n < CUDA_EIGEN_ROWS || !hasSolver ? small(matrix, n, vectors) : solveOnCard(open(), matrix, n, vectors);
 
-const solveOnCard = (card: CudaCard, matrix: Float64Array, n: number): ReturnType<EigenSolver> => {
+const solveOnCard = (card: CudaCard, matrix: Float64Array, n: number, wanted: number): SymmetricEigen => {
   const solver = card.library.solver!;
   const taken: CudaPointer[] = [];
   const take = (bytes: number): CudaPointer => {
@@ -46,8 +46,8 @@ const solveOnCard = (card: CudaCard, matrix: Float64Array, n: number): ReturnTyp
           detail: `cusolverDnDsyevd of ${n} x ${n} failed with info ${status[0]}`,
         });
       const values = ascending.toReversed();
-      const vectors = new Float64Array(n * n);
-      for (let j = 0; j < n; j++) vectors.set(columns.subarray((n - 1 - j) * n, (n - j) * n), j * n);
+      const vectors = new Float64Array(Math.min(wanted, n) * n);
+      for (let j = 0; j * n < vectors.length; j++) vectors.set(columns.subarray((n - 1 - j) * n, (n - j) * n), j * n);
       return { values, vectors };
     } finally {
       solver.cusolverDnDestroy(handle);

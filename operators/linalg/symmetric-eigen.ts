@@ -1,5 +1,5 @@
 // Eigendecomposition of small symmetric float64 matrices (a few hundred rows): the only solver an engine needs.
-// LAPACK's dsyevd where a BLAS was found (n = 97: about 1 ms), ml-matrix otherwise (about 8 ms). Both are
+// LAPACK where a BLAS was found (n = 97: about 1 ms), ml-matrix otherwise (about 8 ms). Both are
 // deterministic for a given library; which one worked is part of the device's description.
 import { smallMatrices } from '../../sources/small-matrices.ts';
 
@@ -11,27 +11,22 @@ export interface SymmetricEigen {
   readonly vectors: Float64Array;
 }
 
-/** Solves a symmetric n x n row-major matrix; must not change its input. */
-export type EigenSolver = (matrix: Float64Array, n: number) => SymmetricEigen;
-
-/** All values, and no more vectors than the first `count`. */
-export const withVectors = ({ values, vectors }: SymmetricEigen, n: number, count: number): SymmetricEigen => ({
-  values,
-  vectors: vectors.length > count * n ? vectors.slice(0, count * n) : vectors,
-});
+/**
+ * Solves a symmetric n x n row-major matrix; must not change its input.
+ * @param vectors how many are wanted, the first of them; by default all
+ */
+export type EigenSolver = (matrix: Float64Array, n: number, vectors?: number) => SymmetricEigen;
 
 /** The solver for machines without LAPACK: Householder tridiagonalisation and implicit QL. */
-export const jsEigenSolver: EigenSolver = (matrix, n) => {
+export const jsEigenSolver: EigenSolver = (matrix, n, wanted = n) => {
   const { EigenvalueDecomposition, Matrix } = smallMatrices();
   const rows = Array.from({ length: n }, (_, i) => matrix.subarray(i * n, i * n + n));
   const solved = new EigenvalueDecomposition(new Matrix(rows as unknown as number[][]), { assumeSymmetric: true });
   const ascending = solved.realEigenvalues;
   const columns = solved.eigenvectorMatrix;
   const values = new Float64Array(n);
-  const vectors = new Float64Array(n * n);
-  for (let j = 0; j < n; j++) {
-    values[j] = ascending[n - 1 - j]!;
-    for (let i = 0; i < n; i++) vectors[j * n + i] = columns.get(i, n - 1 - j);
-  }
+  for (let j = 0; j < n; j++) values[j] = ascending[n - 1 - j]!;
+  const vectors = new Float64Array(Math.min(wanted, n) * n);
+  for (let at = 0; at < vectors.length; at++) vectors[at] = columns.get(at % n, n - 1 - Math.floor(at / n));
   return { values, vectors };
 };

@@ -143,6 +143,76 @@ describe.runIf(hasLapack)('LAPACK', () => {
   });
 });
 
+/** Of 400 rows and more few vectors come from the tridiagonal form (operators/devices/lapack-eigen.ts). */
+const large: readonly (readonly [string, Float64Array, number])[] = [
+  ['zero', new Float64Array(400 ** 2), 400],
+  ['identity', diagonal(...new Array<number>(400).fill(1)), 400],
+  ['a Gram of full rank', gram(400, 401, 6), 400],
+  ['rank 5 of 450', gram(450, 5, 7), 450],
+  ['two eigenvalues, 200 times each', diagonal(...Array.from({ length: 400 }, (_, i) => (i % 2 === 0 ? 3 : 1))), 400],
+  ['falling by 16 orders of magnitude', diagonal(...Array.from({ length: 400 }, (_, i) => 10 ** (-i / 25))), 400],
+  ['positive and negative', symmetric(430, 9), 430],
+];
+
+describe.each([['js', jsEigenSolver] as const, ...(hasLapack ? [['lapack', blas!.solve!] as const] : [])])(
+  '%s: the first vectors',
+  (name, solve) => {
+    it.each([...cases, ...(name === 'js' ? [] : large)])('%s', (_, a, n) => {
+      const before = a.slice();
+      const all = solve(a, n);
+      const scale = Math.max(largest(all.values), Number.MIN_VALUE);
+      for (const wanted of [0, 1, Math.min(3, n), Math.min(33, n), n + 2]) {
+        const { values, vectors } = solve(a, n, wanted);
+        const count = Math.min(wanted, n);
+        expect(a).toEqual(before);
+        expect([values.length, vectors.length]).toEqual([n, count * n]);
+        // Rounding of n sums of n products; both ways find the same values up to that.
+        expect(largest(values.map((value, j) => value - all.values[j]!)) / scale).toBeLessThan(1e-13);
+        for (let j = 0; j < count; j++) {
+          const v = vectors.subarray(j * n, (j + 1) * n);
+          let residual2 = 0;
+          for (let i = 0; i < n; i++) {
+            let sum = -values[j]! * v[i]!;
+            for (let l = 0; l < n; l++) sum += a[i * n + l]! * v[l]!;
+            residual2 += sum * sum;
+          }
+          expect(Math.sqrt(residual2) / scale).toBeLessThan(1e-12);
+          for (let i = 0; i <= j; i++) {
+            let dot = 0;
+            for (let l = 0; l < n; l++) dot += v[l]! * vectors[i * n + l]!;
+            expect(Math.abs(dot - (i === j ? 1 : 0))).toBeLessThan(1e-11);
+          }
+        }
+      }
+    });
+  },
+);
+
+describe.runIf(hasLapack)('LAPACK, whether all vectors are wanted or few', () => {
+  const solve = blas?.solve as EigenSolver;
+
+  it('gives the same bits twice', () => {
+    const a = gram(400, 100, 8);
+    expect(solve(a, 400, 32)).toEqual(solve(a, 400, 32));
+  });
+
+  it.each([
+    [8, 8],
+    [60, 3],
+    [400, 400],
+    [400, 32],
+  ])('refuses what is not finite: %i rows, %i vectors', (n, wanted) => {
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      const a = symmetric(n, 4);
+      a[3 * n + 2] = bad;
+      a[2 * n + 3] = bad;
+      expect(() => solve(a, n, wanted)).toThrow(
+        new RegExp(`dsyevd of ${n} x ${n} failed|${n} x ${n} that are not finite`),
+      );
+    }
+  });
+});
+
 /** Inner products of e_0 … e_{j-1} with vectors turned out of their span by the angles, in degrees. */
 const turned = (...degrees: number[]): Float64Array =>
   diagonal(...degrees.map((angle) => Math.cos((angle * Math.PI) / 180)));
