@@ -140,30 +140,43 @@ export const exactSpectrum = async (
     state: stateOf(spec, gram, products, dual),
     prefixes,
     norm2: centredNorms2(products, dual),
-    coordinates: coordinatesOf(dual),
+    coordinates: coordinatesOf(dual, algebra),
     rank: dual.rank,
-    mix: mixOf(spec, dual),
+    mix: mixOf(spec, dual, algebra),
   };
 };
+
+// By products where loops would do: they are called a few times a run, and are over before their code is compiled.
+
+const PLAIN = { a: false, b: false } as const;
 
 const centredNorms2 = (products: Float64Array, { models: n, averages, grand }: Dual): Float64Array =>
   averages.map((average, i) => Math.max(products[i * n + i]! - 2 * average + grand, 0));
 
-const coordinatesOf = ({ models: n, eigen: { values, vectors }, rank }: Dual): Float64Array => {
+const coordinatesOf = (
+  { models: n, eigen: { values, vectors }, rank }: Dual,
+  { multiplyDouble }: SpectrumAlgebra,
+): Float64Array => {
   const coordinates = new Float64Array(n * rank);
   for (let j = 0; j < rank; j++) {
-    const s = Math.sqrt(values[j]!);
-    for (let i = 0; i < n; i++) coordinates[i * rank + j] = s * vectors[j * n + i]!;
+    const s = Float64Array.of(Math.sqrt(values[j]!));
+    const column = coordinates.subarray(j);
+    multiplyDouble(PLAIN, { m: n, n: 1, k: 1 }, vectors.subarray(j * n), 1, s, 1, column, rank);
   }
   return coordinates;
 };
 
-const mixOf = ({ center }: SubspaceSpec, { models: n, eigen: { values, vectors }, rank }: Dual): Float64Array => {
+const mixOf = (
+  { center }: SubspaceSpec,
+  { models: n, eigen: { values, vectors }, rank }: Dual,
+  { multiplyDouble }: SpectrumAlgebra,
+): Float64Array => {
   const mix = new Float64Array((1 + rank) * (1 + n));
   if (center) mix.fill(1 / n, 1, 1 + n);
   for (let j = 0; j < rank; j++) {
-    const s = Math.sqrt(values[j]!);
-    for (let i = 0; i < n; i++) mix[(1 + j) * (1 + n) + 1 + i] = vectors[j * n + i]! / s;
+    const s = Float64Array.of(1 / Math.sqrt(values[j]!));
+    const row = mix.subarray((1 + j) * (1 + n) + 1);
+    multiplyDouble(PLAIN, { m: 1, n, k: 1 }, s, 1, vectors.subarray(j * n), n, row, n);
   }
   return mix;
 };
@@ -179,8 +192,6 @@ const productsOf = ({ values, models }: ExactGram): Float64Array => {
   }
   return products;
 };
-
-// By products where loops would do: they are called a few times a run, and are over before their code is compiled.
 
 /** All prefixes' subspaces, in order; the largest are solved first, so that no thread is left with one of them at the end. */
 const dualsOf = async (
@@ -254,7 +265,7 @@ const addColumns = (
   product: DoubleProduct,
 ): void => {
   const ones = new Float64Array(to - from).fill(1);
-  product({ a: false, b: false }, { m: n, n: 1, k: to - from }, products.subarray(from), n, ones, 1, sums, 1);
+  product(PLAIN, { m: n, n: 1, k: to - from }, products.subarray(from), n, ones, 1, sums, 1);
 };
 
 /** G_il − a_i − a_l + g of the first models. */
@@ -358,10 +369,10 @@ const alongDirections = (
   const ones = new Float64Array(count).fill(-1);
   const along = new Float64Array(rank * count);
   if (rank === 0) return along;
-  const [plain, later] = [{ a: false, b: false }, products.subarray(models)];
-  product(plain, { m: rank, n: 1, k: models }, eigen.vectors, models, averages, 1, ofMean, 1);
-  product(plain, { m: rank, n: count, k: models }, eigen.vectors, models, later, n, along, count);
-  product(plain, { m: rank, n: count, k: 1 }, ofMean, 1, ones, count, along, count);
+  const later = products.subarray(models);
+  product(PLAIN, { m: rank, n: 1, k: models }, eigen.vectors, models, averages, 1, ofMean, 1);
+  product(PLAIN, { m: rank, n: count, k: models }, eigen.vectors, models, later, n, along, count);
+  product(PLAIN, { m: rank, n: count, k: 1 }, ofMean, 1, ones, count, along, count);
   return along;
 };
 

@@ -7,11 +7,20 @@ import type { PlannedModel, PlannedSlot } from '../sources/reading-plan.ts';
 import { endsTooSoon, notReadable } from '../sources/source-files.ts';
 import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { NumericalFailure } from './errors.ts';
+import { sumOf } from './linalg/array-loops.ts';
+import type { DoubleProduct } from './linalg/dense-products.ts';
 import { firstOfEachModel, type Tiles } from './tile-pool.ts';
 import type { BadRow, VisitResult, VisitTask } from './tile-tasks.ts';
 
 /** Products are finite where weights are, and the state was; a device that fails shows here too. */
-export const isFiniteVisit = ({ gram }: VisitResult): boolean => allFinite(gram);
+export const isFiniteVisit = ({ gram, columns }: VisitResult, product: DoubleProduct): boolean => {
+  // Summed by a product: of a large Gram a loop is over before it is compiled.
+  const rows = gram.length / columns;
+  const sums = new Float64Array(rows);
+  const ones = new Float64Array(columns).fill(1);
+  product({ a: false, b: false }, { m: rows, n: 1, k: columns }, gram, columns, ones, 1, sums, 1);
+  return Number.isFinite(sumOf(sums)) || allFinite(gram);
+};
 
 export const allFinite = (values: Float64Array): boolean => {
   // A sum of finite numbers may still overflow: then each is looked at.
@@ -34,7 +43,7 @@ export const faultsOfVisit = async (
   task: Pick<VisitTask, 'slot' | 'tiles'>,
   visit: VisitResult,
 ): Promise<readonly ReadFault[]> => {
-  const isGood = isFiniteVisit(visit);
+  const isGood = isFiniteVisit(visit, tiles.multiplyDouble);
   const bad: BadRow[] = [...visit.unread];
   if (!isGood) bad.push(...(await tiles.scan({ slot: task.slot, staged: rows, tiles: task.tiles })));
   const faults = faultsOf(slot, models, base, firstOfEachModel(bad));
