@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import type { OpenRows } from '../sources/open-block.ts';
-import { STRETCH_WIDTH, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import { stretchWidth, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import { type Device, type DeviceMatrix, type PlacedRows, type RowBytes, spreadRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { placeRows, type ReadRows } from './placed-rows.ts';
@@ -445,7 +445,8 @@ export class TileStore {
   #passingWidth(layout: SlotLayout): number {
     const panel = this.#panelWidth(layout);
     if (!this.#readsInPlace(layout)) return panel;
-    return Math.min(layout.features, Math.max(1, Math.floor(STRETCH_WIDTH / panel)) * panel);
+    const most = stretchWidth(layout.passingRows! - rowsBeforeBlock(0));
+    return Math.min(layout.features, Math.max(1, Math.floor(most / panel)) * panel);
   }
 
   /** Counts what was done since then as work of this kind; returns the time that is now. */

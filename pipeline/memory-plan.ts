@@ -20,7 +20,7 @@ import { areCold, fetchingBytes } from '../sources/fetching.ts';
 import { canStayInFiles, isFloat32, tileRowsBytes } from '../sources/open-block.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes } from '../sources/staged-block.ts';
-import { STRETCH_WIDTH, TILE_WIDTH, tilesOf } from '../sources/tile.ts';
+import { stretchWidth, TILE_WIDTH, tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes } from '../sources/weight-blocks.ts';
 
 export interface MemoryNeeds {
@@ -163,7 +163,7 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
     const threads = Math.min(needs.threads, tiles.length);
     const held = group.tilesAtOnce === undefined ? panels * kept : 2 * threads * kept;
     state += (threads * (kept + 1) + held) * rowStride(widest) * 4;
-    const passed = isReadInPlace(needs, group, slot) ? Math.min(features, STRETCH_WIDTH) : widest;
+    const passed = isReadInPlace(needs, group, slot) ? Math.min(features, stretchWidth(models)) : widest;
     pass = Math.max(pass, threads * passing * rowStride(passed) * 4);
     grams += (tiles.length + 1) * passing * passing * 8;
     window = Math.max(window, windowBytes(needs, features));
@@ -185,7 +185,8 @@ const stagingOf = (needs: MemoryNeeds, group: SlotGroup, reading: ReadingPlan, b
   if (group.inFiles !== true) return blocks * buffer;
   const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
   const threads = Math.min(needs.threads, group.tilesAtOnce ?? tiles);
-  const width = (slot: PlannedSlot): number => (isReadInPlace(needs, group, slot) ? STRETCH_WIDTH : TILE_WIDTH);
+  const width = (slot: PlannedSlot): number =>
+    isReadInPlace(needs, group, slot) ? stretchWidth(needs.models.length) : TILE_WIDTH;
   const rows = needs.rowBuffers * threads * tileRowsBytes(group, reading, width);
   return rows + (group.standby?.buffers ?? 0) * buffer;
 };

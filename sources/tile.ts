@@ -24,11 +24,15 @@ export const tilesOf = (features: number): readonly Tile[] =>
     width: Math.min(TILE_WIDTH, features - index * TILE_WIDTH),
   }));
 
+/** Weights that are read at once where rows go straight to where they are multiplied: 4 MiB, of which more is still in the cache. */
+const STRETCH = 2 ** 20;
+
 /**
- * Features that are read at once where rows go straight to where they are multiplied: half a tile, so that half as much memory is
- * touched and more of it is still in the cache.
+ * Features of so many models that are read at once to where they are multiplied: a tile, or a half or a quarter of one. Not less: a
+ * read costs as much as 8 KiB do.
  */
-export const STRETCH_WIDTH = TILE_WIDTH / 2;
+export const stretchWidth = (models: number): number =>
+  Math.min(TILE_WIDTH, Math.max(TILE_WIDTH / 4, 2 ** Math.floor(Math.log2(STRETCH / Math.max(1, models)))));
 
 /** The features of some tiles of a slot, or of all. */
 export const featuresIn = (features: number, range?: TileRange): { readonly start: number; readonly width: number } => {

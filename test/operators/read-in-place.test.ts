@@ -1,4 +1,4 @@
-// Rows of float32 that pass are read to where they are multiplied, half a tile at a time, on devices that can; all others come through
+// Rows of float32 that pass are read to where they are multiplied, a part of a tile at a time, on devices that can; all others come through
 // the reader's memory. Either way the bits are those of rows staged in memory.
 import { closeSync, ftruncateSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -8,14 +8,16 @@ import { TileStore, type TileVisit } from '../../operators/tile-store.ts';
 import type { SlotLayout, VisitTask } from '../../operators/tile-tasks.ts';
 import type { OpenRows } from '../../sources/open-block.ts';
 import type { StagedRows } from '../../sources/staged-block.ts';
-import { STRETCH_WIDTH, tilesOf } from '../../sources/tile.ts';
+import { stretchWidth, TILE_WIDTH, tilesOf } from '../../sources/tile.ts';
 import { temporaryFolder } from '../sources/temporary-folder.ts';
 import { devices } from './devices.ts';
 import { normals } from './planted.ts';
 
-const BLOCK = 5;
+/** So many that a tile is read in two halves. */
+const BLOCK = 100;
+const STRETCH = TILE_WIDTH / 2;
 /** A tile, and a half with two panels and a bit. */
-const FEATURES = 3 * STRETCH_WIDTH + 5000;
+const FEATURES = 3 * STRETCH + 5000;
 /** Bytes before a slot's weights in its file. */
 const HEAD = 64;
 
@@ -102,8 +104,13 @@ const uppers = (visits: readonly TileVisit[]) =>
 
 const everyDevice = devices.map(({ name, openDevice }) => [name, openDevice] as const);
 
-const IN_ORDER = [0, 1, 2, 3, 4];
-const stretches = (slot: number): number => Math.ceil(layouts[slot]!.features / STRETCH_WIDTH);
+const IN_ORDER = [...Array(BLOCK).keys()];
+const stretches = (slot: number): number => Math.ceil(layouts[slot]!.features / STRETCH);
+
+it('about 4 MiB are read at once, of a quarter of a tile at least', () => {
+  const widths = [0, 1, 64, 65, 100, 128, 129, 256, 1000, 20_000].map(stretchWidth);
+  expect(widths).toEqual([16_384, 16_384, 16_384, 8192, 8192, 8192, 4096, 4096, 4096, 4096]);
+});
 
 it.each(everyDevice)('%s: the bits of rows staged in memory, slot after slot in one matrix', async (name, open) => {
   const { store, found } = storeOn(await open(), true);
@@ -125,10 +132,10 @@ it.each(everyDevice)('%s: rows in another order, and those of a block that some 
   const { store, found } = storeOn(await open(), true);
   const { store: other } = storeOn(await open(), false);
   for (const positions of [
-    [1, 0, 2, 3, 4],
-    [-1, 0, 1, 2, 3],
-    [0, 1, -1, 2, 3],
-    [0, 1, 2, 3, -1],
+    [1, 0, ...IN_ORDER.slice(2)],
+    [-1, ...IN_ORDER.slice(0, -1)],
+    [0, 1, -1, ...IN_ORDER.slice(2, -1)],
+    [...IN_ORDER.slice(0, -1), -1],
   ]) {
     const block = positions.includes(-1) ? BLOCK - 1 : BLOCK;
     const visits = store.visit({ ...task(0, [inFiles(0, positions)]), block });
@@ -140,12 +147,12 @@ it.each(everyDevice)('%s: rows in another order, and those of a block that some 
 it.each(everyDevice)('%s: a file that ends in a tile, and a weight that is no number', async (name, open) => {
   const { store } = storeOn(await open(), true);
   const rows = inFiles(0, IN_ORDER);
-  const bad = STRETCH_WIDTH + 3;
+  const bad = STRETCH + 3;
   writeSync(rows.fds[1]!, Buffer.from(Float32Array.of(Number.NaN).buffer), 0, 4, HEAD + bad * 4);
   // In the second half of the first tile.
-  ftruncateSync(rows.fds[2]!, HEAD + (STRETCH_WIDTH + 10) * 4);
+  ftruncateSync(rows.fds[2]!, HEAD + (STRETCH + 10) * 4);
   const [first, second] = store.visit(task(0, [rows])).map(({ unread }) => unread);
-  const [half, rest] = [STRETCH_WIDTH, FEATURES - 2 * STRETCH_WIDTH];
+  const [half, rest] = [STRETCH, FEATURES - 2 * STRETCH];
   const whole = name !== 'blas';
   expect(first).toMatchObject([{ model: 2, index: whole ? 0 : half, at: HEAD + (half + 10) * 4, cause: null }]);
   expect(second!.map(({ model, index, missing }) => [model, index, missing])).toEqual(

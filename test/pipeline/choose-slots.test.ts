@@ -408,14 +408,16 @@ describe('groupSlots', () => {
       expect(shared).toMatchObject({ tilesAtOnce: 32 });
     });
 
-    it('read in place, they take a matrix a thread for all slots, half a tile wide, and a buffer as large', () => {
+    it('read in place, they take a matrix a thread for all slots, as wide as is read at once, and a buffer as large', () => {
       const group = (of: readonly PlannedSlot[]) => ({ index: 0, slots: of, inFiles: true as const });
       const alone = { inPlace: true, basis: false };
       const { state, staging } = groupMemory(exact(0, alone), group(wide));
       // The spare panel, and (3 + N) rows whose lengths are no powers of two.
       const spare = 2 * (2048 + 16) * 4;
-      expect(state).toBe(spare + 2 * (3 + count) * (8192 + 16) * 4);
-      expect(staging).toBe(2 * count * 8192 * 4);
+      expect(state).toBe(spare + 2 * (3 + count) * (16_384 + 16) * 4);
+      expect(staging).toBe(2 * count * 16_384 * 4);
+      const more = groupMemory(exact(0, { ...alone, models: Array(4).fill(local).flat() }), group(wide));
+      expect(more.staging).toBe(2 * 4 * count * 4096 * 4);
       const twice = groupMemory(exact(0, alone), group([...wide, ...wide]));
       expect([twice.state, twice.staging]).toEqual([state + spare, staging]);
       // Not of weights in memory, nor of others than float32.
