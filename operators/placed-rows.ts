@@ -9,22 +9,42 @@ import { storedRows, type WeightRows } from '../sources/weight-rows.ts';
 import type { PlacedRows, RowBytes } from './devices/device.ts';
 
 /** Gives a tile's rows of one dtype that are in files. */
-export type ReadRows = (rows: OpenRows, tile: Tile) => RowBytes;
+export type ReadRows = (rows: OpenRows, tile: Tile, places: Places) => RowBytes;
 
-/** A tile's part of a slot's rows, and the rows they go to: their positions, counted from `before` on. */
+/** Which rows of a part of a block are taken, and the matrix rows they go to: the same in all tiles. */
+export type Places = Pick<PlacedRows, 'rows' | 'at'>;
+
+/** Of each part of a block the rows that have a position, which is counted from `before` on. */
+export const placesOf = (source: readonly SourceRows[], before: number): readonly Places[] =>
+  source.map(({ models, positions }) => {
+    const rows = [...models.keys()].filter((i) => positions[i]! >= 0);
+    return { rows, at: rows.map((i) => before + positions[i]!) };
+  });
+
+/** Those of the rows whose places come before `end`. */
+export const firstPlaces = (places: readonly Places[], end: number): readonly Places[] =>
+  places.map(({ rows, at }) => ({
+    rows: rows.filter((_, i) => at[i]! < end),
+    at: at.filter((place) => place < end),
+  }));
+
+/** A tile's part of a slot's rows, each part with its places. */
 export const placeRows = (
   slot: string,
   tile: Tile,
   source: readonly SourceRows[],
-  before: number,
+  places: readonly Places[],
   read: ReadRows,
 ): readonly PlacedRows[] =>
-  source.map((part) => {
-    const { models, positions } = part;
-    const batch = 'fds' in part ? rowsOf(slot, tile, part, read(part, tile)) : stagedRows(slot, tile, part);
-    const rows = [...models.keys()].filter((i) => positions[i]! >= 0);
-    return { batch, rows, at: rows.map((i) => before + positions[i]!) };
+  source.map((part, i) => {
+    const at = places[i]!;
+    const isOpen = 'fds' in part;
+    return { batch: isOpen ? rowsOf(slot, tile, part, read(part, tile, at)) : stagedRows(slot, tile, part), ...at };
   });
+
+/** Those of the rows that have other places, or none. */
+export const placedAt = (rows: readonly PlacedRows[], places: readonly Places[]): readonly PlacedRows[] =>
+  rows.map(({ batch }, i) => ({ batch, ...places[i]! }));
 
 const stagedRows = (slot: string, tile: Tile, staged: StagedRows): WeightRows => {
   const { dtype, models, buffer, offset, start, factors } = staged;

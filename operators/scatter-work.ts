@@ -6,7 +6,7 @@ import type { Device, Samples } from './devices/device.ts';
 import { performFactorTask } from './factor-work.ts';
 import { follow, turn } from './follow-work.ts';
 import { blockValues, multiplyBlock } from './linalg/packed-blocks.ts';
-import { placeRows } from './placed-rows.ts';
+import { placeRows, placesOf } from './placed-rows.ts';
 import type {
   CoreTask,
   EnergyTask,
@@ -274,8 +274,9 @@ const eachStored = (
   { slot, features, staged, tiles }: StagedTiles,
   use: (tile: Tile, position: number, batch: WeightRows, row: number) => void,
 ): void => {
+  const places = placesOf(staged, 0);
   for (const tile of tilesOf(features).slice(tiles.from, tiles.to)) {
-    const placed = placeRows(slot, tile, staged, 0, notRead).flatMap(({ batch, rows, at }) =>
+    const placed = placeRows(slot, tile, staged, places, notRead).flatMap(({ batch, rows, at }) =>
       rows.map((row, i) => ({ batch, row, position: at[i]! })),
     );
     placed.sort((a, b) => a.position - b.position);

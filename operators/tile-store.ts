@@ -9,7 +9,8 @@ import type { OpenRows } from '../sources/open-block.ts';
 import { stretchWidth, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import { type Device, type DeviceMatrix, type PlacedRows, type RowBytes, spreadRows } from './devices/device.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
-import { placeRows, type ReadRows } from './placed-rows.ts';
+import { firstPlaces, type Places, placedAt, placeRows, placesOf, type ReadRows } from './placed-rows.ts';
+import { areNeighbours } from './row-lists.ts';
 import { RowReader, type UnreadRow } from './row-reader.ts';
 import { signRows } from './sign-rows.ts';
 import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
@@ -48,10 +49,10 @@ interface HeldTile extends Tile {
   shiftSum: number;
 }
 
-/** Rows whose mean is the shift, and the first of their places. */
-interface Origin {
-  readonly rows: readonly PlacedRows[];
-  readonly first: number;
+/** Where a task's rows go, and those whose mean is the shift, of which `first` is the first place. */
+interface Placement {
+  readonly places: readonly Places[];
+  readonly origin: { readonly places: readonly Places[]; readonly first: number };
 }
 
 /** Features of a tile that are read together: all of them, or as many as are read to their place at once. */
@@ -108,6 +109,9 @@ export class TileStore {
   #buffer = new Float32Array(0);
   /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
   #outgoing = new Float32Array(0);
+  /** A panel's shift in float64, and as many ones. */
+  #shift = new Float64Array(0);
+  #ones = new Float64Array(0);
   /** Through which rows come from models' files, and the base's. */
   readonly #rows: RowReader;
   readonly #origin: RowReader;
@@ -203,13 +207,14 @@ export class TileStore {
     const all = before + task.block;
     const columns = task.full ? all : task.block;
     const average = averageOf(task);
+    const placement = placementOf(task, before, average);
     this.#turn = task.turn ?? 0;
     const visits = takenFrom(queue, tilesIn(slot, task.tiles), (tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const unread: UnreadRow[] = [];
       if (task.shift !== null) tile.shiftSum = 0;
       for (const stretch of stretchesOf(slot, tile)) {
-        const { staged, origin } = this.#placed(slot, stretch, task, before, unread);
+        const { staged, origin } = this.#placed(slot, stretch, task, placement, unread);
         let since = performance.now();
         for (const panel of stretch.panels) {
           const from = tile.start + panel.start - stretch.start;
@@ -217,7 +222,7 @@ export class TileStore {
           if (task.spill !== null) since = performance.now();
           if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
           if (task.shift !== null) {
-            if (average !== null) this.#negatedMean(slot, panel, origin, from, average);
+            if (average !== null) this.#negatedMean(slot, panel, origin, from, average, placement.origin.first);
             tile.shiftSum += this.#settleShift(slot, panel, average !== null);
             if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
           }
@@ -243,17 +248,17 @@ export class TileStore {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
     const { mix } = task;
-    const before = rowsBeforeBlock(0);
     const average = averageOf(task);
+    const placement = placementOf(task, rowsBeforeBlock(0), average);
     return tilesIn(slot, task.tiles).map((tile) => {
       const peaks = new Float64Array(mix.m - 1);
       const unread: UnreadRow[] = [];
       for (const stretch of stretchesOf(slot, tile)) {
-        const { staged, origin } = this.#placed(slot, stretch, task, before, unread);
+        const { staged, origin } = this.#placed(slot, stretch, task, placement, unread);
         for (const panel of stretch.panels) {
           const from = tile.start + panel.start - stretch.start;
           this.#bring(slot, tile, panel, null);
-          if (average !== null) this.#negatedMean(slot, panel, origin, from, average);
+          if (average !== null) this.#negatedMean(slot, panel, origin, from, average, placement.origin.first);
           this.#settleShift(slot, panel, average !== null);
           this.#device.widen(staged, from, panel.matrix, SHIFT);
           const start = performance.now();
@@ -277,9 +282,10 @@ export class TileStore {
     const slot = this.#slots[task.slot];
     if (!slot) return [];
     const found: BadRow[] = [];
+    const places = placesOf(task.staged, 0);
     takenFrom(queue, tilesIn(slot, task.tiles), (tile) => {
       for (const stretch of stretchesOf(slot, tile)) {
-        const placed = placeRows(slot.layout.slot, stretch, task.staged, 0, this.#reading(this.#rows, found));
+        const placed = placeRows(slot.layout.slot, stretch, task.staged, places, this.#reading(this.#rows, found));
         for (const panel of stretch.panels) {
           const start = tile.start + panel.start;
           const spare = this.#device.reshape(slot.spare, panel.width);
@@ -379,7 +385,7 @@ export class TileStore {
           own.set(values.subarray(row, row + width), (1 + i) * width);
         }
         this.#device.write(panel.matrix, 0, own);
-        tile.shiftSum += sumOfShift(own, width);
+        tile.shiftSum += this.#sumOfShift(own, width);
         this.#leave(slot, tile, panel, generation === null ? null : { from: null, to: generation }, 1 + rows);
       }
     }
@@ -408,28 +414,31 @@ export class TileStore {
     slot: HeldSlot,
     stretch: Stretch,
     { staged, shift }: Pick<VisitTask, 'staged' | 'shift'>,
-    before: number,
+    { places, origin }: Placement,
     unread: BadRow[],
-  ) {
+  ): { readonly staged: readonly PlacedRows[]; readonly origin: readonly PlacedRows[] } {
     const { layout } = slot;
-    const toPlace = (rows: OpenRows): RowBytes | null => this.#placeFor(slot, rows, before);
-    const rows = placeRows(layout.slot, stretch, staged, before, this.#reading(this.#rows, unread, toPlace));
-    if (shift?.from !== 'base') return { staged: rows, origin: { rows, first: before } };
-    // Beside the models' rows, which may be in their places: where the mean will be.
-    const base = placeRows(layout.slot, stretch, [shift.staged], MEAN, this.#reading(this.#origin, unread));
-    return { staged: rows, origin: { rows: base, first: MEAN } };
+    const rows = placeRows(layout.slot, stretch, staged, places, this.#reading(this.#rows, unread, slot));
+    if (shift?.from !== 'base') return { staged: rows, origin: placedAt(rows, origin.places) };
+    const reading = this.#reading(this.#origin, unread);
+    return { staged: rows, origin: placeRows(layout.slot, stretch, [shift.staged], origin.places, reading) };
   }
 
-  /** Reads rows with `reader`, telling those that fail to `unread`. */
-  #reading(reader: RowReader, unread: BadRow[], placeFor: (rows: OpenRows) => RowBytes | null = () => null): ReadRows {
-    return (rows, tile) =>
-      this.timed('read', () => reader.read(rows, tile, (row) => void unread.push(row), placeFor(rows)));
+  /**
+   * Reads rows with `reader`, telling those that fail to `unread`.
+   * @param slot to whose places they may go
+   */
+  #reading(reader: RowReader, unread: BadRow[], slot: HeldSlot | null = null): ReadRows {
+    return (rows, tile, places) => {
+      const place = slot && this.#placeFor(slot, rows, places);
+      return this.timed('read', () => reader.read(rows, tile, (row) => void unread.push(row), place));
+    };
   }
 
   /** Where rows are read to that are float32, all taken, and in order; null for all others, which come through the reader's memory. */
-  #placeFor({ shared, stretch }: HeldSlot, { dtype, positions }: OpenRows, before: number): RowBytes | null {
-    if (stretch === null || dtype !== 'F32' || !areConsecutive(positions)) return null;
-    return this.#device.inPlace!.rowsAt(shared!, before + positions[0]!, positions.length);
+  #placeFor({ shared, stretch }: HeldSlot, { dtype, models }: OpenRows, { at }: Places): RowBytes | null {
+    if (stretch === null || dtype !== 'F32' || at.length < models.length || !areNeighbours(at)) return null;
+    return this.#device.inPlace!.rowsAt(shared!, at[0]!, at.length);
   }
 
   /** Features of the widest panel. */
@@ -517,12 +526,13 @@ export class TileStore {
   #negatedMean(
     slot: HeldSlot,
     { width, matrix }: Panel,
-    { rows, first }: Origin,
+    rows: readonly PlacedRows[],
     from: number,
     weights: Float64Array,
+    first: number,
   ): void {
     slot.spare = this.#device.reshape(slot.spare, width);
-    this.#device.widen(firstRows(rows, first + weights.length), from, matrix, null);
+    this.#device.widen(rows, from, matrix, null);
     this.#device.combine(weights, 1, matrix, first, weights.length, slot.spare, 0);
   }
 
@@ -531,7 +541,20 @@ export class TileStore {
     const first = new Float32Array(rowsBeforeBlock(0) * width).fill(1, 0, width);
     if (fromSpare) first.set(this.#device.read(spare, 0, 1), SHIFT * width);
     this.#device.write(matrix, 0, first);
-    return sumOfShift(first, width);
+    return this.#sumOfShift(first, width);
+  }
+
+  /** Σ of the shift's entries, out of a panel's first rows, which hold it negated; by a product, which needs no compiling. */
+  #sumOfShift(rows: Float32Array, width: number): number {
+    if (this.#ones.length < width) {
+      this.#ones = new Float64Array(width).fill(1);
+      this.#shift = new Float64Array(width);
+    }
+    this.#shift.set(rows.subarray(SHIFT * width, MEAN * width));
+    const sum = new Float64Array(1);
+    const plain = { a: false, b: false };
+    this.#device.multiplyDouble(plain, { m: 1, n: 1, k: width }, this.#shift, width, this.#ones, 1, sum, 1);
+    return -sum[0]!;
   }
 
   /** Sets the state's rows of a sketch: zeros, then as many rows of signs. */
@@ -556,22 +579,16 @@ const stretchesOf = ({ stretch }: HeldSlot, { index, start, width, panels }: Hel
   });
 };
 
-/** Whether there are places, none of them is left out, and each is the one after that before it. */
-const areConsecutive = (positions: Int32Array): boolean =>
-  positions.length > 0 && positions[0]! >= 0 && positions.every((position, i) => position === positions[0]! + i);
-
-/** Those of the rows whose places come before `end`. */
-const firstRows = (placed: readonly PlacedRows[], end: number): readonly PlacedRows[] =>
-  placed.map(({ batch, rows, at }) => {
-    const kept = rows.filter((_, i) => at[i]! < end);
-    return { batch, rows: kept, at: at.filter((place) => place < end) };
-  });
-
-/** Σ of the shift's entries, out of a panel's first rows, which hold it negated. */
-const sumOfShift = (rows: Float32Array, width: number): number => {
-  let sum = 0;
-  for (let i = SHIFT * width; i < MEAN * width; i++) sum -= rows[i]!;
-  return sum;
+/** @param average weights of the rows whose mean is the shift; null where there are none */
+const placementOf = (
+  { staged, shift }: Pick<VisitTask, 'staged' | 'shift'>,
+  before: number,
+  average: Float64Array | null,
+): Placement => {
+  const places = placesOf(staged, before);
+  // A base stands beside the models' rows, which may be in their places: where the mean will be.
+  if (shift?.from === 'base') return { places, origin: { places: placesOf([shift.staged], MEAN), first: MEAN } };
+  return { places, origin: { places: firstPlaces(places, before + (average?.length ?? 0)), first: before } };
 };
 
 /** Zeros for a tile's Gram. */

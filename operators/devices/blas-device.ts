@@ -8,6 +8,7 @@ import { eachRectangle } from '../../sources/decode-delta.ts';
 import { type WeightRows, widenRow } from '../../sources/weight-rows.ts';
 import { type Extent, isDiagonal } from '../linalg/packed-blocks.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
+import { areNeighbours, extentOf } from '../row-lists.ts';
 import type { BlasLibrary } from './blas-library.ts';
 import type { Device, DeviceMatrix, PlacedRows, Samples } from './device.ts';
 import { isOwnPieced, isPieced, multipliesSmall, multiplyOwnRows, multiplyRows } from './small-products.ts';
@@ -160,7 +161,12 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       for (const placed of batches) widenBatch(placed, from, matrix);
       if (shift === null) return;
       const { data, stride, width } = matrix;
-      const { first, end } = extentOf(batches);
+      let [first, end] = [Number.POSITIVE_INFINITY, 0];
+      for (const { at } of batches) {
+        const extent = extentOf(at);
+        first = Math.min(first, extent.first);
+        end = Math.max(end, extent.end);
+      }
       if (end > first)
         blas.addToRows(end - first, width, data.subarray(shift * stride), data.subarray(first * stride), stride);
     },
@@ -240,26 +246,6 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
 /** out += the upper triangle of `part`, both n x n: what stands below it would come into checkpoints. */
 const addUpper = (part: Float32Array, n: number, out: Float64Array): void => {
   for (let i = 0; i < n; i++) for (let j = i * n + i; j < (i + 1) * n; j++) out[j] = out[j]! + part[j]!;
-};
-
-/** Whether there are rows, and each is the one after that before it. */
-const areNeighbours = (rows: readonly number[]): boolean => {
-  for (let i = 1; i < rows.length; i++) if (rows[i] !== rows[0]! + i) return false;
-  return rows.length > 0;
-};
-
-/** The rows that batches go to, and those between them. */
-const extentOf = (batches: readonly PlacedRows[]): { readonly first: number; readonly end: number } => {
-  const extent = { first: Number.POSITIVE_INFINITY, end: 0 };
-  for (const { at } of batches) widenExtent(extent, at);
-  return extent;
-};
-
-const widenExtent = (extent: { first: number; end: number }, at: readonly number[]): void => {
-  for (const place of at) {
-    if (place < extent.first) extent.first = place;
-    if (place >= extent.end) extent.end = place + 1;
-  }
 };
 
 /** Where entries of samples begin, from sample `at` on. */
