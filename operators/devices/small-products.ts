@@ -9,16 +9,22 @@ const KERNELS = ['SkylakeX', 'Cooperlake', 'SapphireRapids'];
 /** The first version that was looked at. */
 const SINCE = [0, 3, 21] as const;
 const MOST_PRODUCTS = 1e6;
-const MOST_CELLS = 1200;
-/** Columns of a piece of a Gram: as square as the cells allow. */
-const PIECE_COLUMNS = 34;
 /**
- * Cells of a Gram that come in pieces, at most: of a larger one copying is the smaller part. Two machines disagree where that is. Where
- * both processors share a core, 131 x 64 made 109 GFLOP/s in pieces and 83 whole, 259 rows by themselves 92 and 71; on two cores
- * 160 and 177, 140 and 165. Beyond, on these, whole products win: 259 x 128 160 and 211, 387 rows by themselves 107 and 182.
+ * Rows and columns of a piece, 1,152 cells. Of 2,048 products along a row 36 x 32 makes 205 to 220 GFLOP/s whatever the Gram, 8 x 64
+ * and others as much where it has 64 columns and 170 to 190 where it has 32. The pieces of a cell come one after the other: all cells
+ * for some products, then for the next, made 180 of 67 x 32 where this makes 217.
  */
-const MOST_PIECED = 8448;
-const MOST_OWN_ROWS = 260;
+const ROWS = 36;
+const COLUMNS = 32;
+/** Of rows by themselves: strips that waste little on the diagonal, 145 to 186 GFLOP/s of what is wanted from 67 to 320 rows. */
+const OWN_ROWS = 24;
+const OWN_COLUMNS = 48;
+/**
+ * Cells of a Gram that come in pieces, at most: of a larger one copying is the smaller part, on two cores that share nothing. There
+ * 131 x 128 makes 209 GFLOP/s in pieces and 190 whole, 259 x 128 207 and 215; 387 rows by themselves 183 and 181, 515 184 and 189.
+ */
+const MOST_PIECED = 17_000;
+const MOST_OWN_ROWS = 400;
 /** Products along a row come in whole cache lines. */
 const LINE = 64;
 
@@ -35,10 +41,11 @@ export const isPieced = (m: number, n: number): boolean => m * n <= MOST_PIECED;
 /** Whether one of so many rows by themselves is. */
 export const isOwnPieced = (n: number): boolean => n <= MOST_OWN_ROWS;
 
-/** Equal parts of at most `most`. */
-const partOf = (length: number, most: number): number => Math.ceil(length / Math.ceil(length / most));
-
-const linesIn = (products: number): number => Math.max(LINE, Math.floor(products / LINE) * LINE);
+/** Products along a row that a piece of so many cells takes at a time: equal parts, as nearly as lines allow. */
+const depthOf = (k: number, cells: number): number => {
+  const most = Math.max(LINE, Math.floor(MOST_PRODUCTS / cells / LINE) * LINE);
+  return Math.min(most, Math.ceil(k / Math.ceil(k / most) / LINE) * LINE);
+};
 
 /** Numbers that describe a piece: its rows, columns and products, where it begins in A, B and C, in bytes, and whether it adds to C. */
 const PIECE = 7;
@@ -67,30 +74,38 @@ const tableFor = (kind: string, { m, n, k, lda, ldb, ldc }: Shape, make: () => n
   return table;
 };
 
-const piecesOf = ({ m, n, k, lda, ldb, ldc }: Shape): number[] => {
-  const columns = partOf(n, PIECE_COLUMNS);
-  const rows = partOf(m, Math.floor(MOST_CELLS / columns));
-  const depth = linesIn(MOST_PRODUCTS / (rows * columns));
+/** Those of rows [from, to) of C, from column `first` on. */
+const stripOf = (
+  { n, k, lda, ldb, ldc }: Shape,
+  from: number,
+  to: number,
+  first: number,
+  columns: number,
+): number[] => {
   const pieces: number[] = [];
-  for (let from = 0; from < k; from += depth)
-    for (let i = 0; i < m; i += rows)
-      for (let j = 0; j < n; j += columns) {
-        pieces.push(Math.min(rows, m - i), Math.min(columns, n - j), Math.min(depth, k - from));
-        pieces.push((i * lda + from) * 4, (j * ldb + from) * 4, (i * ldc + j) * 4, from === 0 ? 0 : 1);
-      }
+  const rows = to - from;
+  for (let j = first; j < n; j += columns) {
+    const wide = Math.min(columns, n - j);
+    const depth = depthOf(k, rows * wide);
+    for (let l = 0; l < k; l += depth) {
+      pieces.push(rows, wide, Math.min(depth, k - l));
+      pieces.push((from * lda + l) * 4, (j * ldb + l) * 4, (from * ldc + j) * 4, l === 0 ? 0 : 1);
+    }
+  }
+  return pieces;
+};
+
+const piecesOf = (shape: Shape): number[] => {
+  const pieces: number[] = [];
+  for (let i = 0; i < shape.m; i += ROWS) pieces.push(...stripOf(shape, i, Math.min(i + ROWS, shape.m), 0, COLUMNS));
   return pieces;
 };
 
 /** Those on and above the diagonal of rows by themselves. */
 const ownPieces = (shape: Shape): number[] => {
-  const { n, lda, ldc } = shape;
-  const side = partOf(n, PIECE_COLUMNS);
   const pieces: number[] = [];
-  for (let i = 0; i < n; i += side) {
-    const strip = piecesOf({ ...shape, m: Math.min(side, n - i), n: n - i });
-    const before = [0, 0, 0, i * lda * 4, i * lda * 4, (i * ldc + i) * 4, 0];
-    pieces.push(...strip.map((value, at) => value + before[at % PIECE]!));
-  }
+  for (let i = 0; i < shape.n; i += OWN_ROWS)
+    pieces.push(...stripOf(shape, i, Math.min(i + OWN_ROWS, shape.n), i, OWN_COLUMNS));
   return pieces;
 };
 

@@ -50,6 +50,8 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
     [99, 33, 2049],
     [131, 64, 700],
     [3, 128, 63],
+    [36, 97, 961],
+    [37, 31, 1000],
     [200, 7, 2048],
   ])('rows by rows: %i x %i over %i', async (m, n, k) => {
     const { multiplyAt } = await library();
@@ -70,6 +72,7 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
     [34, 2048],
     [35, 2048],
     [140, 1000],
+    [259, 2048],
   ])('rows by themselves: %i over %i', async (n, k) => {
     const { multiplyAt } = await library();
     const { values, stride, inner } = rowsOf(n, k, n);
@@ -94,9 +97,9 @@ const onDevice = (device: Device, count: number, width: number) => {
 describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name', ({ openDevice }) => {
   it.each([
     [100, 32, true],
-    [132, 64, true],
-    [133, 64, false],
-    [265, 32, false],
+    [265, 64, true],
+    [266, 64, false],
+    [532, 32, false],
   ])('%i x %i', async (m, n, pieced) => {
     expect(isPieced(m, n)).toBe(pieced);
     const device = await openDevice();
@@ -115,8 +118,8 @@ describe.each(everyDevice.filter(({ name }) => name === 'blas'))('Grams on $name
 
   it.each([
     [128, true],
-    [260, true],
-    [261, false],
+    [400, true],
+    [401, false],
   ])('%i rows by themselves', async (n, pieced) => {
     expect(isOwnPieced(n)).toBe(pieced);
     const device = await openDevice();
