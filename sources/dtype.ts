@@ -94,7 +94,7 @@ export function widenToDouble(dtype: Dtype, bytes: Uint8Array): Float64Array {
 function widenAligned(dtype: Exclude<Dtype, 'F32'>, bytes: Uint8Array, out: Float32Array): void {
   const bits = new Int32Array(out.buffer, out.byteOffset, out.length);
   if (dtype === 'BF16') widenBfloat16(bytes, bits);
-  else if (dtype === 'F16') widenFloat16(bytes, bits);
+  else if (dtype === 'F16') widenFloat16(bytes, float16(), bits);
   else if (dtype === 'F8_E4M3') widenFloat8(bytes, e4m3, bits);
   else if (dtype === 'F8_E5M2') widenFloat8(bytes, e5m2, bits);
   else out.set(new Float64Array(bytes.buffer, bytes.byteOffset, out.length));
@@ -125,7 +125,7 @@ function widenBfloat16(bytes: Uint8Array, to: Int32Array): void {
 }
 
 // A table of all 65,536 values (256 KiB) takes half the time of the integer trick that fills it.
-function widenFloat16(bytes: Uint8Array, to: Int32Array): void {
+function widenFloat16(bytes: Uint8Array, table: Int32Array, to: Int32Array): void {
   const from = words(bytes);
   const whole = from.length & ~3;
   for (let i = 0, j = 0; i < whole; i += 4, j += 8) {
@@ -133,17 +133,17 @@ function widenFloat16(bytes: Uint8Array, to: Int32Array): void {
     const b = from[i + 1]!;
     const c = from[i + 2]!;
     const d = from[i + 3]!;
-    to[j] = float16[a & 0xffff]!;
-    to[j + 1] = float16[a >>> 16]!;
-    to[j + 2] = float16[b & 0xffff]!;
-    to[j + 3] = float16[b >>> 16]!;
-    to[j + 4] = float16[c & 0xffff]!;
-    to[j + 5] = float16[c >>> 16]!;
-    to[j + 6] = float16[d & 0xffff]!;
-    to[j + 7] = float16[d >>> 16]!;
+    to[j] = table[a & 0xffff]!;
+    to[j + 1] = table[a >>> 16]!;
+    to[j + 2] = table[b & 0xffff]!;
+    to[j + 3] = table[b >>> 16]!;
+    to[j + 4] = table[c & 0xffff]!;
+    to[j + 5] = table[c >>> 16]!;
+    to[j + 6] = table[d & 0xffff]!;
+    to[j + 7] = table[d >>> 16]!;
   }
   const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, to.length);
-  for (let j = whole * 2; j < to.length; j++) to[j] = float16[halves[j]!]!;
+  for (let j = whole * 2; j < to.length; j++) to[j] = table[halves[j]!]!;
 }
 
 function widenFloat8(bytes: Uint8Array, table: Int32Array, to: Int32Array): void {
@@ -169,7 +169,14 @@ function float16Bits(h: number): number {
   return sign | ((113 - shift) << 23) | (((magnitude << shift) & 0x3ff) << 13);
 }
 
-const float16 = Int32Array.from({ length: 65_536 }, (_, h) => float16Bits(h));
+let table16: Int32Array | null = null;
+
+/** All of them; made when they are first needed, not by every thread that starts. */
+function float16(): Int32Array {
+  table16 ??= Int32Array.from({ length: 65_536 }, (_, h) => float16Bits(h));
+  return table16;
+}
+
 // E5M2 is the upper byte of a float16. E4M3 (the "fn" kind) has no infinity, and NaN only where all seven bits are set.
 const e5m2 = Int32Array.from({ length: 256 }, (_, b) => float16Bits(b << 8));
 const e4m3 = Int32Array.from({ length: 256 }, (_, b) => {
