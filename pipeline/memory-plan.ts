@@ -164,7 +164,7 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
     const held = group.tilesAtOnce === undefined ? panels * kept : 2 * threads * kept;
     state += (threads * (kept + 1) + held) * rowStride(widest) * 4;
     const passed = isReadInPlace(needs, group, slot) ? Math.min(features, stretchWidth(models)) : widest;
-    pass = Math.max(pass, threads * passing * rowStride(passed) * 4);
+    pass = Math.max(pass, passing * rowStride(passed) * 4);
     grams += (tiles.length + 1) * passing * passing * 8;
     window = Math.max(window, windowBytes(needs, features));
   }
@@ -173,8 +173,13 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
   // The sums stand by from the first group on, and are looked at one after the other.
   const algebra = spectrumBytes(needs) + needs.sums * passing * passing * 8;
   const rest = grams + algebra + (needs.basis && window > buffer ? window : 0);
-  return { state: state + pass, staging: stagingOf(needs, group, reading, buffer, needs.partsStaged), rest };
+  state += threadsOn(needs, group) * pass;
+  return { state, staging: stagingOf(needs, group, reading, buffer, needs.partsStaged), rest };
 };
+
+/** Threads that have any of a group's tiles. */
+const threadsOn = ({ threads }: Pick<MemoryNeeds, 'threads'>, { slots, tilesAtOnce }: SlotGroup): number =>
+  Math.min(threads, tilesAtOnce ?? slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0));
 
 /** Whether a slot's rows go from their files to where they are multiplied. What does not, where a model is left out, takes a buffer. */
 const isReadInPlace = ({ inPlace, engine, models }: MemoryNeeds, { inFiles }: SlotGroup, slot: PlannedSlot): boolean =>
@@ -183,11 +188,9 @@ const isReadInPlace = ({ inPlace, engine, models }: MemoryNeeds, { inFiles }: Sl
 /** @param buffer bytes of a block's buffer, where there is one */
 const stagingOf = (needs: MemoryNeeds, group: SlotGroup, reading: ReadingPlan, buffer: number, blocks = 2): number => {
   if (group.inFiles !== true) return blocks * buffer;
-  const tiles = group.slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
-  const threads = Math.min(needs.threads, group.tilesAtOnce ?? tiles);
   const width = (slot: PlannedSlot): number =>
     isReadInPlace(needs, group, slot) ? stretchWidth(needs.models.length) : TILE_WIDTH;
-  const rows = needs.rowBuffers * threads * tileRowsBytes(group, reading, width);
+  const rows = needs.rowBuffers * threadsOn(needs, group) * tileRowsBytes(group, reading, width);
   return rows + (group.standby?.buffers ?? 0) * buffer;
 };
 

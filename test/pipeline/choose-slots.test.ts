@@ -420,6 +420,11 @@ describe('groupSlots', () => {
       expect(more.staging).toBe(2 * 4 * count * 4096 * 4);
       const twice = groupMemory(exact(0, alone), group([...wide, ...wide]));
       expect([twice.state, twice.staging]).toEqual([state + spare, staging]);
+      // Slots of a tile each are dealt to all threads.
+      const narrow: PlannedSlot = { ...wide[0]!, rows: 20, cols: 100, features: 2000 };
+      const small = (of: number) => groupMemory(exact(0, alone), group(Array(of).fill(narrow)));
+      expect(small(2).state - small(1).state).toBe((1 + 3 + count) * 2000 * 4);
+      expect(small(3).state - small(2).state).toBe(2000 * 4);
       // Not of weights in memory, nor of others than float32.
       const [tile, panel] = [2 * count * 16_384 * 4, spare + 2 * (3 + count) * (2048 + 16) * 4];
       expect(groupMemory(exact(0, { ...alone, inPlace: false }), group(wide))).toMatchObject({
