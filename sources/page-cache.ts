@@ -41,7 +41,7 @@ const bind = (): Calls | null => {
 let bound: Calls | null | undefined;
 
 const calls = (): Calls | null => {
-  bound ??= bind();
+  if (bound === undefined) bound = bind();
   return bound;
 };
 
@@ -49,15 +49,24 @@ const calls = (): Calls | null => {
 export const takesAdvice = (): boolean => calls() !== null;
 
 /**
+ * Where a piece is asked for, as shares of it. Neither its ends nor its middle: the pages of a header and a fingerprint stand there, and
+ * are in the cache where nothing else is.
+ */
+const ASKED = [0.382, 0.854] as const;
+
+/**
  * Has bytes [offset, offset + bytes) fetched. It is advice: where nobody takes it, reading waits for the disk as ever. The kernel looks
- * for every page of a piece, which costs ten times what it costs to read the first byte if it is there: then the rest of the piece is
- * taken to be there too, since what came first is given up first.
+ * for every page of a piece, which costs four times what it costs to read two bytes if they are there; then the rest is taken to be
+ * there too.
  */
 export const adviseReading = (fd: number, offset: number, bytes: number): void => {
   const kernel = calls();
   if (kernel === null) return;
-  for (let at = offset; at < offset + bytes; at += PIECE)
-    if (!isCached(fd, at)) kernel.fadvise(fd, at, Math.min(PIECE, offset + bytes - at), WILL_NEED);
+  for (let at = offset; at < offset + bytes; at += PIECE) {
+    const piece = Math.min(PIECE, offset + bytes - at);
+    const isThere = ASKED.every((share) => isCached(fd, at + Math.floor(share * piece)));
+    if (!isThere) kernel.fadvise(fd, at, piece, WILL_NEED);
+  }
 };
 
 /** Reads one byte to where a list of one buffer says; null where the system cannot be asked not to wait. */
@@ -76,7 +85,7 @@ let byteReader: ReturnType<typeof bindByte> | undefined;
 
 /** Whether a byte is in the page cache; where it is not, the kernel may begin to fetch it. False where it cannot be asked. */
 const isCached = (fd: number, at: number): boolean => {
-  byteReader ??= bindByte();
+  if (byteReader === undefined) byteReader = bindByte();
   return byteReader !== null && byteReader(fd, at) === 1;
 };
 
