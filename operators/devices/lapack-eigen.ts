@@ -130,6 +130,8 @@ const bindFewPairs = (
     dsytrd('L', order, a, order, d, e, tau, work, lwork, statuses[0]);
     const values = d.slice();
     dsterf(order, values, e.slice(), statuses[1]);
+    // Of a matrix that is not finite none complains, and who knows what comes of it.
+    if (!values.every(Number.isFinite)) return null;
     const z = new Float64Array(n * Math.max(1, vectors));
     const iwork = integers(10 * n);
     const [found, none] = [scalar(0), new Float64Array(1)];

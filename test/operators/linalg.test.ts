@@ -1,6 +1,7 @@
 // The small solvers against identities, against LAPACK where there is one, and against angles known by construction.
 import { describe, expect, it } from 'vitest';
 import { findBlas } from '../../operators/devices/find-blas.ts';
+import { bindEigenSolver } from '../../operators/devices/lapack-eigen.ts';
 import { interpolate } from '../../operators/linalg/interpolative.ts';
 import { principalAngles } from '../../operators/linalg/principal-angles.ts';
 import { type EigenSolver, jsEigenSolver } from '../../operators/linalg/symmetric-eigen.ts';
@@ -210,6 +211,67 @@ describe.runIf(hasLapack)('LAPACK, whether all vectors are wanted or few', () =>
         new RegExp(`dsyevd of ${n} x ${n} failed|${n} x ${n} that are not finite`),
       );
     }
+  });
+});
+
+describe('few vectors that LAPACK does not find', () => {
+  const n = 400;
+  /** A library whose dsyevd finds 1 … n and unit vectors, and whose other routines do nothing but what is given. */
+  const solverOf = (others: Readonly<Record<string, (...args: never[]) => void>>, missing: readonly string[] = []) => {
+    const called: string[] = [];
+    const dsyevd = (
+      _jobz: string,
+      _uplo: string,
+      _n: unknown,
+      a: Float64Array,
+      _lda: unknown,
+      w: Float64Array,
+    ): void => {
+      for (let i = 0; i < n; i++) w[i] = i + 1;
+      a.fill(0);
+      for (let i = 0; i < n; i++) a[i * n + i] = 1;
+    };
+    const solve = bindEigenSolver(
+      (signature) => {
+        const name = /void (\w+)_\(/.exec(signature)![1]!;
+        if (missing.includes(name)) return null;
+        return (...args) => {
+          called.push(name);
+          const routines: Readonly<Record<string, (...args: never[]) => void>> = { dsyevd, ...others };
+          routines[name]?.(...(args as never[]));
+        };
+      },
+      { prefix: '', suffix: '', integer: 'int32' },
+    )!;
+    return { solve, called };
+  };
+  /** Sets one of a routine's integers. */
+  const setting =
+    (at: number, value: number) =>
+    (...args: unknown[]): void =>
+      void (args[at] as Int32Array).fill(value);
+  const dstemr = setting(9, 3);
+
+  it.each([
+    ['a routine fails', { dstemr, dormtr: setting(12, 1) }, []],
+    ['fewer are found', {}, []],
+    ['values are not finite', { dstemr, dsterf: (_n: unknown, d: Float64Array) => void d.fill(Number.NaN) }, []],
+    ['there is no dstemr', {}, ['dstemr']],
+  ] as const)('%s: all of them are found', (_, others, missing) => {
+    const { solve, called } = solverOf(others as never, missing);
+    const { values, vectors } = solve(new Float64Array(n * n), n, 3);
+    expect(called.at(-1)).toBe('dsyevd');
+    expect([values[0], values[n - 1], vectors.length]).toEqual([n, 1, 3 * n]);
+    expect(vectors[n - 1]).toBe(1);
+  });
+
+  it('where all goes well dsyevd is not asked', () => {
+    const { solve, called } = solverOf({ dstemr } as never);
+    expect(solve(new Float64Array(n * n), n, 3).vectors).toHaveLength(3 * n);
+    expect(called).toEqual(['dsytrd', 'dsterf', 'dstemr', 'dormtr']);
+    called.length = 0;
+    solve(new Float64Array(n * n), n, 34);
+    expect(called).toEqual(['dsyevd']);
   });
 });
 
