@@ -56,10 +56,11 @@ export interface TimeEstimate {
   readonly assumes: readonly string[];
 }
 
-/** Rows of a matrix that is solved for a probe, at most: from here on LAPACK is about as fast as it gets, and ml-matrix takes 60 ms. */
+/** Rows of a matrix that is solved for a probe, at most: ml-matrix takes 60 ms. */
 const SOLVED_ROWS = 192;
-/** Seconds up to which it is solved once more. */
+/** Seconds up to which another is solved, of more rows: LAPACK finds few vectors of such a matrix as it does of larger ones. */
 const SOLVED_TWICE = 0.03;
+const SOLVED_NEXT = 512;
 
 const READ_BUDGET = 0.06;
 const VISIT_BUDGET = 0.06;
@@ -360,20 +361,20 @@ interface SolverProbe {
   readonly seconds: number;
 }
 
-/** One eigendecomposition of a matrix of models, tried twice unless that takes long. */
+/** One eigendecomposition of a matrix of models, or two unless that takes long. */
 const probeSolver = ({ models, device, config }: Plan): SolverProbe => {
-  const rows = Math.min(SOLVED_ROWS, models.length);
-  const matrix = Float64Array.from({ length: rows * rows }, (_, at) => {
-    const [i, j] = [Math.floor(at / rows), at % rows];
-    return i === j ? 1 : 0.1 / (1 + Math.abs(i - j));
-  });
-  const once = (): number => {
+  const solve = (most: number): SolverProbe => {
+    const rows = Math.min(most, models.length);
+    const matrix = Float64Array.from({ length: rows * rows }, (_, at) => {
+      const [i, j] = [Math.floor(at / rows), at % rows];
+      return i === j ? 1 : 0.1 / (1 + Math.abs(i - j));
+    });
     const start = performance.now();
     device.solve(matrix, rows, Math.min(config.rank, rows));
-    return (performance.now() - start) / 1e3;
+    return { rows, seconds: (performance.now() - start) / 1e3 };
   };
-  const young = once();
-  return { rows, seconds: young > SOLVED_TWICE ? young : Math.min(young, once()) };
+  const young = solve(SOLVED_ROWS);
+  return young.seconds > SOLVED_TWICE ? young : solve(SOLVED_NEXT);
 };
 
 interface Algebra {
