@@ -102,6 +102,21 @@ export const exactPca = <R = ExactSlot>(plan: ReadingPlan, options: ExactPcaOpti
     return concat(...groups) as Observable<BlockUpdate | R>;
   });
 
+/** How a slot's tiles are laid out that keep no rows. */
+export const passingLayout = (
+  slot: PlannedSlot,
+  { inFiles, tilesAtOnce }: SlotGroup,
+  models: readonly PlannedModel[],
+): SlotLayout => ({
+  slot: slot.name,
+  features: slot.features,
+  maxRows: 0,
+  passingRows: rowsBeforeBlock(models.length),
+  inPlace: inFiles === true && isFloat32(slot, models),
+  spill: null,
+  ...(tilesAtOnce === undefined ? {} : { tilesAtOnce }),
+});
+
 class ExactGroup {
   readonly #plan: ReadingPlan;
   readonly #group: SlotGroup;
@@ -365,10 +380,7 @@ class ExactGroup {
   }
 
   #layoutOf(slot: PlannedSlot, maxRows: number, spill: SlotLayout['spill']): SlotLayout {
-    const { models } = this.#plan;
-    const inPlace = this.#group.inFiles === true && isFloat32(slot, models);
-    const { name, features } = slot;
-    return { slot: name, features, maxRows, passingRows: rowsBeforeBlock(models.length), inPlace, spill };
+    return { ...passingLayout(slot, this.#group, this.#plan.models), maxRows, spill };
   }
 
   #spillPath(): readonly [string, string] {

@@ -183,20 +183,9 @@ export class TilePool implements Tiles {
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
     this.#tiles = slots.map(({ features }) => tilesOf(features).length);
-    // Tiles are dealt in turn, through all slots, so that small slots spread too.
-    const owned = this.#workers.map(() => slots.map((): number[] => []));
-    let turn = 0;
-    slots.forEach(({ features }, slot) => {
-      for (const { index } of tilesOf(features)) owned[turn++ % this.threads]![slot]!.push(index);
-    });
+    const owned = dealTiles(slots, this.threads);
     this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
-    // Where tiles keep nothing, whoever was dealt some may visit any: a thread that is held up takes fewer.
     this.#areShared = slots.map((layout) => !keepsRows(layout));
-    slots.forEach(({ features }, slot) => {
-      if (!this.#areShared[slot]) return;
-      const all = tilesOf(features).map(({ index }) => index);
-      for (const dealt of owned) if (dealt[slot]!.length > 0) dealt[slot] = all;
-    });
     await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
   }
 
@@ -296,6 +285,24 @@ export class TilePool implements Tiles {
     return allDone(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
   }
 }
+
+/** For each thread the tiles of each slot that it has. In turn, through all slots, so that small slots spread too. */
+export const dealTiles = (
+  slots: readonly SlotLayout[],
+  threads: number,
+): readonly (readonly (readonly number[])[])[] => {
+  const owned = Array.from({ length: threads }, () => slots.map((): number[] => []));
+  let turn = 0;
+  slots.forEach((layout, slot) => {
+    // Of a slot that is visited in parts to no more threads than can be at work: what they make room for is counted.
+    const among = Math.min(threads, layout.tilesAtOnce ?? threads);
+    const all = tilesOf(layout.features).map(({ index }) => index);
+    for (const index of all) owned[turn++ % among]![slot]!.push(index);
+    // Where tiles keep nothing, whoever was dealt some may visit any: a thread that is held up takes fewer.
+    if (!keepsRows(layout)) for (const dealt of owned) if (dealt[slot]!.length > 0) dealt[slot] = all;
+  });
+  return owned;
+};
 
 /** Adds what tiles contributed, in tile order, to what the tiles before them did, whose Gram it takes over. */
 export const addVisits = (

@@ -178,8 +178,10 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
 };
 
 /** Threads that have any of a group's tiles. */
-const threadsOn = ({ threads }: Pick<MemoryNeeds, 'threads'>, { slots, tilesAtOnce }: SlotGroup): number =>
-  Math.min(threads, tilesAtOnce ?? slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0));
+const threadsOn = ({ threads }: Pick<MemoryNeeds, 'threads'>, { slots, tilesAtOnce = threads }: SlotGroup): number => {
+  const tiles = slots.reduce((sum, { features }) => sum + tilesOf(features).length, 0);
+  return Math.min(threads, tilesAtOnce, tiles);
+};
 
 /** Whether a slot's rows go from their files to where they are multiplied. What does not, where a model is left out, takes a buffer. */
 const isReadInPlace = ({ inPlace, engine, models }: MemoryNeeds, { inFiles }: SlotGroup, slot: PlannedSlot): boolean =>

@@ -28,11 +28,11 @@ export const tilesOf = (features: number): readonly Tile[] =>
 const STRETCH = 2 ** 20;
 
 /**
- * Features of so many models that are read at once to where they are multiplied: a tile, or a half or a quarter of one. Not less: a
- * read costs as much as 8 KiB do.
+ * Features of so many models that are read at once to where they are multiplied: half a tile, which with as much for what is not read
+ * there takes no more memory than a tile; or a quarter. Not less: a read costs as much as 8 KiB do.
  */
 export const stretchWidth = (models: number): number =>
-  Math.min(TILE_WIDTH, Math.max(TILE_WIDTH / 4, 2 ** Math.floor(Math.log2(STRETCH / Math.max(1, models)))));
+  models * (TILE_WIDTH / 2) <= STRETCH ? TILE_WIDTH / 2 : TILE_WIDTH / 4;
 
 /** The features of some tiles of a slot, or of all. */
 export const featuresIn = (features: number, range?: TileRange): { readonly start: number; readonly width: number } => {

@@ -4,6 +4,8 @@ import { closeSync, ftruncateSync, openSync, writeFileSync, writeSync } from 'no
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import type { Device } from '../../operators/devices/device.ts';
+import { isFiniteVisit } from '../../operators/find-faults.ts';
+import { addVisits } from '../../operators/tile-pool.ts';
 import { TileStore, type TileVisit } from '../../operators/tile-store.ts';
 import type { SlotLayout, VisitTask } from '../../operators/tile-tasks.ts';
 import type { OpenRows } from '../../sources/open-block.ts';
@@ -36,9 +38,9 @@ const task = (slot: number, staged: VisitTask['staged']): VisitTask => ({
 });
 
 /** @param positions of the models in their block */
-const inFiles = (slot: number, positions: readonly number[]): OpenRows => {
+const inFiles = (slot: number, positions: readonly number[], rows = weights[slot]!): OpenRows => {
   const folder = temporaryFolder();
-  const fds = weights[slot]!.map((row, i) => {
+  const fds = rows.map((row, i) => {
     const path = join(folder, `${i}`);
     writeFileSync(path, Buffer.concat([Buffer.alloc(HEAD), Buffer.from(row.buffer)]));
     return openSync(path, 'r+');
@@ -48,27 +50,27 @@ const inFiles = (slot: number, positions: readonly number[]): OpenRows => {
   });
   return {
     dtype: 'F32',
-    models: Int32Array.from({ length: BLOCK }, (_, i) => i),
+    models: Int32Array.from({ length: rows.length }, (_, i) => i),
     positions: Int32Array.from(positions),
     fds: Int32Array.from(fds),
-    at: new Float64Array(BLOCK).fill(HEAD),
+    at: new Float64Array(rows.length).fill(HEAD),
   };
 };
 
-const inMemory = (slot: number, positions: readonly number[]): StagedRows => {
+const inMemory = (slot: number, positions: readonly number[], rows = weights[slot]!): StagedRows => {
   const { features } = layouts[slot]!;
-  const buffer = new SharedArrayBuffer(BLOCK * features * 4);
+  const buffer = new SharedArrayBuffer(rows.length * features * 4);
   const values = new Float32Array(buffer);
   for (const { start, width } of tilesOf(features))
-    weights[slot]!.forEach((row, i) => {
-      values.set(row.subarray(start, start + width), start * BLOCK + i * width);
+    rows.forEach((row, i) => {
+      values.set(row.subarray(start, start + width), start * rows.length + i * width);
     });
-  const models = Int32Array.from({ length: BLOCK }, (_, i) => i);
+  const models = Int32Array.from({ length: rows.length }, (_, i) => i);
   return { dtype: 'F32', models, positions: Int32Array.from(positions), buffer, offset: 0, start: 0 };
 };
 
 /** A store on a device whose calls are counted. */
-const storeOn = (device: Device, inPlace: boolean) => {
+const storeOn = (device: Device, inPlace: boolean, maxRows = 0) => {
   const found = { places: [] as (readonly [number, number])[], panels: 0 };
   const { inPlace: places } = device;
   const gramOfAll = device.gramOfAll.bind(device);
@@ -89,7 +91,7 @@ const storeOn = (device: Device, inPlace: boolean) => {
   };
   const store = new TileStore(Object.assign(device, watched));
   store.open(
-    layouts.map((layout) => ({ ...layout, inPlace })),
+    layouts.map((layout) => ({ ...layout, inPlace, maxRows })),
     () => true,
   );
   return { store, found };
@@ -107,9 +109,9 @@ const everyDevice = devices.map(({ name, openDevice }) => [name, openDevice] as 
 const IN_ORDER = [...Array(BLOCK).keys()];
 const stretches = (slot: number): number => Math.ceil(layouts[slot]!.features / STRETCH);
 
-it('about 4 MiB are read at once, of a quarter of a tile at least', () => {
-  const widths = [0, 1, 64, 65, 100, 128, 129, 256, 1000, 20_000].map(stretchWidth);
-  expect(widths).toEqual([16_384, 16_384, 16_384, 8192, 8192, 8192, 4096, 4096, 4096, 4096]);
+it('half a tile is read at once, or a quarter where that is more than 4 MiB', () => {
+  const widths = [0, 1, 100, 128, 129, 256, 20_000].map(stretchWidth);
+  expect(widths).toEqual([8192, 8192, 8192, 8192, 4096, 4096, 4096]);
 });
 
 it.each(everyDevice)('%s: the bits of rows staged in memory, slot after slot in one matrix', async (name, open) => {
@@ -142,6 +144,57 @@ it.each(everyDevice)('%s: rows in another order, and those of a block that some 
     expect(uppers(visits)).toEqual(uppers(other.visit({ ...task(0, [inMemory(0, positions)]), block })));
   }
   expect(found.places).toEqual([]);
+});
+
+it.each(everyDevice)('%s: a base, which stands beside the models', async (_, open) => {
+  const { store } = storeOn(await open(), true);
+  const { store: other } = storeOn(await open(), false);
+  const base = [Float32Array.from(weights[0]![7]!, (value) => value / 3)];
+  const both = [inFiles(0, [0], base), inMemory(0, [0], base)].map((staged) => ({ from: 'base', staged }) as const);
+  const visits = store.visit({ ...task(0, [inFiles(0, IN_ORDER)]), shift: both[0]! });
+  expect(uppers(visits)).toEqual(uppers(other.visit({ ...task(0, [inMemory(0, IN_ORDER)]), shift: both[1]! })));
+});
+
+it.each(everyDevice)('%s: the directions that are made of them', async (_, open) => {
+  const directions = 2;
+  const maxRows = 3 + directions;
+  const { store, found } = storeOn(await open(), true, maxRows);
+  const { store: other } = storeOn(await open(), false, maxRows);
+  const normal = normals(3);
+  const values = Float64Array.from({ length: (1 + directions) * (1 + BLOCK) }, normal);
+  const mix = { kind: 'replace', values, m: 1 + directions, n: 1 + BLOCK } as const;
+  for (const slot of [0, 1]) {
+    const { features } = layouts[slot]!;
+    const made = [[store, inFiles(slot, IN_ORDER)] as const, [other, inMemory(slot, IN_ORDER)] as const].map(
+      ([held, staged]) => {
+        const shift = { from: 'mean' } as const;
+        const peaks = held.project({ slot, block: BLOCK, staged: [staged], shift, mix, tiles: null, spilled: false });
+        const out = new SharedArrayBuffer((1 + directions) * features * 4);
+        const signs = Float64Array.of(1, -1);
+        held.fetch({ slot, from: 0, to: tilesOf(features).length, signs, generation: null, out });
+        return { peaks, values: new Float32Array(out) };
+      },
+    );
+    expect(made[0]).toEqual(made[1]);
+    expect(made[0]!.values.every((value) => value !== 0)).toBe(true);
+  }
+  expect(found.panels).toBe(0);
+});
+
+it.each(everyDevice)('%s: what is no number is seen, and gone with its model', async (_, open) => {
+  const device = await open();
+  const { store } = storeOn(device, true);
+  const bad = weights[0]!.map((row, i) => (i === 40 ? row.with(STRETCH + 9, Number.NaN) : row));
+  const rows = inFiles(0, IN_ORDER, bad);
+  const bad40 = task(0, [rows]);
+  expect(isFiniteVisit(addVisits(store.visit(bad40), bad40, device.multiplyDouble), device.multiplyDouble)).toBe(false);
+  const without = IN_ORDER.map((i) => (i === 40 ? -1 : i - (i > 40 ? 1 : 0)));
+  const again = { ...task(0, [{ ...rows, positions: Int32Array.from(without) }]), block: BLOCK - 1 };
+  const visit = addVisits(store.visit(again), again, device.multiplyDouble);
+  expect(isFiniteVisit(visit, device.multiplyDouble)).toBe(true);
+  const { store: fresh } = storeOn(await open(), false);
+  const clean = { ...again, staged: [inMemory(0, without)] };
+  expect(visit).toEqual(addVisits(fresh.visit(clean), clean, device.multiplyDouble));
 });
 
 it.each(everyDevice)('%s: a file that ends in a tile, and a weight that is no number', async (name, open) => {

@@ -414,8 +414,8 @@ describe('groupSlots', () => {
       const { state, staging } = groupMemory(exact(0, alone), group(wide));
       // The spare panel, and (3 + N) rows whose lengths are no powers of two.
       const spare = 2 * (2048 + 16) * 4;
-      expect(state).toBe(spare + 2 * (3 + count) * (16_384 + 16) * 4);
-      expect(staging).toBe(2 * count * 16_384 * 4);
+      expect(state).toBe(spare + 2 * (3 + count) * (8192 + 16) * 4);
+      expect(staging).toBe(2 * count * 8192 * 4);
       const more = groupMemory(exact(0, { ...alone, models: Array(4).fill(local).flat() }), group(wide));
       expect(more.staging).toBe(2 * 4 * count * 4096 * 4);
       const twice = groupMemory(exact(0, alone), group([...wide, ...wide]));
