@@ -1,4 +1,5 @@
-// Reads rows that are still in their files, a tile at a time, into memory of its own that stays in the cache, or into the device's.
+// Reads rows that are still in their files, a tile or a part of one at a time: to where they are multiplied, into memory of its own
+// that stays in the cache, or into the device's.
 // Of rows that were fetched it gives a view where they are evenly spaced.
 import { readSync } from 'node:fs';
 import { addressOf, cFunction } from '../sources/c-library.ts';
@@ -64,7 +65,7 @@ export class RowReader {
   }
 
   /**
-   * A tile's rows of one dtype, valid until the next tile. Rows of no position are not read; those that cannot be read are
+   * A tile's rows of one dtype, valid until the next is read. Rows of no position are not read; those that cannot be read are
    * zero, and told to `unread`.
    * @param tile or features of one
    * @param place where all of them go; null for memory of the reader's own

@@ -48,7 +48,7 @@ export interface RowBytes {
 export interface InPlace<M extends DeviceMatrix> {
   /** Columns [start, start + width) of a matrix, where they stand. */
   window(matrix: M, start: number, width: number): M;
-  /** Rows [at, at + rows), where they stand. `widen` does not move what is there already. */
+  /** Rows [at, at + rows), where they stand. `widen` does not move what is there already: a shift changes it for good. */
   rowsAt(matrix: M, at: number, rows: number): RowBytes;
 }
 

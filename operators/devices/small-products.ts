@@ -60,7 +60,7 @@ interface Shape {
   readonly ldc: number;
 }
 
-/** By shape. The last ones: shapes of a group are few. */
+/** By shape: the last that were made. */
 const tables = new Map<string, Int32Array>();
 const MOST_TABLES = 256;
 
@@ -68,7 +68,7 @@ const tableFor = (kind: string, { m, n, k, lda, ldb, ldc }: Shape, make: () => n
   const key = `${kind} ${m} ${n} ${k} ${lda} ${ldb} ${ldc}`;
   let table = tables.get(key);
   if (table !== undefined) return table;
-  if (tables.size === MOST_TABLES) tables.clear();
+  if (tables.size === MOST_TABLES) tables.delete(tables.keys().next().value!);
   table = Int32Array.from(make());
   tables.set(key, table);
   return table;

@@ -10,7 +10,7 @@ import { normals } from './planted.ts';
 
 const MODELS = 4;
 const [ROWS, COLS] = [3, 40] as const;
-const DELAY_MS = 300;
+const DELAY_MS = 700;
 
 it('counts what it waited for files alone', async () => {
   const folder = temporaryFolder();
