@@ -5,7 +5,7 @@ import koffi from 'koffi';
 import { DeviceUnavailable } from '../errors.ts';
 import type { DoubleProduct } from '../linalg/dense-products.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
-import { bindEigenSolver, scalarOf } from './lapack-eigen.ts';
+import { type Bind, bindEigenSolver, routineOf, scalarOf } from './lapack-eigen.ts';
 
 const ROW_MAJOR = 101;
 const NO_TRANSPOSE = 111;
@@ -104,7 +104,7 @@ export const loadBlas = (path: string): BlasLibrary => {
   } catch (cause) {
     throw new DeviceUnavailable({ device: 'blas', detail: `${path} does not load: ${(cause as Error).message}` });
   }
-  const bind = (signature: string): ((...args: unknown[]) => unknown) | null => {
+  const bind: Bind = (signature) => {
     try {
       return handle.func(signature) as unknown as (...args: unknown[]) => unknown;
     } catch {
@@ -209,16 +209,11 @@ const onesOf = (length: number): Float32Array => {
 };
 
 /** Whole rows at a time: a call a row costs more than the row, as long as its code is young. */
-const bindCopyRows = (
-  bind: (signature: string) => ((...args: unknown[]) => unknown) | null,
-  { prefix, suffix, integer }: Omit<BlasAbi, 'path'>,
-): CopyRows | null => {
-  const slacpy = bind(
-    `void ${prefix}slacpy_${suffix}(const char *uplo, ${integer} *m, ${integer} *n, const float *a, ${integer} *lda, ` +
-      `float *b, ${integer} *ldb)`,
-  );
+const bindCopyRows = (bind: Bind, abi: Omit<BlasAbi, 'path'>): CopyRows | null => {
+  const takes = 'char *uplo, int *m, int *n, float *a, int *lda, float *b, int *ldb';
+  const slacpy = routineOf(bind, abi)('slacpy', takes);
   if (slacpy === null) return null;
-  const scalar = scalarOf(integer);
+  const scalar = scalarOf(abi.integer);
   // Fortran's columns are our rows.
   return (m, n, a, lda, b, ldb) => void slacpy('A', scalar(n), scalar(m), a, scalar(lda), b, scalar(ldb));
 };

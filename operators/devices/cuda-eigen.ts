@@ -1,7 +1,7 @@
 // Eigenpairs of large symmetric matrices by cuSOLVER, where it is there and the card has the room; small ones stay on the
 // processor, whose LAPACK needs a millisecond for a hundred rows, no more than the way to the card and back.
 import { NumericalFailure } from '../errors.ts';
-import type { EigenSolver, SymmetricEigen } from '../linalg/symmetric-eigen.ts';
+import { type EigenSolver, lastRows, type SymmetricEigen } from '../linalg/symmetric-eigen.ts';
 import type { CudaCard } from './cuda-card.ts';
 import { CudaFailure, type CudaPointer, deviceFailed, pointerCell } from './cuda-library.ts';
 
@@ -45,10 +45,7 @@ const solveOnCard = (card: CudaCard, matrix: Float64Array, n: number, wanted: nu
           slot: '-',
           detail: `cusolverDnDsyevd of ${n} x ${n} failed with info ${status[0]}`,
         });
-      const values = ascending.toReversed();
-      const vectors = new Float64Array(Math.min(wanted, n) * n);
-      for (let j = 0; j * n < vectors.length; j++) vectors.set(columns.subarray((n - 1 - j) * n, (n - j) * n), j * n);
-      return { values, vectors };
+      return { values: ascending.toReversed(), vectors: lastRows(columns, n, Math.min(wanted, n)) };
     } finally {
       solver.cusolverDnDestroy(handle);
     }

@@ -1,7 +1,7 @@
 // Eigenpairs of symmetric matrices by LAPACK: all vectors by dsyevd (divide and conquer), or few of a large matrix from its tridiagonal
 // form, of which dsterf finds all values and dstemr (MRRR) the last vectors. Source: LAPACK Users' Guide, 3rd ed., 2.4.4.
 import { NumericalFailure } from '../errors.ts';
-import type { EigenSolver, SymmetricEigen } from '../linalg/symmetric-eigen.ts';
+import { type EigenSolver, lastRows, type SymmetricEigen } from '../linalg/symmetric-eigen.ts';
 import type { BlasAbi } from './blas-library.ts';
 
 type Routine = (...args: unknown[]) => unknown;
@@ -31,7 +31,7 @@ export const bindEigenSolver = (bind: Bind, abi: Omit<BlasAbi, 'path'>): EigenSo
   if (all === null) return null;
   const few = bindFewPairs(bind, abi);
   return (matrix, n, vectors = n) => {
-    const isFew = n >= FEW_FROM && vectors <= n * FEW_SHARE;
+    const isFew = n >= FEW_FROM && vectors > 0 && vectors <= n * FEW_SHARE;
     const solved = (isFew ? few?.(matrix, n, vectors) : null) ?? all(matrix, n, Math.min(vectors, n));
     // Of a matrix that is not finite most routines say nothing.
     if (!solved.values.every(Number.isFinite))
@@ -41,7 +41,7 @@ export const bindEigenSolver = (bind: Bind, abi: Omit<BlasAbi, 'path'>): EigenSo
 };
 
 /** LAPACK's Fortran names end in an underscore; NumPy's build adds its suffix after it. */
-const routineOf =
+export const routineOf =
   (bind: Bind, { prefix, suffix, integer }: Omit<BlasAbi, 'path'>) =>
   (name: string, takes: string): Routine | null =>
     bind(`void ${prefix}${name}_${suffix}(${takes.replaceAll('int', integer).replaceAll('char', 'const char')})`);
@@ -83,15 +83,8 @@ const bindAllPairs = (
     if (Number(info[0]) !== 0) {
       throw new NumericalFailure({ slot: '-', detail: `dsyevd of ${n} x ${n} failed with info ${info[0]}` });
     }
-    return { values: ascending.reverse(), vectors: lastRows(a, n, n, vectors) };
+    return { values: ascending.reverse(), vectors: lastRows(a.subarray(0, n * n), n, vectors) };
   };
-};
-
-/** The last of `count` rows, the very last first. */
-const lastRows = (rows: Float64Array, count: number, n: number, wanted: number): Float64Array => {
-  const out = new Float64Array(wanted * n);
-  for (let j = 0; j < wanted; j++) out.set(rows.subarray((count - 1 - j) * n, (count - j) * n), j * n);
-  return out;
 };
 
 /** Columns that dsytrd and dormtr take at a time. */
@@ -132,18 +125,16 @@ const bindFewPairs = (
     dsterf(order, values, e.slice(), statuses[1]);
     // Of a matrix that is not finite none complains, and who knows what comes of it.
     if (!values.every(Number.isFinite)) return null;
-    const z = new Float64Array(n * Math.max(1, vectors));
+    const z = new Float64Array(n * vectors);
     const iwork = integers(10 * n);
     const [found, none] = [scalar(0), new Float64Array(1)];
     const [from, to, room] = [scalar(n - vectors + 1), order, scalar(vectors)];
     const [support, accurate] = [integers(2 * n), scalar(1)];
     const [some, liwork] = [new Float64Array(n), scalar(iwork.length)];
     const tridiagonal = [order, d, e, none, none, from, to, found, some, z, order, room, support, accurate] as const;
-    if (vectors > 0) {
-      dstemr('V', 'I', ...tridiagonal, work, lwork, iwork, liwork, statuses[2]);
-      dormtr('L', 'L', 'N', order, room, a, order, tau, z, order, work, lwork, statuses[3]);
-    }
+    dstemr('V', 'I', ...tridiagonal, work, lwork, iwork, liwork, statuses[2]);
+    dormtr('L', 'L', 'N', order, room, a, order, tau, z, order, work, lwork, statuses[3]);
     if (statuses.some((info) => Number(info[0]) !== 0) || Number(found[0]) !== vectors) return null;
-    return { values: values.reverse(), vectors: lastRows(z, vectors, n, vectors) };
+    return { values: values.reverse(), vectors: lastRows(z, n, vectors) };
   };
 };

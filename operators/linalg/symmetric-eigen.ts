@@ -24,9 +24,19 @@ export const jsEigenSolver: EigenSolver = (matrix, n, wanted = n) => {
   const solved = new EigenvalueDecomposition(new Matrix(rows as unknown as number[][]), { assumeSymmetric: true });
   const ascending = solved.realEigenvalues;
   const columns = solved.eigenvectorMatrix;
-  const values = new Float64Array(n);
-  for (let j = 0; j < n; j++) values[j] = ascending[n - 1 - j]!;
-  const vectors = new Float64Array(Math.min(wanted, n) * n);
-  for (let at = 0; at < vectors.length; at++) vectors[at] = columns.get(at % n, n - 1 - Math.floor(at / n));
+  const values = Float64Array.from(ascending).reverse();
+  const count = Math.min(wanted, n);
+  const vectors = new Float64Array(count * n);
+  for (let j = 0; j < count; j++) for (let i = 0; i < n; i++) vectors[j * n + i] = columns.get(i, n - 1 - j);
   return { values, vectors };
+};
+
+/** The last `wanted` of some rows of n, the very last first: a solver's vectors come in ascending order. */
+export const lastRows = (rows: Float64Array, n: number, wanted: number): Float64Array => {
+  const out = new Float64Array(wanted * n);
+  for (let j = 0; j < wanted; j++) {
+    const end = rows.length - j * n;
+    out.set(rows.subarray(end - n, end), j * n);
+  }
+  return out;
 };
