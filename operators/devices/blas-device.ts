@@ -177,7 +177,8 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       if (inPieces && isPieced(aRows, bRows)) {
         const at = addressOf(data);
         const [a, b] = [at + aStart * stride * 4, at + bStart * stride * 4];
-        multiplyRows(blas.multiplyAt, aRows, bRows, width, a, stride, b, stride, addressOf(scratch), bRows);
+        const shape = { m: aRows, n: bRows, k: width, lda: stride, ldb: stride, ldc: bRows };
+        multiplyRows(blas.multiplyAt, shape, a, b, addressOf(scratch));
       } else {
         const a = data.subarray(aStart * stride);
         const b = data.subarray(bStart * stride);
@@ -188,7 +189,12 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
     gramOfAll: ({ data, stride, width }, rows, out) => {
       if (scratch.length < rows * rows) scratch = new Float32Array(rows * rows);
       if (inPieces && isOwnPieced(rows))
-        multiplyOwnRows(blas.multiplyAt, rows, width, addressOf(data), stride, addressOf(scratch), rows);
+        multiplyOwnRows(
+          blas.multiplyAt,
+          { n: rows, k: width, lda: stride, ldc: rows },
+          addressOf(data),
+          addressOf(scratch),
+        );
       else blas.multiplyByOwnTranspose(rows, width, data, stride, scratch, rows);
       addScratch(out.subarray(0, rows * rows));
     },

@@ -64,12 +64,13 @@ interface Shape {
 const tables = new Map<string, Int32Array>();
 const MOST_TABLES = 256;
 
-const tableFor = (kind: string, { m, n, k, lda, ldb, ldc }: Shape, make: () => number[]): Int32Array => {
+const tableFor = (kind: string, shape: Shape, make: (shape: Shape) => number[]): Int32Array => {
+  const { m, n, k, lda, ldb, ldc } = shape;
   const key = `${kind} ${m} ${n} ${k} ${lda} ${ldb} ${ldc}`;
   let table = tables.get(key);
   if (table !== undefined) return table;
   if (tables.size === MOST_TABLES) tables.delete(tables.keys().next().value!);
-  table = Int32Array.from(make());
+  table = Int32Array.from(make(shape));
   tables.set(key, table);
   return table;
 };
@@ -113,12 +114,10 @@ const ownPieces = (shape: Shape): number[] => {
 const multiplyPieces = (
   multiply: SgemmAt,
   pieces: Int32Array,
+  { lda, ldb, ldc }: Shape,
   a: number,
-  lda: number,
   b: number,
-  ldb: number,
   c: number,
-  ldc: number,
 ): void => {
   for (let p = 0; p < pieces.length; p += PIECE) {
     const left = a + pieces[p + 3]!;
@@ -128,35 +127,17 @@ const multiplyPieces = (
   }
 };
 
-/** C (m x n, ldc) = A (m x k, lda) · Bᵀ (n x k, ldb). */
-export const multiplyRows = (
-  multiply: SgemmAt,
-  m: number,
-  n: number,
-  k: number,
-  a: number,
-  lda: number,
-  b: number,
-  ldb: number,
-  c: number,
-  ldc: number,
-): void => {
-  const shape = { m, n, k, lda, ldb, ldc };
-  const pieces = tableFor('rows', shape, () => piecesOf(shape));
-  multiplyPieces(multiply, pieces, a, lda, b, ldb, c, ldc);
-};
+/** C = A · Bᵀ, at these addresses. */
+export const multiplyRows = (multiply: SgemmAt, shape: Shape, a: number, b: number, c: number): void =>
+  multiplyPieces(multiply, tableFor('rows', shape, piecesOf), shape, a, b, c);
 
 /** Upper triangle of C (n x n, ldc) = A (n x k, lda) · Aᵀ, and some of the lower one. */
 export const multiplyOwnRows = (
   multiply: SgemmAt,
-  n: number,
-  k: number,
+  { n, k, lda, ldc }: Pick<Shape, 'n' | 'k' | 'lda' | 'ldc'>,
   a: number,
-  lda: number,
   c: number,
-  ldc: number,
 ): void => {
   const shape = { m: n, n, k, lda, ldb: lda, ldc };
-  const pieces = tableFor('own', shape, () => ownPieces(shape));
-  multiplyPieces(multiply, pieces, a, lda, a, lda, c, ldc);
+  multiplyPieces(multiply, tableFor('own', shape, ownPieces), shape, a, a, c);
 };

@@ -59,7 +59,8 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
     const ldc = n + 3;
     const out = guarded(m, ldc);
     const at = addressOf(values);
-    multiplyRows(multiplyAt, m, n, k, at, stride, at + m * stride * 4, stride, addressOf(out), ldc);
+    const shape = { m, n, k, lda: stride, ldb: stride, ldc };
+    multiplyRows(multiplyAt, shape, at, at + m * stride * 4, addressOf(out));
     for (let i = 0; i < m; i++)
       for (let j = 0; j < n; j++) expect(Math.abs(out[i * ldc + j]! - inner(i, m + j))).toBeLessThan(tolerance(k));
     out.forEach((value, cell) => {
@@ -77,7 +78,7 @@ describe.skipIf(devices[0]!.name !== 'blas')('products in pieces', () => {
     const { multiplyAt } = await library();
     const { values, stride, inner } = rowsOf(n, k, n);
     const out = guarded(n, n);
-    multiplyOwnRows(multiplyAt, n, k, addressOf(values), stride, addressOf(out), n);
+    multiplyOwnRows(multiplyAt, { n, k, lda: stride, ldc: n }, addressOf(values), addressOf(out));
     for (let i = 0; i < n; i++)
       for (let j = i; j < n; j++) expect(Math.abs(out[i * n + j]! - inner(i, j))).toBeLessThan(tolerance(k));
     expect(out.subarray(n * n).every((value) => value === GUARD)).toBe(true);
