@@ -114,7 +114,7 @@ export const passingLayout = (
   passingRows: rowsBeforeBlock(models.length),
   inPlace: inFiles === true && isFloat32(slot, models),
   spill: null,
-  ...(tilesAtOnce === undefined ? {} : { tilesAtOnce }),
+  tilesAtOnce,
 });
 
 class ExactGroup {

@@ -383,7 +383,7 @@ export class IncrementalEngine {
           passingRows: null,
           careful: spec.engine === 'randomized',
           spill,
-          ...(group.tilesAtOnce === undefined ? {} : { tilesAtOnce: group.tilesAtOnce }),
+          tilesAtOnce: group.tilesAtOnce,
         })),
       );
     } catch (cause) {

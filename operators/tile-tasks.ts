@@ -19,7 +19,7 @@ export interface SlotLayout {
   /** Whether the rows that pass are float32 in files: then they are read to where they are multiplied, if the device can. */
   readonly inPlace?: boolean;
   /** Of a slot that is visited in parts: tiles of a part, at most. No more threads have any. */
-  readonly tilesAtOnce?: number;
+  readonly tilesAtOnce?: number | undefined;
   /** The two files that hold the rows of a slot too large for the memory; null where tiles keep them. */
   readonly spill: readonly [string, string] | null;
   /** Whether products must be as right as the device can make them: a sketch enlarges their rounding. */

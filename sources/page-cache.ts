@@ -71,14 +71,13 @@ export const adviseReading = (fd: number, offset: number, bytes: number): void =
 
 /** Reads one byte to where a list of one buffer says; null where the system cannot be asked not to wait. */
 const bindByte = (): ((fd: number, at: number) => number) | null => {
-  type Preadv2 = (fd: number, buffers: number, count: number, at: number, flags: number) => number;
-  const read = cFunction<Preadv2>('preadv2', 'int64', ['int', 'uint64', 'int', 'int64', 'int']);
+  type Preadv2 = (fd: number, buffers: BigUint64Array, count: number, at: number, flags: number) => number;
+  const read = cFunction<Preadv2>('preadv2', 'int64', ['int', 'uint64_t *', 'int', 'int64', 'int']);
   if (read === null) return null;
   // The buffer's address and length, and further on the buffer. So large that V8 does not move it.
   const room = new BigUint64Array(16);
-  const buffers = addressOf(room);
-  room.set([BigInt(buffers + 64), 1n]);
-  return (fd, at) => (room.length === 0 ? -1 : read(fd, buffers, 1, at, NO_WAIT));
+  room.set([BigInt(addressOf(room) + 64), 1n]);
+  return (fd, at) => read(fd, room, 1, at, NO_WAIT);
 };
 
 let byteReader: ReturnType<typeof bindByte> | undefined;
