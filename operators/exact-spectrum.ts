@@ -5,7 +5,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { allDone } from './all-done.ts';
 import { sumOf, traceOf } from './linalg/array-loops.ts';
-import { type DoubleProduct, productOf } from './linalg/dense-products.ts';
+import { type DoubleProduct, PLAIN, productOf } from './linalg/dense-products.ts';
 import { principalAngles } from './linalg/principal-angles.ts';
 import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
 import { emptySubspace, RANK_THRESHOLD, type SubspaceSpec, type SubspaceState } from './subspace-state.ts';
@@ -147,8 +147,6 @@ export const exactSpectrum = async (
 };
 
 // By products where loops would do: they are called a few times a run, and are over before their code is compiled.
-
-const PLAIN = { a: false, b: false } as const;
 
 const centredNorms2 = (products: Float64Array, { models: n, averages, grand }: Dual): Float64Array =>
   averages.map((average, i) => Math.max(products[i * n + i]! - 2 * average + grand, 0));

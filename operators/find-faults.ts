@@ -8,7 +8,7 @@ import { endsTooSoon, notReadable } from '../sources/source-files.ts';
 import type { ReadFault, SlotAtHand } from '../sources/staged-block.ts';
 import { NumericalFailure } from './errors.ts';
 import { sumOf } from './linalg/array-loops.ts';
-import type { DoubleProduct } from './linalg/dense-products.ts';
+import { type DoubleProduct, productOf } from './linalg/dense-products.ts';
 import { firstOfEachModel, type Tiles } from './tile-pool.ts';
 import type { BadRow, VisitResult, VisitTask } from './tile-tasks.ts';
 
@@ -16,9 +16,7 @@ import type { BadRow, VisitResult, VisitTask } from './tile-tasks.ts';
 export const isFiniteVisit = ({ gram, columns }: VisitResult, product: DoubleProduct): boolean => {
   // Summed by a product: of a large Gram a loop is over before it is compiled.
   const rows = gram.length / columns;
-  const sums = new Float64Array(rows);
-  const ones = new Float64Array(columns).fill(1);
-  product({ a: false, b: false }, { m: rows, n: 1, k: columns }, gram, columns, ones, 1, sums, 1);
+  const sums = productOf(gram, new Float64Array(columns).fill(1), rows, columns, 1, { product });
   return Number.isFinite(sumOf(sums)) || allFinite(gram);
 };
 

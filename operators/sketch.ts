@@ -7,7 +7,7 @@
 // compressed, never enlarged, by B^-½ Z.
 // Source: nystrom.ts.
 import { sumOf } from './linalg/array-loops.ts';
-import { jsDoubleProduct as multiply, productOf } from './linalg/dense-products.ts';
+import { jsDoubleProduct as multiply, PLAIN, productOf } from './linalg/dense-products.ts';
 import type { EigenSolver } from './linalg/symmetric-eigen.ts';
 import { nystrom, type Sketch } from './nystrom.ts';
 import { type SubspaceSpec, type SubspaceState, sketchRows, TEST_ROWS } from './subspace-state.ts';
@@ -161,7 +161,7 @@ export const updateSketch = (
   const oldMeanNow = productOf(found.directions, heldThen.subarray(0, 1 + rows), now, 1 + rows, 1);
   const newMeanThen = productOf(before.directions, firstColumn(heldThen, 1 + rows), old, 1 + rows, 1);
   const blockNow = heldX.slice();
-  multiply(plain, { m: 1 + rows, n: b, k: b }, added, b, xx, b, blockNow, b);
+  multiply(PLAIN, { m: 1 + rows, n: b, k: b }, added, b, xx, b, blockNow, b);
   const coordinates = new Float64Array(b * now);
   const projected = productOf(found.directions, blockNow, now, 1 + rows, b);
   for (let i = 0; i < b; i++)
@@ -287,7 +287,7 @@ const grow = (
   // [s; Y] [s; Y]ᵀ += W Aᵀ + A Wᵀ with W = [s; Y] Xᵀ + A X Xᵀ / 2.
   const half = heldX.slice();
   multiply(
-    plain,
+    PLAIN,
     { m: held, n: b, k: b },
     added,
     b,
@@ -347,8 +347,6 @@ const turned = (
   multiply({ a: false, b: true }, size, half, 1 + rows, newDirections, 1 + rows, rotation, now);
   return rotation;
 };
-
-const plain = { a: false, b: false };
 
 const firstColumn = (matrix: Float64Array, n: number): Float64Array =>
   Float64Array.from({ length: n }, (_, i) => matrix[i * n]!);

@@ -1,7 +1,7 @@
 // Each model's coordinates in the final subspace, and its distance from the final mean, composed from what the blocks left
 // in the spool. Backwards: c_final = Mᵀ c + v and d_final = d + g·c + h hold for the newest block with M = 1, and every
 // older block multiplies its own map in front. Exact as long as nothing was truncated. Cost O(blocks ℓ² k), once.
-import { type DoubleProduct, jsDoubleProduct } from '../operators/linalg/dense-products.ts';
+import { type DoubleProduct, jsDoubleProduct, PLAIN } from '../operators/linalg/dense-products.ts';
 import type { SpooledUpdate, UpdateSpool } from './update-spool.ts';
 import { SCORE_WIDTH } from './update-spool.ts';
 
@@ -61,8 +61,6 @@ interface AffineMap {
   readonly offset: Float64Array;
 }
 
-const plain = { a: false, b: false };
-
 const identity = (rows: number, k: number): AffineMap => {
   const matrix = new Float64Array(rows * (k + 1));
   for (let j = 0; j < Math.min(rows, k); j++) matrix[j * (k + 1) + j] = 1;
@@ -78,7 +76,7 @@ const apply = (record: SpooledUpdate, { matrix, offset }: AffineMap, k: number, 
     values.set(offset, i * (k + 1));
     values[i * (k + 1) + k] = offset[k]! + record.scores[i * SCORE_WIDTH + 4]!;
   }
-  if (rows > 0) product(plain, { m: b, n: k + 1, k: rows }, record.coordinates, rows, matrix, k + 1, values, k + 1);
+  if (rows > 0) product(PLAIN, { m: b, n: k + 1, k: rows }, record.coordinates, rows, matrix, k + 1, values, k + 1);
   return values;
 };
 
@@ -90,9 +88,9 @@ const prepend = (record: SpooledUpdate, after: AffineMap, k: number, product: Do
   for (let o = 0; o < oldRows; o++) matrix[o * (k + 1) + k] = gradient[o]!;
   offset[k] = offset[k]! + record.constant;
   if (newRows > 0) {
-    product(plain, { m: 1, n: k + 1, k: newRows }, record.offset, newRows, after.matrix, k + 1, offset, k + 1);
+    product(PLAIN, { m: 1, n: k + 1, k: newRows }, record.offset, newRows, after.matrix, k + 1, offset, k + 1);
     if (oldRows > 0)
-      product(plain, { m: oldRows, n: k + 1, k: newRows }, rotation, newRows, after.matrix, k + 1, matrix, k + 1);
+      product(PLAIN, { m: oldRows, n: k + 1, k: newRows }, rotation, newRows, after.matrix, k + 1, matrix, k + 1);
   }
   return { matrix, offset };
 };

@@ -32,12 +32,15 @@ export const jsDoubleProduct: DoubleProduct = (transpose, { m, n, k }, a, lda, b
   }
 };
 
+/** Neither operand is transposed. */
+export const PLAIN = { a: false, b: false } as const;
+
 const ONE = Float64Array.of(1);
 
 /** y += x, rounded once a number as plain addition is. */
 export const addTo = (y: Float64Array, x: Float64Array, product: DoubleProduct): void => {
   const n = y.length;
-  if (n > 0) product({ a: false, b: false }, { m: 1, n, k: 1 }, ONE, 1, x, n, y, n);
+  if (n > 0) product(PLAIN, { m: 1, n, k: 1 }, ONE, 1, x, n, y, n);
 };
 
 /**
