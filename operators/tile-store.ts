@@ -6,14 +6,29 @@
 import { createHash } from 'node:crypto';
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import type { OpenRows } from '../sources/open-block.ts';
-import { stretchWidth, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import { tilesOf } from '../sources/tile.ts';
 import { type Device, type DeviceMatrix, type PlacedRows, type RowBytes, spreadRows } from './devices/device.ts';
+import {
+  freeSlots,
+  type HeldSlot,
+  type HeldSlots,
+  type HeldTile,
+  holdSlots,
+  NOTHING_HELD,
+  type Panel,
+  passes,
+  placeOf,
+  type Stretch,
+  stretchesOf,
+  tilesIn,
+} from './held-slots.ts';
+import { productOf } from './linalg/dense-products.ts';
 import { largerPeak } from './linalg/larger-peak.ts';
 import { firstPlaces, type Places, placedAt, placeRows, placesOf, type ReadRows } from './placed-rows.ts';
 import { areNeighbours } from './row-lists.ts';
 import { RowReader, type UnreadRow } from './row-reader.ts';
 import { signRows } from './sign-rows.ts';
-import { type Generation, readValues, SpillFiles, writeValues } from './spill-files.ts';
+import { type Generation, readValues, writeValues } from './spill-files.ts';
 import type { TileQueue } from './tile-messages.ts';
 import type {
   BadRow,
@@ -33,46 +48,6 @@ import { CONSTANT_ROWS, rowsBeforeBlock, savedRows } from './update-subspace.ts'
 
 const SHIFT = 1;
 const MEAN = 2;
-
-/** Features [start, stop) of a tile. */
-interface Panel {
-  readonly start: number;
-  readonly width: number;
-  matrix: DeviceMatrix;
-  /** Where directions are kept, when the block does not stay; null where none are, or in files. */
-  readonly kept: DeviceMatrix | null;
-}
-
-interface HeldTile extends Tile {
-  readonly panels: readonly Panel[];
-  /** Σ of the shift's entries. */
-  shiftSum: number;
-}
-
-/** Where a task's rows go, and those whose mean is the shift, of which `first` is the first place. */
-interface Placement {
-  readonly places: readonly Places[];
-  readonly origin: { readonly places: readonly Places[]; readonly first: number };
-}
-
-/** Features of a tile that are read together: all of them, or as many as are read to their place at once. */
-interface Stretch extends Tile {
-  readonly panels: readonly Panel[];
-}
-
-interface HeldSlot {
-  readonly layout: SlotLayout;
-  readonly tiles: readonly HeldTile[];
-  /** Features that `shared` has room for, where rows are read to their place in it; null where it has a panel at a time. */
-  readonly stretch: number | null;
-  /** The matrix in which each panel takes its turn, where panels have none of their own between visits. */
-  shared: DeviceMatrix | null;
-  /** Whether nothing of a panel stays with it between visits. */
-  readonly isPassing: boolean;
-  /** Where a spilled slot's panels are between visits. */
-  readonly files: SpillFiles | null;
-  spare: DeviceMatrix;
-}
 
 /** What one tile contributes to a visit. */
 export interface TileVisit {
@@ -102,9 +77,7 @@ export interface TileProjection extends TilePeaks {
 
 export class TileStore {
   readonly #device: Device;
-  #slots: (HeldSlot | null)[] = [];
-  /** In which the rows of all slots pass that have no panels of their own between visits; null where there are none. */
-  #passing: DeviceMatrix | null = null;
+  #held: HeldSlots = NOTHING_HELD;
   /** Through which rows come from the disk. */
   #buffer = new Float32Array(0);
   /** Through which a tile goes into a checkpoint: fresh memory for each would cost as much as writing it. */
@@ -130,68 +103,12 @@ export class TileStore {
   /** Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up. */
   open(slots: readonly SlotLayout[], owns: (slot: number, tile: number) => boolean): void {
     this.clear();
-    const owned = slots.map(({ features }, slot) => tilesOf(features).filter((tile) => owns(slot, tile.index)));
-    const passing = slots.filter(({ passingRows }, slot) => passingRows !== null && owned[slot]!.length > 0);
-    if (passing.length > 0) {
-      const rows = Math.max(...passing.map(({ passingRows }) => passingRows!));
-      this.#passing = this.#device.allocate(rows, Math.max(...passing.map((layout) => this.#passingWidth(layout))));
-    }
-    this.#slots = slots.map((layout, slot) => {
-      const tiles = owned[slot]!;
-      if (tiles.length === 0) return null;
-      const { maxRows, passingRows, spill } = layout;
-      const widest = this.#panelWidth(layout);
-      const allocate = (rows: number, width: number): DeviceMatrix =>
-        this.#device.reshape(this.#device.allocate(rows, widest), width);
-      const shared =
-        passingRows !== null
-          ? this.#device.reshape(this.#passing!, this.#passingWidth(layout))
-          : spill === null
-            ? null
-            : allocate(maxRows, widest);
-      const keeps = passingRows !== null && spill === null && maxRows > 0;
-      const isPassing = shared !== null && !keeps;
-      const panelsOf = ({ width }: Tile): readonly Panel[] =>
-        range(Math.ceil(width / widest)).map((i) => {
-          const start = i * widest;
-          const columns = Math.min(widest, width - start);
-          const matrix = shared ?? allocate(maxRows, columns);
-          return { start, width: columns, matrix, kept: keeps ? allocate(maxRows, columns) : null };
-        });
-      return {
-        layout,
-        // Panels that keep nothing are made when they are visited: of a large slot they would be tens of megabytes in every thread.
-        tiles: tiles.map((tile): HeldTile => {
-          const held = isPassing ? null : panelsOf(tile);
-          return {
-            ...tile,
-            shiftSum: 0,
-            get panels() {
-              return held ?? panelsOf(tile);
-            },
-          };
-        }),
-        shared,
-        stretch: this.#readsInPlace(layout) ? this.#passingWidth(layout) : null,
-        isPassing,
-        files: spill === null ? null : new SpillFiles(spill),
-        spare: allocate(Math.max(maxRows, 1), widest),
-      };
-    });
+    this.#held = holdSlots(this.#device, slots, owns);
   }
 
   clear(): void {
-    for (const slot of this.#slots) {
-      if (slot === null) continue;
-      slot.files?.close();
-      const panels = slot.isPassing ? [] : slot.tiles.flatMap((tile) => tile.panels);
-      const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : passes(slot) ? [] : [slot.shared];
-      const kept = panels.flatMap((panel) => panel.kept ?? []);
-      for (const matrix of [slot.spare, ...own, ...kept]) this.#device.free(matrix);
-    }
-    if (this.#passing !== null) this.#device.free(this.#passing);
-    this.#passing = null;
-    this.#slots = [];
+    freeSlots(this.#device, this.#held);
+    this.#held = NOTHING_HELD;
     this.#rows.clear();
     this.#origin.clear();
   }
@@ -201,20 +118,20 @@ export class TileStore {
    * @param queue from which tiles are taken that other threads have too; null: all that are here are visited
    */
   visit(task: VisitTask, grams: SharedArrayBuffer | null = null, queue: TileQueue = null): readonly TileVisit[] {
-    const slot = this.#slots[task.slot];
+    const slot = this.#held.slots[task.slot];
     if (!slot) return [];
     const before = rowsBeforeBlock(task.stateRows);
     const all = before + task.block;
     const columns = task.full ? all : task.block;
-    const average = averageOf(task);
-    const placement = placementOf(task, before, average);
+    const places = placesOf(task.staged, before);
+    const origin = originOf(task, places, before);
     this.#turn = task.turn ?? 0;
     const visits = takenFrom(queue, tilesIn(slot, task.tiles), (tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const unread: UnreadRow[] = [];
       if (task.shift !== null) tile.shiftSum = 0;
       for (const stretch of stretchesOf(slot, tile)) {
-        const { staged, origin } = this.#placed(slot, stretch, task, placement, unread);
+        const rows = this.#placed(slot, stretch, task, places, origin, unread);
         let since = performance.now();
         for (const panel of stretch.panels) {
           const from = tile.start + panel.start - stretch.start;
@@ -222,11 +139,11 @@ export class TileStore {
           if (task.spill !== null) since = performance.now();
           if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
           if (task.shift !== null) {
-            if (average !== null) this.#negatedMean(slot, panel, origin, from, average, placement.origin.first);
-            tile.shiftSum += this.#settleShift(slot, panel, average !== null);
+            if (origin !== null) this.#negatedMean(slot, panel, rows.origin, from, origin);
+            tile.shiftSum += this.#settleShift(slot, panel, origin !== null);
             if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
           }
-          this.#device.widen(staged, from, panel.matrix, SHIFT);
+          this.#device.widen(rows.staged, from, panel.matrix, SHIFT);
           since = this.#count('widen', since);
           if (task.full) this.#device.gramOfAll(panel.matrix, all, gram);
           else this.#device.gram(panel.matrix, 0, all, before, columns, gram);
@@ -245,22 +162,22 @@ export class TileStore {
 
   /** Makes directions out of the weights alone, and tells each direction's largest entry. */
   project(task: ProjectTask): readonly TileProjection[] {
-    const slot = this.#slots[task.slot];
+    const slot = this.#held.slots[task.slot];
     if (!slot) return [];
     const { mix } = task;
-    const average = averageOf(task);
-    const placement = placementOf(task, rowsBeforeBlock(0), average);
+    const places = placesOf(task.staged, rowsBeforeBlock(0));
+    const origin = originOf(task, places, rowsBeforeBlock(0));
     return tilesIn(slot, task.tiles).map((tile) => {
       const peaks = new Float64Array(mix.m - 1);
       const unread: UnreadRow[] = [];
       for (const stretch of stretchesOf(slot, tile)) {
-        const { staged, origin } = this.#placed(slot, stretch, task, placement, unread);
+        const rows = this.#placed(slot, stretch, task, places, origin, unread);
         for (const panel of stretch.panels) {
           const from = tile.start + panel.start - stretch.start;
           this.#bring(slot, tile, panel, null);
-          if (average !== null) this.#negatedMean(slot, panel, origin, from, average, placement.origin.first);
-          this.#settleShift(slot, panel, average !== null);
-          this.#device.widen(staged, from, panel.matrix, SHIFT);
+          if (origin !== null) this.#negatedMean(slot, panel, rows.origin, from, origin);
+          this.#settleShift(slot, panel, origin !== null);
+          this.#device.widen(rows.staged, from, panel.matrix, SHIFT);
           const start = performance.now();
           const target = panel.kept ?? this.#device.reshape(slot.spare, panel.width);
           this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
@@ -279,7 +196,7 @@ export class TileStore {
 
   /** Values of models that are not finite, or too large to square, the first of each tile, and rows that cannot be read. */
   scan(task: ScanTask, queue: TileQueue = null): readonly BadRow[] {
-    const slot = this.#slots[task.slot];
+    const slot = this.#held.slots[task.slot];
     if (!slot) return [];
     const found: BadRow[] = [];
     const places = placesOf(task.staged, 0);
@@ -306,7 +223,7 @@ export class TileStore {
 
   /** Turns the rows into the mean and unit directions, and tells each direction's largest entry. */
   finish(task: FinishTask): readonly TilePeaks[] {
-    const slot = this.#slots[task.slot];
+    const slot = this.#held.slots[task.slot];
     if (!slot) return [];
     return slot.tiles.map((tile) => {
       const peaks = new Float64Array(task.mix.m - 1);
@@ -324,7 +241,7 @@ export class TileStore {
 
   /** Writes tiles' absolute means and signed directions where the task says. */
   fetch(task: FetchTask): void {
-    const slot = this.#slots[task.slot];
+    const slot = this.#held.slots[task.slot];
     if (!slot) return;
     const rows = 1 + task.signs.length;
     const first = tilesOf(slot.layout.features)[task.from]!.start;
@@ -349,7 +266,7 @@ export class TileStore {
 
   /** Writes tiles' rows to a file, and tells the sha256 of what each of them wrote. */
   save({ slot: index, mix, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
-    const slot = this.#slots[index];
+    const slot = this.#held.slots[index];
     if (!slot) return [];
     const rows = savedRows(stateRows);
     return slot.tiles.map((tile) => {
@@ -369,7 +286,7 @@ export class TileStore {
 
   /** Reads tiles' rows from a file that `save` wrote. */
   load({ slot: index, stateRows, generation, from }: LoadTask): void {
-    const slot = this.#slots[index];
+    const slot = this.#held.slots[index];
     if (!slot) return;
     const rows = savedRows(stateRows);
     for (const tile of slot.tiles) {
@@ -414,14 +331,16 @@ export class TileStore {
     slot: HeldSlot,
     stretch: Stretch,
     { staged, shift }: Pick<VisitTask, 'staged' | 'shift'>,
-    { places, origin }: Placement,
+    places: readonly Places[],
+    origin: Origin | null,
     unread: BadRow[],
   ): { readonly staged: readonly PlacedRows[]; readonly origin: readonly PlacedRows[] } {
-    const { layout } = slot;
-    const rows = placeRows(layout.slot, stretch, staged, places, this.#reading(this.#rows, unread, slot));
+    const name = slot.layout.slot;
+    const rows = placeRows(name, stretch, staged, places, this.#reading(this.#rows, unread, slot));
+    if (origin === null) return { staged: rows, origin: [] };
     if (shift?.from !== 'base') return { staged: rows, origin: placedAt(rows, origin.places) };
     const reading = this.#reading(this.#origin, unread);
-    return { staged: rows, origin: placeRows(layout.slot, stretch, [shift.staged], origin.places, reading) };
+    return { staged: rows, origin: placeRows(name, stretch, [shift.staged], origin.places, reading) };
   }
 
   /**
@@ -439,23 +358,6 @@ export class TileStore {
   #placeFor({ shared, stretch }: HeldSlot, { dtype, models }: OpenRows, { at }: Places): RowBytes | null {
     if (stretch === null || dtype !== 'F32' || at.length < models.length || !areNeighbours(at)) return null;
     return this.#device.inPlace!.rowsAt(shared!, at[0]!, at.length);
-  }
-
-  /** Features of the widest panel. */
-  #panelWidth({ features, maxRows, passingRows, careful = false }: SlotLayout): number {
-    return Math.min(features, this.#device.panelFor(Math.max(maxRows, passingRows ?? 0), careful));
-  }
-
-  #readsInPlace({ passingRows, inPlace = false }: SlotLayout): boolean {
-    return inPlace && passingRows !== null && this.#device.inPlace !== undefined;
-  }
-
-  /** Features of the matrix in which a slot's rows pass: whole panels. */
-  #passingWidth(layout: SlotLayout): number {
-    const panel = this.#panelWidth(layout);
-    if (!this.#readsInPlace(layout)) return panel;
-    const most = stretchWidth(layout.passingRows! - rowsBeforeBlock(0));
-    return Math.min(layout.features, Math.max(1, Math.floor(most / panel)) * panel);
   }
 
   /** Counts what was done since then as work of this kind; returns the time that is now. */
@@ -528,8 +430,7 @@ export class TileStore {
     { width, matrix }: Panel,
     rows: readonly PlacedRows[],
     from: number,
-    weights: Float64Array,
-    first: number,
+    { first, weights }: Origin,
   ): void {
     slot.spare = this.#device.reshape(slot.spare, width);
     this.#device.widen(rows, from, matrix, null);
@@ -551,10 +452,9 @@ export class TileStore {
       this.#shift = new Float64Array(width);
     }
     this.#shift.set(rows.subarray(SHIFT * width, MEAN * width));
-    const sum = new Float64Array(1);
-    const plain = { a: false, b: false };
-    this.#device.multiplyDouble(plain, { m: 1, n: 1, k: width }, this.#shift, width, this.#ones, 1, sum, 1);
-    return -sum[0]!;
+    const product = this.#device.multiplyDouble;
+    const [sum] = productOf(this.#shift, this.#ones, 1, width, 1, { product });
+    return -sum!;
   }
 
   /** Sets the state's rows of a sketch: zeros, then as many rows of signs. */
@@ -565,38 +465,9 @@ export class TileStore {
   }
 }
 
-/** Whether no block stays in a slot's tiles. */
-const passes = ({ layout }: HeldSlot): boolean => layout.passingRows !== null;
-
-/** What is read of a tile at a time, in order. */
-const stretchesOf = ({ stretch }: HeldSlot, { index, start, width, panels }: HeldTile): readonly Stretch[] => {
-  if (stretch === null) return [{ index, start, width, panels }];
-  return range(Math.ceil(width / stretch)).map((i) => {
-    const from = i * stretch;
-    const to = Math.min(from + stretch, width);
-    const some = panels.filter((panel) => panel.start >= from && panel.start < to);
-    return { index, start: start + from, width: to - from, panels: some };
-  });
-};
-
-/** @param average weights of the rows whose mean is the shift; null where there are none */
-const placementOf = (
-  { staged, shift }: Pick<VisitTask, 'staged' | 'shift'>,
-  before: number,
-  average: Float64Array | null,
-): Placement => {
-  const places = placesOf(staged, before);
-  // A base stands beside the models' rows, which may be in their places: where the mean will be.
-  if (shift?.from === 'base') return { places, origin: { places: placesOf([shift.staged], MEAN), first: MEAN } };
-  return { places, origin: { places: firstPlaces(places, before + (average?.length ?? 0)), first: before } };
-};
-
 /** Zeros for a tile's Gram. */
 const gramIn = (grams: SharedArrayBuffer | null, place: number, cells: number): Float64Array =>
   grams === null ? new Float64Array(cells) : new Float64Array(grams, place * cells * 8, cells).fill(0);
-
-const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTile[] =>
-  range === null ? tiles : tiles.filter(({ index }) => index >= range.from && index < range.to);
 
 /** What becomes of each tile, or of each that is first taken here of those that several threads have. */
 const takenFrom = <R>(queue: TileQueue, tiles: readonly HeldTile[], work: (tile: HeldTile) => R): readonly R[] => {
@@ -607,20 +478,33 @@ const takenFrom = <R>(queue: TileQueue, tiles: readonly HeldTile[], work: (tile:
   return done;
 };
 
-/** Where a panel's rows begin in a spill file, in bytes. */
-const placeOf = ({ layout }: HeldSlot, tile: HeldTile, panel: Panel): number =>
-  (tile.start + panel.start) * layout.maxRows * 4;
-
-const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
-
 /** Models whose mean is the shift, at most: it only needs to be near the others, and they are widened once more for it. */
 const SHIFT_MODELS = 32;
 
-/** What makes the negated shift out of rows: minus their mean; null for a shift of zero. */
-const averageOf = ({ shift, block }: Pick<VisitTask, 'shift' | 'block'>): Float64Array | null => {
+/** Rows whose mean is the shift. */
+interface Origin {
+  readonly places: readonly Places[];
+  /** The first of their places. */
+  readonly first: number;
+  /** What makes the negated shift out of them: minus their mean. */
+  readonly weights: Float64Array;
+}
+
+/**
+ * Null for a shift of zero, or one that stands.
+ * @param places of all of the task's rows, from `before` on
+ */
+const originOf = (
+  { shift, block }: Pick<VisitTask, 'shift' | 'block'>,
+  places: readonly Places[],
+  before: number,
+): Origin | null => {
   if (shift === null || shift.from === 'zero') return null;
-  const rows = shift.from === 'base' ? 1 : Math.min(block, SHIFT_MODELS);
-  return new Float64Array(rows).fill(-1 / rows);
+  const meanOf = (rows: number): Float64Array => new Float64Array(rows).fill(-1 / rows);
+  // A base stands beside the models' rows, which may be in their places: where the mean will be.
+  if (shift.from === 'base') return { places: placesOf([shift.staged], MEAN), first: MEAN, weights: meanOf(1) };
+  const rows = Math.min(block, SHIFT_MODELS);
+  return { places: firstPlaces(places, before + rows), first: before, weights: meanOf(rows) };
 };
 
 /** y −= x. */

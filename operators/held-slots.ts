@@ -1,0 +1,169 @@
+// What a thread holds of a group's slots: their tiles, each in panels as wide as the device likes them, and matrices in which panels
+// that have none of their own take turns.
+import { stretchWidth, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import type { Device, DeviceMatrix } from './devices/device.ts';
+import { SpillFiles } from './spill-files.ts';
+import type { SlotLayout } from './tile-tasks.ts';
+import { rowsBeforeBlock } from './update-subspace.ts';
+
+/** Features [start, stop) of a tile. */
+export interface Panel {
+  readonly start: number;
+  readonly width: number;
+  matrix: DeviceMatrix;
+  /** Where directions are kept, when the block does not stay; null where none are, or in files. */
+  readonly kept: DeviceMatrix | null;
+}
+
+export interface HeldTile extends Tile {
+  readonly panels: readonly Panel[];
+  /** Σ of the shift's entries. */
+  shiftSum: number;
+}
+
+/** Features of a tile that are read together: all of them, or as many as are read to their place at once. */
+export interface Stretch extends Tile {
+  readonly panels: readonly Panel[];
+}
+
+export interface HeldSlot {
+  readonly layout: SlotLayout;
+  readonly tiles: readonly HeldTile[];
+  /** Features that `shared` has room for, where rows are read to their place in it; null where it has a panel at a time. */
+  readonly stretch: number | null;
+  /** The matrix in which each panel takes its turn, where panels have none of their own between visits. */
+  shared: DeviceMatrix | null;
+  /** Whether nothing of a panel stays with it between visits. */
+  readonly isPassing: boolean;
+  /** Where a spilled slot's panels are between visits. */
+  readonly files: SpillFiles | null;
+  spare: DeviceMatrix;
+}
+
+/** Null where a slot has no tiles here. */
+export interface HeldSlots {
+  readonly slots: readonly (HeldSlot | null)[];
+  /** In which the rows of all slots pass that have no panels of their own between visits; null where there are none. */
+  readonly passing: DeviceMatrix | null;
+}
+
+export const NOTHING_HELD: HeldSlots = { slots: [], passing: null };
+
+/** Makes room for those tiles of a group of slots for which `owns` says yes. */
+export const holdSlots = (
+  device: Device,
+  slots: readonly SlotLayout[],
+  owns: (slot: number, tile: number) => boolean,
+): HeldSlots => {
+  const owned = slots.map(({ features }, slot) => tilesOf(features).filter((tile) => owns(slot, tile.index)));
+  const passing = passingMatrix(
+    device,
+    slots.filter((_, slot) => owned[slot]!.length > 0),
+  );
+  const held = slots.map((layout, slot) =>
+    owned[slot]!.length === 0 ? null : holdSlot(device, layout, owned[slot]!, passing),
+  );
+  return { slots: held, passing };
+};
+
+const passingMatrix = (device: Device, slots: readonly SlotLayout[]): DeviceMatrix | null => {
+  const layouts = slots.filter(({ passingRows }) => passingRows !== null);
+  if (layouts.length === 0) return null;
+  const rows = Math.max(...layouts.map(({ passingRows }) => passingRows!));
+  return device.allocate(rows, Math.max(...layouts.map((layout) => passingWidth(device, layout))));
+};
+
+const holdSlot = (
+  device: Device,
+  layout: SlotLayout,
+  tiles: readonly Tile[],
+  passing: DeviceMatrix | null,
+): HeldSlot => {
+  const { maxRows, passingRows, spill } = layout;
+  const widest = panelWidth(device, layout);
+  const allocate = (rows: number, width: number): DeviceMatrix => device.reshape(device.allocate(rows, widest), width);
+  const sharedMatrix = (): DeviceMatrix | null => {
+    if (passingRows !== null) return device.reshape(passing!, passingWidth(device, layout));
+    return spill === null ? null : allocate(maxRows, widest);
+  };
+  const shared = sharedMatrix();
+  const keeps = passingRows !== null && spill === null && maxRows > 0;
+  const isPassing = shared !== null && !keeps;
+  const panelsOf = ({ width }: Tile): readonly Panel[] =>
+    range(Math.ceil(width / widest)).map((i) => {
+      const start = i * widest;
+      const columns = Math.min(widest, width - start);
+      const matrix = shared ?? allocate(maxRows, columns);
+      return { start, width: columns, matrix, kept: keeps ? allocate(maxRows, columns) : null };
+    });
+  return {
+    layout,
+    // Panels that keep nothing are made when they are visited: of a large slot they would be tens of megabytes in every thread.
+    tiles: tiles.map((tile): HeldTile => {
+      const held = isPassing ? null : panelsOf(tile);
+      return {
+        ...tile,
+        shiftSum: 0,
+        get panels() {
+          return held ?? panelsOf(tile);
+        },
+      };
+    }),
+    shared,
+    stretch: readsInPlace(device, layout) ? passingWidth(device, layout) : null,
+    isPassing,
+    files: spill === null ? null : new SpillFiles(spill),
+    spare: allocate(Math.max(maxRows, 1), widest),
+  };
+};
+
+/** Gives the matrices back, and closes files. */
+export const freeSlots = (device: Device, { slots, passing }: HeldSlots): void => {
+  for (const slot of slots) {
+    if (slot === null) continue;
+    slot.files?.close();
+    const panels = slot.isPassing ? [] : slot.tiles.flatMap((tile) => tile.panels);
+    const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : passes(slot) ? [] : [slot.shared];
+    const kept = panels.flatMap((panel) => panel.kept ?? []);
+    for (const matrix of [slot.spare, ...own, ...kept]) device.free(matrix);
+  }
+  if (passing !== null) device.free(passing);
+};
+
+/** Features of the widest panel. */
+const panelWidth = (device: Device, { features, maxRows, passingRows, careful = false }: SlotLayout): number =>
+  Math.min(features, device.panelFor(Math.max(maxRows, passingRows ?? 0), careful));
+
+const readsInPlace = (device: Device, { passingRows, inPlace = false }: SlotLayout): boolean =>
+  inPlace && passingRows !== null && device.inPlace !== undefined;
+
+/** Features of the matrix in which a slot's rows pass: whole panels. */
+const passingWidth = (device: Device, layout: SlotLayout): number => {
+  const panel = panelWidth(device, layout);
+  if (!readsInPlace(device, layout)) return panel;
+  const most = stretchWidth(layout.passingRows! - rowsBeforeBlock(0));
+  return Math.min(layout.features, Math.max(1, Math.floor(most / panel)) * panel);
+};
+
+/** Whether no block stays in a slot's tiles. */
+export const passes = ({ layout }: HeldSlot): boolean => layout.passingRows !== null;
+
+/** What is read of a tile at a time, in order. */
+export const stretchesOf = ({ stretch }: HeldSlot, { index, start, width, panels }: HeldTile): readonly Stretch[] => {
+  if (stretch === null) return [{ index, start, width, panels }];
+  return range(Math.ceil(width / stretch)).map((i) => {
+    const from = i * stretch;
+    const to = Math.min(from + stretch, width);
+    const some = panels.filter((panel) => panel.start >= from && panel.start < to);
+    return { index, start: start + from, width: to - from, panels: some };
+  });
+};
+
+export const tilesIn = ({ tiles }: HeldSlot, range: TileRange | null): readonly HeldTile[] =>
+  range === null ? tiles : tiles.filter(({ index }) => index >= range.from && index < range.to);
+
+/** Where a panel's rows begin in a spill file, in bytes. */
+export const placeOf = ({ layout }: HeldSlot, tile: HeldTile, panel: Panel): number =>
+  (tile.start + panel.start) * layout.maxRows * 4;
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
