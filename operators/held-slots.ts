@@ -1,13 +1,16 @@
 // What a thread holds of a group's slots: their tiles, each in panels as wide as the device likes them, and matrices in which panels
 // that have none of their own take turns.
 import { stretchWidth, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import { type CommonPanels, exchangeWithSpare, memoryOf } from './common-panels.ts';
 import type { Device, DeviceMatrix } from './devices/device.ts';
 import { SpillFiles } from './spill-files.ts';
 import type { SlotLayout } from './tile-tasks.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
 
-/** Features [start, stop) of a tile. */
+/** Features [start, start + width) of a tile. */
 export interface Panel {
+  /** Among all panels of its slot. */
+  readonly index: number;
   readonly start: number;
   readonly width: number;
   matrix: DeviceMatrix;
@@ -17,8 +20,6 @@ export interface Panel {
 
 export interface HeldTile extends Tile {
   readonly panels: readonly Panel[];
-  /** Σ of the shift's entries. */
-  shiftSum: number;
 }
 
 /** Features of a tile that are read together: all of them, or as many as are read to their place at once. */
@@ -37,6 +38,10 @@ export interface HeldSlot {
   readonly isPassing: boolean;
   /** Where a spilled slot's panels are between visits. */
   readonly files: SpillFiles | null;
+  /** Where panels are that other threads visit too; null where this one has its own. */
+  readonly common: CommonPanels | null;
+  /** Of each of the slot's tiles: Σ of its shift's entries. */
+  readonly shiftSums: Float64Array;
   spare: DeviceMatrix;
 }
 
@@ -49,11 +54,15 @@ export interface HeldSlots {
 
 export const NOTHING_HELD: HeldSlots = { slots: [], passing: null };
 
-/** Makes room for those tiles of a group of slots for which `owns` says yes. */
+/**
+ * Makes room for those tiles of a group of slots for which `owns` says yes.
+ * @param common of each slot the panels that other threads have too
+ */
 export const holdSlots = (
   device: Device,
   slots: readonly SlotLayout[],
   owns: (slot: number, tile: number) => boolean,
+  common: readonly (CommonPanels | null)[],
 ): HeldSlots => {
   const owned = slots.map(({ features }, slot) => tilesOf(features).filter((tile) => owns(slot, tile.index)));
   const passing = passingMatrix(
@@ -61,7 +70,7 @@ export const holdSlots = (
     slots.filter((_, slot) => owned[slot]!.length > 0),
   );
   const held = slots.map((layout, slot) =>
-    owned[slot]!.length === 0 ? null : holdSlot(device, layout, owned[slot]!, passing),
+    owned[slot]!.length === 0 ? null : holdSlot(device, layout, owned[slot]!, passing, common[slot] ?? null),
   );
   return { slots: held, passing };
 };
@@ -78,9 +87,12 @@ const holdSlot = (
   layout: SlotLayout,
   tiles: readonly Tile[],
   passing: DeviceMatrix | null,
+  common: CommonPanels | null,
 ): HeldSlot => {
   const { maxRows, passingRows, spill } = layout;
   const widest = panelWidth(device, layout);
+  const [first] = tilesOf(layout.features);
+  const panelsInTile = Math.ceil(first!.width / widest);
   const allocate = (rows: number, width: number): DeviceMatrix => device.reshape(device.allocate(rows, widest), width);
   const sharedMatrix = (): DeviceMatrix | null => {
     if (passingRows !== null) return device.reshape(passing!, passingWidth(device, layout));
@@ -89,21 +101,24 @@ const holdSlot = (
   const shared = sharedMatrix();
   const keeps = passingRows !== null && spill === null && maxRows > 0;
   const isPassing = shared !== null && !keeps;
-  const panelsOf = ({ width }: Tile): readonly Panel[] =>
-    range(Math.ceil(width / widest)).map((i) => {
+  const matrixOf = (panel: number, width: number): DeviceMatrix =>
+    common === null ? allocate(maxRows, width) : device.matrixAt!(memoryOf(common, panel), maxRows, width);
+  const panelsOf = (tile: Tile): readonly Panel[] =>
+    range(Math.ceil(tile.width / widest)).map((i) => {
+      const index = tile.index * panelsInTile + i;
       const start = i * widest;
-      const columns = Math.min(widest, width - start);
-      const matrix = shared ?? allocate(maxRows, columns);
-      return { start, width: columns, matrix, kept: keeps ? allocate(maxRows, columns) : null };
+      const width = Math.min(widest, tile.width - start);
+      const matrix = shared ?? matrixOf(index, width);
+      return { index, start, width, matrix, kept: keeps ? matrixOf(index, width) : null };
     });
   return {
     layout,
-    // Panels that keep nothing are made when they are visited: of a large slot they would be tens of megabytes in every thread.
+    // Panels that keep nothing, or that are not this thread's alone, are made when they are visited: of a large slot they would be tens
+    // of megabytes in every thread.
     tiles: tiles.map((tile): HeldTile => {
-      const held = isPassing ? null : panelsOf(tile);
+      const held = isPassing || common !== null ? null : panelsOf(tile);
       return {
         ...tile,
-        shiftSum: 0,
         get panels() {
           return held ?? panelsOf(tile);
         },
@@ -113,8 +128,17 @@ const holdSlot = (
     stretch: readsInPlace(device, layout) ? passingWidth(device, layout) : null,
     isPassing,
     files: spill === null ? null : new SpillFiles(spill),
-    spare: allocate(Math.max(maxRows, 1), widest),
+    common,
+    shiftSums: common?.shiftSums ?? new Float64Array(Math.ceil(layout.features / first!.width)),
+    spare:
+      common !== null && passingRows === null ? matrixOf(common.spare, widest) : allocate(Math.max(maxRows, 1), widest),
   };
+};
+
+/** A panel's matrix and the spare one, which has its width, change places. */
+export const exchange = (slot: HeldSlot, panel: Panel): void => {
+  [panel.matrix, slot.spare] = [slot.spare, panel.matrix];
+  if (slot.common !== null) exchangeWithSpare(slot.common, panel.index);
 };
 
 /** Gives the matrices back, and closes files. */
@@ -122,10 +146,11 @@ export const freeSlots = (device: Device, { slots, passing }: HeldSlots): void =
   for (const slot of slots) {
     if (slot === null) continue;
     slot.files?.close();
-    const panels = slot.isPassing ? [] : slot.tiles.flatMap((tile) => tile.panels);
+    const panels = slot.isPassing || slot.common !== null ? [] : slot.tiles.flatMap((tile) => tile.panels);
     const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : passes(slot) ? [] : [slot.shared];
     const kept = panels.flatMap((panel) => panel.kept ?? []);
-    for (const matrix of [slot.spare, ...own, ...kept]) device.free(matrix);
+    const spare = slot.common !== null && !passes(slot) ? [] : [slot.spare];
+    for (const matrix of [...spare, ...own, ...kept]) device.free(matrix);
   }
   if (passing !== null) device.free(passing);
 };

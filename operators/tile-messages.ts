@@ -1,4 +1,5 @@
 // What a pool of tiles and its worker threads say to each other.
+import type { CommonPanels } from './common-panels.ts';
 import type { DeviceSpec } from './devices/device-spec.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
@@ -39,22 +40,27 @@ export interface AddTask {
 /** How many tiles of a task have been taken, one int32, where several threads have the same tiles; null where each has its own. */
 export type TileQueue = SharedArrayBuffer | null;
 
-export type TileRequest =
-  | { readonly kind: 'open'; readonly slots: readonly SlotLayout[]; readonly owned: readonly (readonly number[])[] }
-  /** With memory for the Grams of the task's tiles, where they are too many to be sent, and a queue where several threads have them. */
-  | {
-      readonly kind: 'visit';
-      readonly task: VisitTask;
-      readonly grams: SharedArrayBuffer | null;
-      readonly queue: TileQueue;
-    }
-  | { readonly kind: 'add'; readonly task: AddTask }
-  | { readonly kind: 'scan'; readonly task: ScanTask; readonly queue: TileQueue }
+/** Work on a slot's tiles. */
+export type SlotRequest =
+  /** With memory for the Grams of the task's tiles, where they are too many to be sent. */
+  | { readonly kind: 'visit'; readonly task: VisitTask; readonly grams: SharedArrayBuffer | null }
+  | { readonly kind: 'scan'; readonly task: ScanTask }
   | { readonly kind: 'finish'; readonly task: FinishTask }
   | { readonly kind: 'project'; readonly task: ProjectTask }
   | { readonly kind: 'fetch'; readonly task: FetchTask }
   | { readonly kind: 'save'; readonly task: SaveTask }
-  | { readonly kind: 'load'; readonly task: LoadTask }
+  | { readonly kind: 'load'; readonly task: LoadTask };
+
+export type TileRequest =
+  | {
+      readonly kind: 'open';
+      readonly slots: readonly SlotLayout[];
+      readonly owned: readonly (readonly number[])[];
+      /** Of each slot. */
+      readonly common: readonly (CommonPanels | null)[];
+    }
+  | (SlotRequest & { readonly queue: TileQueue })
+  | { readonly kind: 'add'; readonly task: AddTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }
   /** The eigenpairs of an n x n matrix, and the first so many vectors. */
   | { readonly kind: 'solve'; readonly matrix: Float64Array; readonly n: number; readonly vectors: number }

@@ -5,9 +5,11 @@ import { Worker } from 'node:worker_threads';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { tilesOf } from '../sources/tile.ts';
 import { allDone } from './all-done.ts';
+import { type CommonPanels, type MatrixSizes, placePanels } from './common-panels.ts';
 import type { DeviceInfo } from './devices/device.ts';
 import type { DeviceChoice } from './devices/device-choice.ts';
 import { type FoundDevice, findDevice } from './devices/device-spec.ts';
+import { FloatArena } from './devices/float-arena.ts';
 import { TensorThread } from './devices/tensor-link.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
 import { DeviceFailed, NumericalFailure } from './errors.ts';
@@ -15,21 +17,20 @@ import type { SolveApart } from './exact-spectrum.ts';
 import { addTo, type DoubleProduct } from './linalg/dense-products.ts';
 import type { EigenSolver, SymmetricEigen } from './linalg/symmetric-eigen.ts';
 import type { ScatterAnswers, ScatterTask } from './scatter-tasks.ts';
-import { OPENED, type TileQueue, type TileRequest, type TileWorkerData } from './tile-messages.ts';
+import { OPENED, type SlotRequest, type TileQueue, type TileRequest, type TileWorkerData } from './tile-messages.ts';
 import type { TileDigest, TilePeaks, TileProjection, TileVisit } from './tile-store.ts';
-import {
-  type BadRow,
-  type FetchTask,
-  type FinishTask,
-  keepsRows,
-  type LoadTask,
-  type Projection,
-  type ProjectTask,
-  type SaveTask,
-  type ScanTask,
-  type SlotLayout,
-  type VisitResult,
-  type VisitTask,
+import type {
+  BadRow,
+  FetchTask,
+  FinishTask,
+  LoadTask,
+  Projection,
+  ProjectTask,
+  SaveTask,
+  ScanTask,
+  SlotLayout,
+  VisitResult,
+  VisitTask,
 } from './tile-tasks.ts';
 import { newTimeSpent, type TileTimings, type TimeSpent, type Turn, timingsOf } from './time-spent.ts';
 import { rowsBeforeBlock } from './update-subspace.ts';
@@ -162,12 +163,17 @@ export class TilePool implements Tiles {
   #holders: TileWorker[][] = [];
   /** Whether all of them hold all. */
   #areShared: boolean[] = [];
+  /** Where panels are that threads have in common. */
+  readonly #panels = new FloatArena();
+  readonly #sizes: MatrixSizes | null;
 
   constructor(found: FoundDevice, threads: number) {
     this.info = found.info;
     this.solve = found.solve;
     this.multiplyDouble = found.multiplyDouble;
     this.swapsRows = found.swapsRows;
+    const { matrixFloats: floatsOf } = found;
+    this.#sizes = floatsOf === undefined ? null : { panel: found.info.panel, floatsOf };
     this.threads = threads;
     this.#tensors = found.spec.name === 'tensors' ? new TensorThread(found.spec.backend) : null;
     const spent = Array.from({ length: threads }, newTimeSpent);
@@ -183,10 +189,21 @@ export class TilePool implements Tiles {
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
     this.#tiles = slots.map(({ features }) => tilesOf(features).length);
-    const owned = dealTiles(slots, this.threads);
+    const sizes = this.#sizes;
+    this.#areShared = slots.map((layout) => isShared(layout, sizes !== null));
+    const owned = dealTiles(slots, this.threads, this.#areShared);
     this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
-    this.#areShared = slots.map((layout) => !keepsRows(layout));
-    await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]! })));
+    this.#panels.releaseAll();
+    const common = slots.map((layout, slot) =>
+      this.#areShared[slot] && layout.maxRows > 0
+        ? placePanels(this.#panels, layout, sizes!, this.#holders[slot]!.length)
+        : [],
+    );
+    const seenBy = (worker: TileWorker): readonly (CommonPanels | null)[] =>
+      common.map((panels, slot) => panels[this.#holders[slot]!.indexOf(worker)] ?? null);
+    await Promise.all(
+      this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]!, common: seenBy(worker) })),
+    );
   }
 
   async visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult> {
@@ -195,9 +212,7 @@ export class TilePool implements Tiles {
     const cells = all * (task.full ? all : task.block);
     const tiles = to - from;
     const grams = tiles * cells < SENT_CELLS ? null : this.#roomFor(task.slot, (tiles + 1) * cells * 8);
-    const visits = (
-      await this.#ask<readonly TileVisit[]>(task.slot, { kind: 'visit', task, grams, queue: this.#queueOf(task.slot) })
-    ).flat();
+    const visits = (await this.#ask<readonly TileVisit[]>({ kind: 'visit', task, grams })).flat();
     if (grams === null) return addVisits(visits, task, this.multiplyDouble, onto);
     const gram = onto?.gram ?? new Float64Array(cells);
     const sums = new Float64Array(grams, tiles * cells * 8, cells);
@@ -213,31 +228,29 @@ export class TilePool implements Tiles {
   }
 
   async scan(task: ScanTask): Promise<readonly BadRow[]> {
-    return firstOfEachModel(
-      (await this.#ask<readonly BadRow[]>(task.slot, { kind: 'scan', task, queue: this.#queueOf(task.slot) })).flat(),
-    );
+    return firstOfEachModel((await this.#ask<readonly BadRow[]>({ kind: 'scan', task })).flat());
   }
 
   async finish(task: FinishTask): Promise<Float64Array> {
-    const peaks = await this.#ask<readonly TilePeaks[]>(task.slot, { kind: 'finish', task });
+    const peaks = await this.#ask<readonly TilePeaks[]>({ kind: 'finish', task });
     return largestPeaks(peaks.flat(), task.mix.m - 1);
   }
 
   async project(task: ProjectTask): Promise<Projection> {
-    const tiles = await this.#ask<readonly TileProjection[]>(task.slot, { kind: 'project', task });
+    const tiles = await this.#ask<readonly TileProjection[]>({ kind: 'project', task });
     return projectionOf(tiles.flat(), task);
   }
 
   async fetch(task: FetchTask): Promise<void> {
-    await this.#ask(task.slot, { kind: 'fetch', task });
+    await this.#ask({ kind: 'fetch', task });
   }
 
   async save(task: SaveTask): Promise<readonly Uint8Array[]> {
-    return inTileOrder((await this.#ask<readonly TileDigest[]>(task.slot, { kind: 'save', task })).flat());
+    return inTileOrder((await this.#ask<readonly TileDigest[]>({ kind: 'save', task })).flat());
   }
 
   async load(task: LoadTask): Promise<void> {
-    await this.#ask(task.slot, { kind: 'load', task });
+    await this.#ask({ kind: 'load', task });
   }
 
   async scatter<T extends ScatterTask>(task: T): Promise<ScatterAnswers[T['kind']]> {
@@ -276,20 +289,29 @@ export class TilePool implements Tiles {
     return room;
   }
 
-  #queueOf(slot: number): TileQueue {
-    return this.#areShared[slot] ? new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT) : null;
-  }
-
   /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */
-  async #ask<R>(slot: number, request: TileRequest): Promise<R[]> {
-    return allDone(this.#holders[slot]!.map((worker) => worker.send<R>(request)));
+  async #ask<R>(request: SlotRequest): Promise<R[]> {
+    const { slot } = request.task;
+    const queue: TileQueue = this.#areShared[slot] ? new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT) : null;
+    return allDone(this.#holders[slot]!.map((worker) => worker.send<R>({ ...request, queue })));
   }
 }
 
-/** For each thread the tiles of each slot that it has. In turn, through all slots, so that small slots spread too. */
+/**
+ * Whether any thread may visit any of a slot's tiles: they keep nothing, or where all can take it.
+ * @param haveMemory whether matrices are in memory that threads have in common
+ */
+export const isShared = ({ maxRows, spill }: SlotLayout, haveMemory: boolean): boolean =>
+  spill === null && (maxRows === 0 || haveMemory);
+
+/**
+ * For each thread the tiles of each slot that it has. In turn, through all slots, so that small slots spread too.
+ * @param areShared of which slots whoever was dealt some may visit any: a thread that is held up takes fewer
+ */
 export const dealTiles = (
   slots: readonly SlotLayout[],
   threads: number,
+  areShared: readonly boolean[],
 ): readonly (readonly (readonly number[])[])[] => {
   const owned = Array.from({ length: threads }, () => slots.map((): number[] => []));
   let turn = 0;
@@ -298,8 +320,7 @@ export const dealTiles = (
     const among = Math.min(threads, layout.tilesAtOnce ?? threads);
     const all = tilesOf(layout.features).map(({ index }) => index);
     for (const index of all) owned[turn++ % among]![slot]!.push(index);
-    // Where tiles keep nothing, whoever was dealt some may visit any: a thread that is held up takes fewer.
-    if (!keepsRows(layout)) for (const dealt of owned) if (dealt[slot]!.length > 0) dealt[slot] = all;
+    if (areShared[slot]) for (const dealt of owned) if (dealt[slot]!.length > 0) dealt[slot] = all;
   });
   return owned;
 };

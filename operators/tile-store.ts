@@ -7,8 +7,10 @@ import { createHash } from 'node:crypto';
 import { firstBadWeight } from '../sources/bad-weight.ts';
 import type { OpenRows } from '../sources/open-block.ts';
 import { tilesOf } from '../sources/tile.ts';
+import type { CommonPanels } from './common-panels.ts';
 import { type Device, type DeviceMatrix, type PlacedRows, type RowBytes, spreadRows } from './devices/device.ts';
 import {
+  exchange,
   freeSlots,
   type HeldSlot,
   type HeldSlots,
@@ -100,10 +102,17 @@ export class TileStore {
     this.#origin = new RowReader(memory);
   }
 
-  /** Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up. */
-  open(slots: readonly SlotLayout[], owns: (slot: number, tile: number) => boolean): void {
+  /**
+   * Takes the tiles of a group of slots for which `owns` says yes; what was held before is given up.
+   * @param common of each slot the panels that other threads have too
+   */
+  open(
+    slots: readonly SlotLayout[],
+    owns: (slot: number, tile: number) => boolean,
+    common: readonly (CommonPanels | null)[] = [],
+  ): void {
     this.clear();
-    this.#held = holdSlots(this.#device, slots, owns);
+    this.#held = holdSlots(this.#device, slots, owns, common);
   }
 
   clear(): void {
@@ -129,7 +138,7 @@ export class TileStore {
     const visits = takenFrom(queue, tilesIn(slot, task.tiles), (tile): TileVisit => {
       const gram = gramIn(grams, tile.index - (task.tiles?.from ?? 0), all * columns);
       const unread: UnreadRow[] = [];
-      if (task.shift !== null) tile.shiftSum = 0;
+      if (task.shift !== null) slot.shiftSums[tile.index] = 0;
       for (const stretch of stretchesOf(slot, tile)) {
         const rows = this.#placed(slot, stretch, task, places, origin, unread);
         let since = performance.now();
@@ -140,7 +149,7 @@ export class TileStore {
           if (task.mix !== null) since = this.#mix(slot, panel, task.mix, since);
           if (task.shift !== null) {
             if (origin !== null) this.#negatedMean(slot, panel, rows.origin, from, origin);
-            tile.shiftSum += this.#settleShift(slot, panel, origin !== null);
+            slot.shiftSums[tile.index]! += this.#settleShift(slot, panel, origin !== null);
             if (task.signs) this.#settleSigns(tile, panel, task.signs, task.stateRows);
           }
           this.#device.widen(rows.staged, from, panel.matrix, SHIFT);
@@ -151,7 +160,7 @@ export class TileStore {
           this.#leave(slot, tile, panel, task.spill, all);
         }
       }
-      return { tile: tile.index, gram, shiftSum: tile.shiftSum, unread };
+      return { tile: tile.index, gram, shiftSum: slot.shiftSums[tile.index]!, unread };
     });
     const start = performance.now();
     this.#device.settle();
@@ -161,13 +170,13 @@ export class TileStore {
   }
 
   /** Makes directions out of the weights alone, and tells each direction's largest entry. */
-  project(task: ProjectTask): readonly TileProjection[] {
+  project(task: ProjectTask, queue: TileQueue = null): readonly TileProjection[] {
     const slot = this.#held.slots[task.slot];
     if (!slot) return [];
     const { mix } = task;
     const places = placesOf(task.staged, rowsBeforeBlock(0));
     const origin = originOf(task, places, rowsBeforeBlock(0));
-    return tilesIn(slot, task.tiles).map((tile) => {
+    return takenFrom(queue, tilesIn(slot, task.tiles), (tile) => {
       const peaks = new Float64Array(mix.m - 1);
       const unread: UnreadRow[] = [];
       for (const stretch of stretchesOf(slot, tile)) {
@@ -183,8 +192,7 @@ export class TileStore {
           this.#device.combine(mix.values, mix.m, panel.matrix, MEAN, mix.n, target, CONSTANT_ROWS);
           this.#count('mix', start);
           this.#widenPeaks(peaks, target, panel.width);
-          if (panel.kept !== null) panel.matrix = panel.kept;
-          else {
+          if (panel.kept === null) {
             slot.spare = target;
             slot.files!.write(0, placeOf(slot, tile, panel), this.#device.read(target, 0, MEAN + mix.m));
           }
@@ -222,10 +230,10 @@ export class TileStore {
   }
 
   /** Turns the rows into the mean and unit directions, and tells each direction's largest entry. */
-  finish(task: FinishTask): readonly TilePeaks[] {
+  finish(task: FinishTask, queue: TileQueue = null): readonly TilePeaks[] {
     const slot = this.#held.slots[task.slot];
     if (!slot) return [];
-    return slot.tiles.map((tile) => {
+    return takenFrom(queue, slot.tiles, (tile) => {
       const peaks = new Float64Array(task.mix.m - 1);
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, task.spill);
@@ -240,15 +248,16 @@ export class TileStore {
   }
 
   /** Writes tiles' absolute means and signed directions where the task says. */
-  fetch(task: FetchTask): void {
+  fetch(task: FetchTask, queue: TileQueue = null): void {
     const slot = this.#held.slots[task.slot];
     if (!slot) return;
     const rows = 1 + task.signs.length;
     const first = tilesOf(slot.layout.features)[task.from]!.start;
-    for (const tile of tilesIn(slot, task)) {
+    takenFrom(queue, tilesIn(slot, task), (tile) => {
       const out = new Float32Array(task.out, (tile.start - first) * rows * 4, rows * tile.width);
       for (const panel of tile.panels) {
-        const { start, width, matrix } = panel;
+        const { start, width } = panel;
+        const matrix = panel.kept ?? panel.matrix;
         const target = out.subarray(start);
         if (task.generation === null) {
           this.#device.readInto(matrix, MEAN, rows, target, tile.width);
@@ -261,15 +270,15 @@ export class TileStore {
       }
       for (let j = 1; j < rows; j++)
         if (task.signs[j - 1]! < 0) negate(out.subarray(j * tile.width, (j + 1) * tile.width));
-    }
+    });
   }
 
   /** Writes tiles' rows to a file, and tells the sha256 of what each of them wrote. */
-  save({ slot: index, mix, stateRows, spill, to }: SaveTask): readonly TileDigest[] {
+  save({ slot: index, mix, stateRows, spill, to }: SaveTask, queue: TileQueue = null): readonly TileDigest[] {
     const slot = this.#held.slots[index];
     if (!slot) return [];
     const rows = savedRows(stateRows);
-    return slot.tiles.map((tile) => {
+    return takenFrom(queue, slot.tiles, (tile) => {
       const floats = rows * tile.width;
       if (this.#outgoing.length < floats) this.#outgoing = new Float32Array(floats);
       const values = this.#outgoing.subarray(0, floats);
@@ -285,14 +294,14 @@ export class TileStore {
   }
 
   /** Reads tiles' rows from a file that `save` wrote. */
-  load({ slot: index, stateRows, generation, from }: LoadTask): void {
+  load({ slot: index, stateRows, generation, from }: LoadTask, queue: TileQueue = null): void {
     const slot = this.#held.slots[index];
     if (!slot) return;
     const rows = savedRows(stateRows);
-    for (const tile of slot.tiles) {
+    takenFrom(queue, slot.tiles, (tile) => {
       const values = new Float32Array(rows * tile.width);
       readValues(from.path, from.fd, from.at + tile.start * rows * 4, values);
-      tile.shiftSum = 0;
+      slot.shiftSums[tile.index] = 0;
       for (const panel of tile.panels) {
         this.#bring(slot, tile, panel, null);
         const { start, width } = panel;
@@ -302,10 +311,10 @@ export class TileStore {
           own.set(values.subarray(row, row + width), (1 + i) * width);
         }
         this.#device.write(panel.matrix, 0, own);
-        tile.shiftSum += this.#sumOfShift(own, width);
+        slot.shiftSums[tile.index]! += this.#sumOfShift(own, width);
         this.#leave(slot, tile, panel, generation === null ? null : { from: null, to: generation }, 1 + rows);
       }
-    }
+    });
   }
 
   /** Looks for larger entries of each direction. */
@@ -408,19 +417,17 @@ export class TileStore {
       for (const [a, b] of mix.exchanges) this.#device.swapRows!(panel.matrix, MEAN + a, MEAN + b);
       this.#device.accumulate(values, m, panel.matrix, MEAN, n - m);
     } else {
-      const spare = this.#device.reshape(slot.spare, panel.width);
-      this.#device.combine(values, m, panel.matrix, MEAN, n, spare, CONSTANT_ROWS);
-      slot.spare = panel.matrix;
-      panel.matrix = spare;
+      slot.spare = this.#device.reshape(slot.spare, panel.width);
+      this.#device.combine(values, m, panel.matrix, MEAN, n, slot.spare, CONSTANT_ROWS);
+      exchange(slot, panel);
     }
     return this.#count('mix', since);
   }
 
   /** Takes a mixing back: the spare matrix still holds the rows from before. */
   #swap(slot: HeldSlot, panel: Panel): void {
-    const { matrix } = panel;
-    panel.matrix = this.#device.reshape(slot.spare, panel.width);
-    slot.spare = matrix;
+    slot.spare = this.#device.reshape(slot.spare, panel.width);
+    exchange(slot, panel);
     if (slot.shared !== null) slot.shared = panel.matrix;
   }
 

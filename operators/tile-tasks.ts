@@ -26,9 +26,6 @@ export interface SlotLayout {
   readonly careful?: boolean;
 }
 
-/** Whether a slot's tiles hold anything between visits. */
-export const keepsRows = ({ maxRows, spill }: SlotLayout): boolean => maxRows > 0 || spill !== null;
-
 /** Where a task finds the rows of a spilled slot, and where it leaves them. */
 export interface SpillStep {
   /** What the block before left: its generation and rows; null in a slot's first block. */

@@ -42,7 +42,7 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
   switch (request.kind) {
     case 'open': {
       const owned = request.owned.map((list) => new Set(list));
-      return tiles.open(request.slots, (slot, tile) => owned[slot]!.has(tile));
+      return tiles.open(request.slots, (slot, tile) => owned[slot]!.has(tile), request.common);
     }
     case 'visit':
       return tiles.visit(request.task, request.grams, request.queue);
@@ -51,15 +51,15 @@ const perform = ({ device, tiles }: Awaited<typeof opened>, request: TileRequest
     case 'scan':
       return tiles.scan(request.task, request.queue);
     case 'finish':
-      return tiles.finish(request.task);
+      return tiles.finish(request.task, request.queue);
     case 'project':
-      return tiles.project(request.task);
+      return tiles.project(request.task, request.queue);
     case 'fetch':
-      return tiles.fetch(request.task);
+      return tiles.fetch(request.task, request.queue);
     case 'save':
-      return tiles.save(request.task);
+      return tiles.save(request.task, request.queue);
     case 'load':
-      return tiles.load(request.task);
+      return tiles.load(request.task, request.queue);
     case 'scatter':
       return tiles.timed(timingOf[request.task.kind], () => performScatterTask(device, request.task));
     case 'solve':

@@ -31,6 +31,9 @@ export const rowStride = (width: number): number => {
   return padded % 1024 === 0 ? padded + 16 : padded;
 };
 
+/** Floats of a matrix. */
+export const blasFloats = (rows: number, width: number): number => rows * rowStride(width);
+
 export interface BlasMatrix extends DeviceMatrix {
   readonly stride: number;
   readonly data: Float32Array;
@@ -126,8 +129,9 @@ export const blasDevice = (blas: BlasLibrary, memory: FloatAllocator = plainMemo
       panel: BLAS_CHUNK,
     },
     panelFor: () => BLAS_CHUNK,
-    allocate: (rows, width) => matrixOf(memory.allocate(rows * rowStride(width)), rows, width),
+    allocate: (rows, width) => matrixOf(memory.allocate(blasFloats(rows, width)), rows, width),
     free: () => memory.release(),
+    matrixAt: matrixOf,
     inPlace: {
       window: ({ rows, stride, data }, start, width) => ({ rows, width, stride, data: data.subarray(start) }),
       rowsAt: ({ data, stride, width }, at, rows) => ({

@@ -4,14 +4,14 @@ import { DeviceFailed, DeviceUnavailable } from '../errors.ts';
 import { type DoubleProduct, jsDoubleProduct } from '../linalg/dense-products.ts';
 import type { EigenSolver } from '../linalg/symmetric-eigen.ts';
 import { jsEigenSolver } from '../linalg/symmetric-eigen.ts';
-import { blasDevice } from './blas-device.ts';
+import { blasDevice, blasFloats } from './blas-device.ts';
 import { loadBlas } from './blas-library.ts';
 import type { LoadedKernels } from './cuda-kernels.ts';
 import type { CudaPaths } from './cuda-library.ts';
 import type { CudaPrecision, Device, DeviceInfo } from './device.ts';
 import { type DeviceChoice, deviceChoices, type GpuChoice, type TensorChoice } from './device-choice.ts';
 import { findBlas, pinnedKernelWarning } from './find-blas.ts';
-import { floatArena } from './float-arena.ts';
+import { FloatArena } from './float-arena.ts';
 import type { BackendSpec, TensorConnection } from './tensor-messages.ts';
 
 export type DeviceSpec =
@@ -37,6 +37,8 @@ export interface FoundDevice {
   readonly multiplyDouble: DoubleProduct;
   /** Whether its devices have `swapRows`. */
   readonly swapsRows: boolean;
+  /** Floats of a matrix in memory that threads have in common; missing where its devices have no `matrixAt`. */
+  readonly matrixFloats?: (rows: number, width: number) => number;
   readonly warnings: readonly string[];
   /** Where matrices are on a card. */
   readonly card?: FoundCard;
@@ -59,7 +61,7 @@ export interface FoundCard {
  * @param connection to the thread that holds the device's tensors; null: one of its own
  */
 export const openDevice = async (spec: DeviceSpec, connection: TensorConnection | null = null): Promise<Device> => {
-  if (spec.name === 'blas') return blasDevice(loadBlas(spec.path), floatArena());
+  if (spec.name === 'blas') return blasDevice(loadBlas(spec.path), new FloatArena());
   if (spec.name === 'cuda') return openCuda(spec);
   if (spec.name === 'tensors') {
     const { openTensorDevice } = await import('./find-gpu.ts');
@@ -212,6 +214,7 @@ export const findProcessor = async (choice: Exclude<DeviceChoice, GpuChoice>): P
       solve: blas.solve ?? jsEigenSolver,
       multiplyDouble: blas.multiplyDouble,
       swapsRows: true,
+      matrixFloats: blasFloats,
       warnings: pinned === null ? [] : [pinned],
     };
   }

@@ -93,6 +93,8 @@ export interface Device<M extends DeviceMatrix = DeviceMatrix> {
   free(matrix: M): void;
   /** The same memory as a matrix of another width (at most the allocated one): buffers are rotated between tiles. */
   reshape(matrix: M, width: number): M;
+  /** The matrix that stands in some memory of this process; missing where matrices are elsewhere. */
+  matrixAt?(memory: Float32Array, rows: number, width: number): M;
   /** Missing where matrices are not float32 in memory of this process, row by row. */
   readonly inPlace?: InPlace<M>;
   /** Memory from which stored rows reach the device without being copied first; any will do where a device has none. */

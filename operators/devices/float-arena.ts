@@ -18,31 +18,50 @@ export const alignedFloats = (floats: number): Float32Array => {
   return values.subarray(from, from + floats);
 };
 
+/** Where a part begins: in which buffer, and at which of its floats, a multiple of 16. */
+export interface PlaceInArena {
+  readonly buffer: number;
+  readonly at: number;
+}
+
 /**
  * Hands out parts of a few large buffers, so that a slot of thousands of tiles asks for memory a few times. When all parts
  * have come back the same memory is handed out again: a run of many groups touches fresh memory once.
  */
-export const floatArena = (): FloatAllocator => {
-  const buffers: Float32Array[] = [];
-  let current = 0;
-  let used = 0;
-  let live = 0;
-  return {
-    allocate: (floats) => {
-      while (current < buffers.length && used + floats > buffers[current]!.length) {
-        current++;
-        used = 0;
-      }
-      if (current === buffers.length) buffers.push(alignedFloats(Math.max(floats, ARENA / 4)));
-      const part = buffers[current]!.subarray(used, used + floats);
-      used += Math.ceil(floats / 16) * 16;
-      live++;
-      return part;
-    },
-    release: () => {
-      if (--live > 0) return;
-      current = 0;
-      used = 0;
-    },
-  };
-};
+export class FloatArena implements FloatAllocator {
+  readonly #buffers: Float32Array[] = [];
+  #current = 0;
+  #used = 0;
+  #live = 0;
+
+  get buffers(): readonly Float32Array[] {
+    return this.#buffers;
+  }
+
+  place(floats: number): PlaceInArena {
+    while (this.#current < this.#buffers.length && this.#used + floats > this.#buffers[this.#current]!.length) {
+      this.#current++;
+      this.#used = 0;
+    }
+    if (this.#current === this.#buffers.length) this.#buffers.push(alignedFloats(Math.max(floats, ARENA / 4)));
+    const place = { buffer: this.#current, at: this.#used };
+    this.#used += Math.ceil(floats / 16) * 16;
+    this.#live++;
+    return place;
+  }
+
+  allocate(floats: number): Float32Array {
+    const { buffer, at } = this.place(floats);
+    return this.#buffers[buffer]!.subarray(at, at + floats);
+  }
+
+  release(): void {
+    if (--this.#live === 0) this.releaseAll();
+  }
+
+  releaseAll(): void {
+    this.#current = 0;
+    this.#used = 0;
+    this.#live = 0;
+  }
+}

@@ -1,13 +1,22 @@
-// Tiles that keep nothing between visits are visited by whichever thread is free first: each of them once, and what is made of them has
-// the bits that one thread makes. Two threads are two stores here, the second of which works while the first is held up in its first tile.
-import { expect, it } from 'vitest';
+// Tiles that keep nothing between visits, or keep it in memory that threads have in common, are visited by whichever thread is free
+// first: each of them once, and what is made of them has the bits that one thread makes. Two threads are two stores here, the second of
+// which works while the first is held up in its first tile, or which take turns.
+import { createHash } from 'node:crypto';
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { placePanels } from '../../operators/common-panels.ts';
+import { blasFloats } from '../../operators/devices/blas-device.ts';
 import type { Device } from '../../operators/devices/device.ts';
 import { findDevice } from '../../operators/devices/device-spec.ts';
-import { addVisits } from '../../operators/tile-pool.ts';
+import { FloatArena } from '../../operators/devices/float-arena.ts';
+import { inlineTiles } from '../../operators/inline-tiles.ts';
+import { addVisits, inTileOrder, isShared, largestPeaks, projectionOf, type Tiles } from '../../operators/tile-pool.ts';
 import { TileStore } from '../../operators/tile-store.ts';
-import { keepsRows, type SlotLayout, type VisitTask } from '../../operators/tile-tasks.ts';
+import type { Replacement, SlotLayout, VisitTask } from '../../operators/tile-tasks.ts';
 import type { StagedRows } from '../../sources/staged-block.ts';
-import { TILE_WIDTH } from '../../sources/tile.ts';
+import { TILE_WIDTH, tilesOf } from '../../sources/tile.ts';
 import { devices } from './devices.ts';
 import { normals } from './planted.ts';
 
@@ -39,10 +48,12 @@ const storeOn = (device: Device): TileStore => {
   return store;
 };
 
-it('are those of slots that keep no rows', () => {
-  expect(keepsRows(layout)).toBe(false);
-  expect(keepsRows({ ...layout, maxRows: 3 })).toBe(true);
-  expect(keepsRows({ ...layout, spill: ['a', 'b'] })).toBe(true);
+it('are those of slots that keep no rows, or in memory that threads have in common', () => {
+  for (const haveMemory of [false, true]) {
+    expect(isShared(layout, haveMemory)).toBe(true);
+    expect(isShared({ ...layout, maxRows: 3 }, haveMemory)).toBe(haveMemory);
+    expect(isShared({ ...layout, maxRows: 3, spill: ['a', 'b'] }, haveMemory)).toBe(false);
+  }
 });
 
 it('a thread that is held up takes fewer', async () => {
@@ -121,4 +132,130 @@ it('a matrix that no thread can solve is told as such', async () => {
       _tag: 'NumericalFailure',
     });
   await pool.close();
+});
+
+describe('what tiles keep', { timeout: 60_000 }, () => {
+  const STATE = 3;
+  const every = tilesOf(FEATURES).length;
+  // Arrays that differ would be compared number by number, for minutes.
+  const digestOf = (part: NodeJS.TypedArray): string => createHash('sha256').update(part).digest('hex');
+  const numbers = (seed: number, length: number): Float64Array => Float64Array.from({ length }, normals(seed));
+  const replacement = (seed: number, m: number, n: number): Replacement => ({
+    ...{ kind: 'replace', values: numbers(seed, m * n), m, n },
+  });
+  const fetched = async (tiles: Told): Promise<Float32Array> => {
+    const out = new SharedArrayBuffer(STATE * FEATURES * 4);
+    await tiles.fetch({ slot: 0, from: 0, to: every, signs: Float64Array.of(1, -1), generation: null, out });
+    return new Float32Array(out);
+  };
+
+  type Told = Pick<Tiles, 'visit' | 'finish' | 'project' | 'save' | 'load' | 'fetch'>;
+  type Story = readonly [name: string, layout: SlotLayout, all: (tiles: Told, swaps: boolean) => Promise<unknown>];
+
+  const state: Story = [
+    'a state: blocks after a full mixing and after rows were added, a look, a checkpoint, directions, and on from the checkpoint',
+    { ...layout, maxRows: 3 + STATE + BLOCK, passingRows: null },
+    async (tiles, swaps) => {
+      const [m, n] = [1 + STATE, 1 + STATE + BLOCK];
+      const exchanges = swaps ? ([[1, m + 2]] as const) : [];
+      const onto = { kind: 'add' as const, values: numbers(2, m * BLOCK), m, n, exchanges };
+      const task = taskOf();
+      const later = { ...task, shift: null, stateRows: STATE };
+      const visits = [
+        await tiles.visit(task),
+        await tiles.visit({ ...later, mix: replacement(1, m, 1 + BLOCK) }),
+        await tiles.visit({ ...later, mix: onto }),
+      ];
+      const finish = { slot: 0, settle: null, mix: replacement(3, STATE, m), spill: null };
+      const looked = await tiles.finish({ ...finish, keep: true });
+      const folder = mkdtempSync(join(tmpdir(), 'weightspan-tiles-'));
+      const path = join(folder, 'rows');
+      const fd = openSync(path, 'wx+');
+      try {
+        const rows = { path, fd, at: 0 };
+        const saved = await tiles.save({ slot: 0, mix: onto, stateRows: STATE, spill: null, to: rows });
+        const found = await tiles.finish({ ...finish, keep: false });
+        const directions = await fetched(tiles);
+        await tiles.load({ slot: 0, stateRows: STATE, generation: null, from: rows });
+        visits.push(await tiles.visit(later));
+        const parts = [...visits.map(({ gram }) => gram), looked, ...saved, found, directions];
+        return [...visits.map(({ shiftSum }) => shiftSum), ...parts.map(digestOf)];
+      } finally {
+        closeSync(fd);
+        rmSync(folder, { recursive: true });
+      }
+    },
+  ];
+
+  const directions: Story = [
+    'directions, made of rows that pass',
+    { ...layout, maxRows: 2 + STATE },
+    async (tiles) => {
+      const { block, staged } = taskOf();
+      const mix = replacement(4, STATE, 1 + BLOCK);
+      const task = { slot: 0, block, staged, shift: { from: 'mean' }, mix, tiles: null, spilled: false } as const;
+      const { peaks } = await tiles.project(task);
+      return [peaks, await fetched(tiles)].map(digestOf);
+    },
+  ];
+
+  const alone = async ([, held, tell]: Story): Promise<unknown> => {
+    const device = await devices[0]!.openDevice();
+    const tiles = inlineTiles(device, device.solve);
+    await tiles.open([held]);
+    return tell(tiles, tiles.swapsRows);
+  };
+
+  const onBlas = it.runIf(devices[0]!.name === 'blas');
+  onBlas.each([state, directions])('is found by the other thread: %s', async (...story) => {
+    const [, held, tell] = story;
+    const device = await devices[0]!.openDevice();
+    const sizes = { panel: device.info.panel, floatsOf: blasFloats };
+    const stores = placePanels(new FloatArena(), held, sizes, 2).map((panels) => {
+      const store = new TileStore(device);
+      store.open([held], () => true, [panels]);
+      return store;
+    });
+    // Whoever is asked first takes all tiles.
+    const ask = <R>(work: (store: TileStore, queue: SharedArrayBuffer) => readonly R[]): readonly R[] => {
+      stores.reverse();
+      const queue = new SharedArrayBuffer(4);
+      return stores.flatMap((store) => work(store, queue));
+    };
+    const inTurn: Told = {
+      visit: async (task) => {
+        const visits = ask((store, queue) => store.visit(task, null, queue));
+        return addVisits(visits, task, device.multiplyDouble);
+      },
+      finish: async (task) => {
+        const peaks = ask((store, queue) => store.finish(task, queue));
+        return largestPeaks(peaks, task.mix.m - 1);
+      },
+      project: async (task) => {
+        const projections = ask((store, queue) => store.project(task, queue));
+        return projectionOf(projections, task);
+      },
+      save: async (task) => inTileOrder(ask((store, queue) => store.save(task, queue))),
+      load: async (task) => void ask((store, queue) => [store.load(task, queue)]),
+      fetch: async (task) => void ask((store, queue) => [store.fetch(task, queue)]),
+    };
+    expect(await tell(inTurn, device.swapRows !== undefined)).toEqual(await alone(story));
+  });
+
+  it.each([state, directions])('comes to the same bits on threads of a pool: %s', async (...story) => {
+    const [, held, tell] = story;
+    const truth = await alone(story);
+    const found = await findDevice(devices[0]!.name);
+    const { TilePool }: typeof import('../../operators/tile-pool.ts') = await import(
+      '../../dist/operators/tile-pool.js' as string
+    );
+    for (const threads of [1, 2, 7]) {
+      const pool = new TilePool(found, threads);
+      // A group before it leaves its memory behind.
+      await pool.open([3 * TILE_WIDTH, 300].map((features) => ({ ...held, features })));
+      await pool.open([held]);
+      expect(await tell(pool, found.swapsRows), `${threads} threads`).toEqual(truth);
+      await pool.close();
+    }
+  });
 });
