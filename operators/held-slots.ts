@@ -1,6 +1,6 @@
 // What a thread holds of a group's slots: their tiles, each in panels as wide as the device likes them, and matrices in which panels
 // that have none of their own take turns.
-import { stretchWidth, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
+import { stretchWidth, TILE_WIDTH, type Tile, type TileRange, tilesOf } from '../sources/tile.ts';
 import { type CommonPanels, exchangeWithSpare, memoryOf } from './common-panels.ts';
 import type { Device, DeviceMatrix } from './devices/device.ts';
 import { SpillFiles } from './spill-files.ts';
@@ -23,17 +23,15 @@ export interface HeldTile extends Tile {
 }
 
 /** Features of a tile that are read together: all of them, or as many as are read to their place at once. */
-export interface Stretch extends Tile {
-  readonly panels: readonly Panel[];
-}
+export type Stretch = HeldTile;
 
 export interface HeldSlot {
   readonly layout: SlotLayout;
   readonly tiles: readonly HeldTile[];
-  /** Features that `shared` has room for, where rows are read to their place in it; null where it has a panel at a time. */
+  /** Features that `turning` has room for, where rows are read to their place in it; null where it has a panel at a time. */
   readonly stretch: number | null;
   /** The matrix in which each panel takes its turn, where panels have none of their own between visits. */
-  shared: DeviceMatrix | null;
+  turning: DeviceMatrix | null;
   /** Whether nothing of a panel stays with it between visits. */
   readonly isPassing: boolean;
   /** Where a spilled slot's panels are between visits. */
@@ -90,17 +88,16 @@ const holdSlot = (
   common: CommonPanels | null,
 ): HeldSlot => {
   const { maxRows, passingRows, spill } = layout;
-  const widest = panelWidth(device, layout);
-  const [first] = tilesOf(layout.features);
-  const panelsInTile = Math.ceil(first!.width / widest);
+  const widest = common?.width ?? panelWidth(device, layout);
+  const panelsInTile = Math.ceil(Math.min(layout.features, TILE_WIDTH) / widest);
   const allocate = (rows: number, width: number): DeviceMatrix => device.reshape(device.allocate(rows, widest), width);
-  const sharedMatrix = (): DeviceMatrix | null => {
+  const turningMatrix = (): DeviceMatrix | null => {
     if (passingRows !== null) return device.reshape(passing!, passingWidth(device, layout));
     return spill === null ? null : allocate(maxRows, widest);
   };
-  const shared = sharedMatrix();
+  const turning = turningMatrix();
   const keeps = passingRows !== null && spill === null && maxRows > 0;
-  const isPassing = shared !== null && !keeps;
+  const isPassing = turning !== null && !keeps;
   const matrixOf = (panel: number, width: number): DeviceMatrix =>
     common === null ? allocate(maxRows, width) : device.matrixAt!(memoryOf(common, panel), maxRows, width);
   const panelsOf = (tile: Tile): readonly Panel[] =>
@@ -108,7 +105,7 @@ const holdSlot = (
       const index = tile.index * panelsInTile + i;
       const start = i * widest;
       const width = Math.min(widest, tile.width - start);
-      const matrix = shared ?? matrixOf(index, width);
+      const matrix = turning ?? matrixOf(index, width);
       return { index, start, width, matrix, kept: keeps ? matrixOf(index, width) : null };
     });
   return {
@@ -124,14 +121,13 @@ const holdSlot = (
         },
       };
     }),
-    shared,
+    turning,
     stretch: readsInPlace(device, layout) ? passingWidth(device, layout) : null,
     isPassing,
     files: spill === null ? null : new SpillFiles(spill),
     common,
-    shiftSums: common?.shiftSums ?? new Float64Array(Math.ceil(layout.features / first!.width)),
-    spare:
-      common !== null && passingRows === null ? matrixOf(common.spare, widest) : allocate(Math.max(maxRows, 1), widest),
+    shiftSums: common?.shiftSums ?? new Float64Array(Math.ceil(layout.features / TILE_WIDTH)),
+    spare: common?.spare == null ? allocate(Math.max(maxRows, 1), widest) : matrixOf(common.spare, widest),
   };
 };
 
@@ -147,9 +143,9 @@ export const freeSlots = (device: Device, { slots, passing }: HeldSlots): void =
     if (slot === null) continue;
     slot.files?.close();
     const panels = slot.isPassing || slot.common !== null ? [] : slot.tiles.flatMap((tile) => tile.panels);
-    const own = slot.shared === null ? panels.map(({ matrix }) => matrix) : passes(slot) ? [] : [slot.shared];
+    const own = slot.turning === null ? panels.map(({ matrix }) => matrix) : passes(slot) ? [] : [slot.turning];
     const kept = panels.flatMap((panel) => panel.kept ?? []);
-    const spare = slot.common !== null && !passes(slot) ? [] : [slot.spare];
+    const spare = slot.common !== null && slot.common.spare !== null ? [] : [slot.spare];
     for (const matrix of [...spare, ...own, ...kept]) device.free(matrix);
   }
   if (passing !== null) device.free(passing);

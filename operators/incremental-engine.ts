@@ -457,7 +457,7 @@ export class IncrementalEngine {
   ): BegunVisit {
     const task = this.#taskOf(engine, index, block, staged, base);
     const visit = this.#options.tiles.visit(task);
-    // Threads do what they are asked in turn: whatever comes next finds the rows mixed.
+    // What a slot's tiles are asked for is done in turn: whatever comes next finds the rows mixed.
     engine.stored = settleRows(engine.stored);
     return { task, visit };
   }

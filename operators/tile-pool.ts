@@ -1,11 +1,12 @@
-// The tiles of a group of slots, spread over worker threads. Results do not depend on how many: each tile is one
-// thread's work from first to last, and what tiles contribute is added in tile order.
+// The tiles of a group of slots, spread over worker threads. Results do not depend on how many: in each request a tile is
+// one thread's work, and what tiles contribute is added in tile order.
 
 import { Worker } from 'node:worker_threads';
 import { sinkFailure } from '../sinks/durable-file.ts';
 import { tilesOf } from '../sources/tile.ts';
 import { allDone } from './all-done.ts';
-import { type CommonPanels, type MatrixSizes, placePanels } from './common-panels.ts';
+import type { MatrixSizes } from './common-panels.ts';
+import { dealTiles, isShared } from './deal-tiles.ts';
 import type { DeviceInfo } from './devices/device.ts';
 import type { DeviceChoice } from './devices/device-choice.ts';
 import { type FoundDevice, findDevice } from './devices/device-spec.ts';
@@ -43,6 +44,9 @@ const YOUNG_MEBIBYTES = 4;
 
 /** Cells of tiles' Grams, all together, up to which they are sent and added by the pool itself: 4 MiB. */
 const SENT_CELLS = 2 ** 19;
+
+/** Requests that leave a slot's tiles as they are. */
+const READS: ReadonlySet<SlotRequest['kind']> = new Set(['scan', 'fetch']);
 
 /** What an engine sees of the tiles. */
 export interface Tiles {
@@ -156,7 +160,7 @@ export class TilePool implements Tiles {
   readonly #workers: readonly TileWorker[];
   /** The thread that holds the GPU, for all of them. */
   readonly #tensors: TensorThread | null;
-  /** Tiles of each slot, and where their Grams stand when they are many: kept for later groups, as threads keep their panels. */
+  /** Tiles of each slot, and where their Grams stand when they are many: kept for later groups, as panels are. */
   #tiles: readonly number[] = [];
   readonly #grams = new Map<number, SharedArrayBuffer>();
   /** Which workers hold tiles of a slot. */
@@ -165,6 +169,8 @@ export class TilePool implements Tiles {
   #areShared: boolean[] = [];
   /** Where panels are that threads have in common. */
   readonly #panels = new FloatArena();
+  /** Of each slot the last request that changes its tiles, as long as a thread is at it. */
+  readonly #changes = new Map<number, Promise<void>>();
   readonly #sizes: MatrixSizes | null;
 
   constructor(found: FoundDevice, threads: number) {
@@ -189,21 +195,11 @@ export class TilePool implements Tiles {
 
   async open(slots: readonly SlotLayout[]): Promise<void> {
     this.#tiles = slots.map(({ features }) => tilesOf(features).length);
-    const sizes = this.#sizes;
-    this.#areShared = slots.map((layout) => isShared(layout, sizes !== null));
-    const owned = dealTiles(slots, this.threads, this.#areShared);
-    this.#holders = slots.map((_, slot) => this.#workers.filter((_, worker) => owned[worker]![slot]!.length > 0));
     this.#panels.releaseAll();
-    const common = slots.map((layout, slot) =>
-      this.#areShared[slot] && layout.maxRows > 0
-        ? placePanels(this.#panels, layout, sizes!, this.#holders[slot]!.length)
-        : [],
-    );
-    const seenBy = (worker: TileWorker): readonly (CommonPanels | null)[] =>
-      common.map((panels, slot) => panels[this.#holders[slot]!.indexOf(worker)] ?? null);
-    await Promise.all(
-      this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, owned: owned[i]!, common: seenBy(worker) })),
-    );
+    const dealt = dealTiles(slots, this.threads, this.#sizes, this.#panels);
+    this.#holders = slots.map((_, slot) => this.#workers.filter((_, i) => dealt[i]!.owned[slot]!.length > 0));
+    this.#areShared = slots.map((layout) => isShared(layout, this.#sizes !== null));
+    await Promise.all(this.#workers.map((worker, i) => worker.send({ kind: 'open', slots, ...dealt[i]! })));
   }
 
   async visit(task: VisitTask, onto?: VisitResult): Promise<VisitResult> {
@@ -292,38 +288,21 @@ export class TilePool implements Tiles {
   /** Settles when no worker is at it any more: a file that one of them fails on is closed then, and its number used again. */
   async #ask<R>(request: SlotRequest): Promise<R[]> {
     const { slot } = request.task;
-    const queue: TileQueue = this.#areShared[slot] ? new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT) : null;
-    return allDone(this.#holders[slot]!.map((worker) => worker.send<R>({ ...request, queue })));
+    const workers = this.#holders[slot]!;
+    const isQueued = this.#areShared[slot] && workers.length > 1;
+    const queue: TileQueue = isQueued ? new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT) : null;
+    const ask = (): Promise<R[]> => allDone(workers.map((worker) => worker.send<R>({ ...request, queue })));
+    // What one thread is still mixing another one must not visit.
+    const before = this.#changes.get(slot);
+    const answers = before === undefined ? ask() : before.then(ask);
+    if (READS.has(request.kind)) return answers;
+    const change = Promise.allSettled([answers]).then(() => {
+      if (this.#changes.get(slot) === change) this.#changes.delete(slot);
+    });
+    this.#changes.set(slot, change);
+    return answers;
   }
 }
-
-/**
- * Whether any thread may visit any of a slot's tiles: they keep nothing, or where all can take it.
- * @param haveMemory whether matrices are in memory that threads have in common
- */
-export const isShared = ({ maxRows, spill }: SlotLayout, haveMemory: boolean): boolean =>
-  spill === null && (maxRows === 0 || haveMemory);
-
-/**
- * For each thread the tiles of each slot that it has. In turn, through all slots, so that small slots spread too.
- * @param areShared of which slots whoever was dealt some may visit any: a thread that is held up takes fewer
- */
-export const dealTiles = (
-  slots: readonly SlotLayout[],
-  threads: number,
-  areShared: readonly boolean[],
-): readonly (readonly (readonly number[])[])[] => {
-  const owned = Array.from({ length: threads }, () => slots.map((): number[] => []));
-  let turn = 0;
-  slots.forEach((layout, slot) => {
-    // Of a slot that is visited in parts to no more threads than can be at work: what they make room for is counted.
-    const among = Math.min(threads, layout.tilesAtOnce ?? threads);
-    const all = tilesOf(layout.features).map(({ index }) => index);
-    for (const index of all) owned[turn++ % among]![slot]!.push(index);
-    if (areShared[slot]) for (const dealt of owned) if (dealt[slot]!.length > 0) dealt[slot] = all;
-  });
-  return owned;
-};
 
 /** Adds what tiles contributed, in tile order, to what the tiles before them did, whose Gram it takes over. */
 export const addVisits = (

@@ -364,9 +364,9 @@ export class TileStore {
   }
 
   /** Where rows are read to that are float32, all taken, and in order; null for all others, which come through the reader's memory. */
-  #placeFor({ shared, stretch }: HeldSlot, { dtype, models }: OpenRows, { at }: Places): RowBytes | null {
+  #placeFor({ turning, stretch }: HeldSlot, { dtype, models }: OpenRows, { at }: Places): RowBytes | null {
     if (stretch === null || dtype !== 'F32' || at.length < models.length || !areNeighbours(at)) return null;
-    return this.#device.inPlace!.rowsAt(shared!, at[0]!, at.length);
+    return this.#device.inPlace!.rowsAt(turning!, at[0]!, at.length);
   }
 
   /** Counts what was done since then as work of this kind; returns the time that is now. */
@@ -379,9 +379,9 @@ export class TileStore {
 
   /** Puts a spilled panel's rows on the device, in the two parts in which they came to be there. */
   #bring(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null): void {
-    const { shared, stretch } = slot;
-    if (stretch !== null) panel.matrix = this.#device.inPlace!.window(shared!, panel.start % stretch, panel.width);
-    else if (shared !== null) panel.matrix = this.#device.reshape(shared, panel.width);
+    const { turning, stretch } = slot;
+    if (stretch !== null) panel.matrix = this.#device.inPlace!.window(turning!, panel.start % stretch, panel.width);
+    else if (turning !== null) panel.matrix = this.#device.reshape(turning, panel.width);
     if (step === null || step.from === null) return;
     const { generation, stateRows, block } = step.from;
     const { width } = panel;
@@ -393,7 +393,7 @@ export class TileStore {
 
   /** Takes a spilled panel's first rows back to the disk. */
   #leave(slot: HeldSlot, tile: HeldTile, panel: Panel, step: SpillStep | null, rows: number): void {
-    if (slot.shared !== null && !passes(slot)) slot.shared = panel.matrix;
+    if (slot.turning !== null && !passes(slot)) slot.turning = panel.matrix;
     if (step === null) return;
     slot.files!.write(step.to, placeOf(slot, tile, panel), this.#device.read(panel.matrix, 0, rows));
   }
@@ -428,7 +428,7 @@ export class TileStore {
   #swap(slot: HeldSlot, panel: Panel): void {
     slot.spare = this.#device.reshape(slot.spare, panel.width);
     exchange(slot, panel);
-    if (slot.shared !== null) slot.shared = panel.matrix;
+    if (slot.turning !== null) slot.turning = panel.matrix;
   }
 
   /** Makes the spare matrix's first row the weighted sum of some rows. */

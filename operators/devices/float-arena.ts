@@ -9,8 +9,8 @@ const ARENA = 2 ** 24;
 const LINE = 64;
 
 /**
- * Floats that begin with a line, which memory from the system does not: it begins 16 bytes into a page. Shared, though nobody shares
- * it: what a thread owns alone, V8 counts, and collects the whole heap before the first read.
+ * Floats that begin with a line, which memory from the system does not: it begins 16 bytes into a page. Shared, even where nobody
+ * shares it: what a thread owns alone, V8 counts, and collects the whole heap before the first read.
  */
 export const alignedFloats = (floats: number): Float32Array => {
   const values = new Float32Array(new SharedArrayBuffer(floats * 4 + LINE));
@@ -38,6 +38,7 @@ export class FloatArena implements FloatAllocator {
     return this.#buffers;
   }
 
+  /** A part for whoever has the buffers. */
   place(floats: number): PlaceInArena {
     while (this.#current < this.#buffers.length && this.#used + floats > this.#buffers[this.#current]!.length) {
       this.#current++;
@@ -56,9 +57,10 @@ export class FloatArena implements FloatAllocator {
   }
 
   release(): void {
-    if (--this.#live === 0) this.releaseAll();
+    if (--this.#live <= 0) this.releaseAll();
   }
 
+  /** Nothing that was handed out is used any more. */
   releaseAll(): void {
     this.#current = 0;
     this.#used = 0;

@@ -6,13 +6,13 @@ import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { placePanels } from '../../operators/common-panels.ts';
+import { dealTiles, isShared } from '../../operators/deal-tiles.ts';
 import { blasFloats } from '../../operators/devices/blas-device.ts';
 import type { Device } from '../../operators/devices/device.ts';
 import { findDevice } from '../../operators/devices/device-spec.ts';
 import { FloatArena } from '../../operators/devices/float-arena.ts';
 import { inlineTiles } from '../../operators/inline-tiles.ts';
-import { addVisits, inTileOrder, isShared, largestPeaks, projectionOf, type Tiles } from '../../operators/tile-pool.ts';
+import { addVisits, inTileOrder, largestPeaks, projectionOf, type Tiles } from '../../operators/tile-pool.ts';
 import { TileStore } from '../../operators/tile-store.ts';
 import type { Replacement, SlotLayout, VisitTask } from '../../operators/tile-tasks.ts';
 import type { StagedRows } from '../../sources/staged-block.ts';
@@ -28,8 +28,8 @@ const BAD = 3 * TILE_WIDTH + 17;
 const layout: SlotLayout = { slot: 'w', features: FEATURES, maxRows: 0, passingRows: 3 + BLOCK, spill: null };
 
 /** @param bad a weight of the first model that is no number */
-const taskOf = (bad?: number): VisitTask => {
-  const buffer = new SharedArrayBuffer(BLOCK * FEATURES * 4);
+const taskOf = (bad?: number, features = FEATURES): VisitTask => {
+  const buffer = new SharedArrayBuffer(BLOCK * features * 4);
   const values = new Float32Array(buffer);
   const normal = normals(7);
   for (let i = 0; i < values.length; i++) values[i] = normal();
@@ -136,30 +136,37 @@ it('a matrix that no thread can solve is told as such', async () => {
 
 describe('what tiles keep', { timeout: 60_000 }, () => {
   const STATE = 3;
-  const every = tilesOf(FEATURES).length;
   // Arrays that differ would be compared number by number, for minutes.
   const digestOf = (part: NodeJS.TypedArray): string => createHash('sha256').update(part).digest('hex');
   const numbers = (seed: number, length: number): Float64Array => Float64Array.from({ length }, normals(seed));
   const replacement = (seed: number, m: number, n: number): Replacement => ({
     ...{ kind: 'replace', values: numbers(seed, m * n), m, n },
   });
-  const fetched = async (tiles: Told): Promise<Float32Array> => {
-    const out = new SharedArrayBuffer(STATE * FEATURES * 4);
-    await tiles.fetch({ slot: 0, from: 0, to: every, signs: Float64Array.of(1, -1), generation: null, out });
+  const fetched = async (tiles: Told, features = FEATURES): Promise<Float32Array> => {
+    const out = new SharedArrayBuffer(STATE * features * 4);
+    await tiles.fetch({
+      slot: 0,
+      from: 0,
+      to: tilesOf(features).length,
+      signs: Float64Array.of(1, -1),
+      generation: null,
+      out,
+    });
     return new Float32Array(out);
   };
 
   type Told = Pick<Tiles, 'visit' | 'finish' | 'project' | 'save' | 'load' | 'fetch'>;
   type Story = readonly [name: string, layout: SlotLayout, all: (tiles: Told, swaps: boolean) => Promise<unknown>];
 
-  const state: Story = [
-    'a state: blocks after a full mixing and after rows were added, a look, a checkpoint, directions, and on from the checkpoint',
-    { ...layout, maxRows: 3 + STATE + BLOCK, passingRows: null },
+  /** Blocks after a full mixing and after rows were added, a look, a checkpoint, directions, and on from the checkpoint. */
+  const stateOf = (features: number): Story => [
+    `a state of ${features} weights`,
+    { ...layout, features, maxRows: 3 + STATE + BLOCK, passingRows: null },
     async (tiles, swaps) => {
       const [m, n] = [1 + STATE, 1 + STATE + BLOCK];
       const exchanges = swaps ? ([[1, m + 2]] as const) : [];
       const onto = { kind: 'add' as const, values: numbers(2, m * BLOCK), m, n, exchanges };
-      const task = taskOf();
+      const task = taskOf(undefined, features);
       const later = { ...task, shift: null, stateRows: STATE };
       const visits = [
         await tiles.visit(task),
@@ -175,7 +182,7 @@ describe('what tiles keep', { timeout: 60_000 }, () => {
         const rows = { path, fd, at: 0 };
         const saved = await tiles.save({ slot: 0, mix: onto, stateRows: STATE, spill: null, to: rows });
         const found = await tiles.finish({ ...finish, keep: false });
-        const directions = await fetched(tiles);
+        const directions = await fetched(tiles, features);
         await tiles.load({ slot: 0, stateRows: STATE, generation: null, from: rows });
         visits.push(await tiles.visit(later));
         const parts = [...visits.map(({ gram }) => gram), looked, ...saved, found, directions];
@@ -199,6 +206,9 @@ describe('what tiles keep', { timeout: 60_000 }, () => {
     },
   ];
 
+  // Of less than a panel, too.
+  const stories = [stateOf(FEATURES), stateOf(300), directions];
+
   const alone = async ([, held, tell]: Story): Promise<unknown> => {
     const device = await devices[0]!.openDevice();
     const tiles = inlineTiles(device, device.solve);
@@ -207,13 +217,15 @@ describe('what tiles keep', { timeout: 60_000 }, () => {
   };
 
   const onBlas = it.runIf(devices[0]!.name === 'blas');
-  onBlas.each([state, directions])('is found by the other thread: %s', async (...story) => {
+  onBlas.each(stories)('is found by the other thread: %s', async (...story) => {
     const [, held, tell] = story;
     const device = await devices[0]!.openDevice();
     const sizes = { panel: device.info.panel, floatsOf: blasFloats };
-    const stores = placePanels(new FloatArena(), held, sizes, 2).map((panels) => {
+    // One tile is one thread's.
+    const dealt = dealTiles([held], 2, sizes, new FloatArena()).filter(({ owned }) => owned[0]!.length > 0);
+    const stores = dealt.map(({ common }) => {
       const store = new TileStore(device);
-      store.open([held], () => true, [panels]);
+      store.open([held], () => true, common);
       return store;
     });
     // Whoever is asked first takes all tiles.
@@ -242,7 +254,7 @@ describe('what tiles keep', { timeout: 60_000 }, () => {
     expect(await tell(inTurn, device.swapRows !== undefined)).toEqual(await alone(story));
   });
 
-  it.each([state, directions])('comes to the same bits on threads of a pool: %s', async (...story) => {
+  it.each(stories)('comes to the same bits on threads of a pool: %s', async (...story) => {
     const [, held, tell] = story;
     const truth = await alone(story);
     const found = await findDevice(devices[0]!.name);
@@ -251,8 +263,9 @@ describe('what tiles keep', { timeout: 60_000 }, () => {
     );
     for (const threads of [1, 2, 7]) {
       const pool = new TilePool(found, threads);
-      // A group before it leaves its memory behind.
-      await pool.open([3 * TILE_WIDTH, 300].map((features) => ({ ...held, features })));
+      // A group before it leaves its memory behind, and what stands there.
+      await pool.open([{ ...held, features: FEATURES, maxRows: 3 + BLOCK, passingRows: null }]);
+      await pool.visit(taskOf(BAD));
       await pool.open([held]);
       expect(await tell(pool, found.swapsRows), `${threads} threads`).toEqual(truth);
       await pool.close();

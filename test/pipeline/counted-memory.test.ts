@@ -1,13 +1,14 @@
-// What the plan counts of the engine exact against what threads ask of their device, each for itself or all together: never less, and
+// What the plan counts of the engines exact and incremental against what threads ask of their device, each for itself or all together: never less, and
 // where tiles are dealt evenly the same.
-import { expect, it } from 'vitest';
-import { placePanels } from '../../operators/common-panels.ts';
+import { describe, expect, it } from 'vitest';
+import { dealTiles } from '../../operators/deal-tiles.ts';
 import { blasDevice, blasFloats } from '../../operators/devices/blas-device.ts';
 import type { BlasLibrary } from '../../operators/devices/blas-library.ts';
 import type { Device } from '../../operators/devices/device.ts';
 import { passingLayout } from '../../operators/exact-pca.ts';
-import { dealTiles, isShared } from '../../operators/tile-pool.ts';
+import { maxStateRows } from '../../operators/subspace-state.ts';
 import { TileStore } from '../../operators/tile-store.ts';
+import type { SlotLayout } from '../../operators/tile-tasks.ts';
 import { rowsBeforeBlock } from '../../operators/update-subspace.ts';
 import { groupMemory, type MemoryNeeds } from '../../pipeline/memory-plan.ts';
 import type { TensorEntry } from '../../sources/model.ts';
@@ -29,10 +30,10 @@ const slotOf = (id: number, features: number, dtype = 'F32'): PlannedSlot => ({
  * Bytes of matrices that all threads make for a group, one after the other.
  * @param haveCommon whether what tiles keep is made for all of them
  */
-const allocated = (needs: MemoryNeeds, group: SlotGroup, haveCommon: boolean): number => {
+const allocated = (needs: MemoryNeeds, slots: readonly SlotLayout[], haveCommon: boolean): number => {
   let bytes = 0;
   const arena = {
-    buffers: [],
+    buffers: [new Float32Array(0)],
     place: (floats: number) => {
       bytes += floats * 4;
       return { buffer: 0, at: 0 };
@@ -48,29 +49,28 @@ const allocated = (needs: MemoryNeeds, group: SlotGroup, haveCommon: boolean): n
     free: () => {},
   };
   if (!needs.inPlace) delete (device as { inPlace?: unknown }).inPlace;
-  const layouts = group.slots.map((slot) => {
-    const layout = passingLayout(slot, group, needs.models);
-    const maxRows = needs.basis ? rowsBeforeBlock(Math.min(RANK, needs.models.length, slot.features)) : 0;
-    return { ...layout, maxRows };
-  });
-  // A pass for the Gram, and one for directions, which takes the place of it.
-  const [gram, directions] = [layouts.map((layout) => ({ ...layout, maxRows: 0 })), layouts].map((slots) => {
-    bytes = 0;
-    const areShared = slots.map((layout) => isShared(layout, haveCommon));
-    const dealt = dealTiles(slots, needs.threads, areShared);
-    const common = slots.map((layout, slot) => {
-      if (!areShared[slot] || layout.maxRows === 0) return [];
-      const threads = dealt.filter((owned) => owned[slot]!.length > 0).length;
-      return placePanels(arena, layout, { panel: needs.panel, floatsOf: blasFloats }, threads);
-    });
-    for (const owned of dealt) {
-      const seen = common.map((panels) => panels[0] ?? null);
-      new TileStore(device).open(slots, (slot, tile) => owned[slot]!.includes(tile), seen);
-    }
-    return bytes;
-  });
-  return Math.max(gram!, needs.basis ? directions! : 0);
+  const sizes = haveCommon ? { panel: needs.panel, floatsOf: blasFloats } : null;
+  for (const { owned, common } of dealTiles(slots, needs.threads, sizes, arena))
+    new TileStore(device).open(slots, (slot, tile) => owned[slot]!.includes(tile), common);
+  return bytes;
 };
+
+/** A pass for the Gram, and one for directions, which takes the place of it. */
+const exactLayouts = (needs: MemoryNeeds, group: SlotGroup): readonly (readonly SlotLayout[])[] => {
+  const layouts = group.slots.map((slot) => passingLayout(slot, group, needs.models));
+  const directions = layouts.map((layout) => ({
+    ...layout,
+    maxRows: rowsBeforeBlock(Math.min(RANK, needs.models.length, layout.features)),
+  }));
+  return [layouts.map((layout) => ({ ...layout, maxRows: 0 })), ...(needs.basis ? [directions] : [])];
+};
+
+const incrementalLayouts = ({ models, block }: MemoryNeeds, { slots }: SlotGroup): readonly SlotLayout[] =>
+  slots.map(({ name, features }) => {
+    const spec = { features, rank: RANK, center: true, shiftIsOrigin: false, engine: 'incremental' as const };
+    const maxRows = rowsBeforeBlock(maxStateRows(spec, models.length)) + Math.min(block, models.length);
+    return { slot: name, features, maxRows, passingRows: null, spill: null };
+  });
 
 const wide = 16 * TILE_WIDTH;
 const groups: readonly (readonly [string, readonly PlannedSlot[]])[] = [
@@ -81,22 +81,43 @@ const groups: readonly (readonly [string, readonly PlannedSlot[]])[] = [
   ['many', Array.from({ length: 30 }, (_, id) => slotOf(id, 100 + 3000 * id, id % 3 === 0 ? 'F16' : 'F32'))],
 ];
 
-it.each(groups)('%s', (_, slots) => {
-  for (const models of [1, 5, 100, 300].map(modelsOf))
-    for (const threads of [1, 3, 16])
-      for (const inPlace of [false, true])
-        for (const basis of [false, true])
-          for (const tilesAtOnce of slots.length === 1 && !basis ? [undefined, 1, 2, 32] : [undefined]) {
-            const needs = { ...memoryNeeds, models, threads, inPlace, basis, rank: RANK, block: 32, memory: 0 };
-            const exact: MemoryNeeds = { ...needs, engine: 'exact' };
-            const parts = tilesAtOnce === undefined ? {} : { tilesAtOnce };
-            const group: SlotGroup = { index: 0, slots, inFiles: true, ...parts };
-            const counted = groupMemory(exact, group).state;
-            for (const haveCommon of [false, true]) {
-              const made = allocated(exact, group, haveCommon);
-              const what = JSON.stringify({ models: models.length, threads, inPlace, basis, tilesAtOnce, haveCommon });
-              expect(made, what).toBeLessThanOrEqual(counted);
-              if (slots.length === 1) expect(made, what).toBeGreaterThan(0.9 * counted);
+describe.each(groups)('%s', (_, slots) => {
+  const check = (
+    needs: MemoryNeeds,
+    group: SlotGroup,
+    passes: readonly (readonly SlotLayout[])[],
+    what: object,
+  ): void => {
+    const counted = groupMemory(needs, group).state;
+    for (const haveCommon of [false, true]) {
+      const made = Math.max(...passes.map((layouts) => allocated(needs, layouts, haveCommon)));
+      const how = JSON.stringify({ ...what, haveCommon });
+      expect(made, how).toBeLessThanOrEqual(counted);
+      if (slots.length === 1) expect(made, how).toBeGreaterThan(0.9 * counted);
+    }
+  };
+  const needs = { ...memoryNeeds, rank: RANK, block: 32, memory: 0 };
+
+  it('engine exact', () => {
+    for (const models of [1, 5, 100, 300].map(modelsOf))
+      for (const threads of [1, 3, 16])
+        for (const inPlace of [false, true])
+          for (const basis of [false, true])
+            for (const tilesAtOnce of slots.length === 1 && !basis ? [undefined, 1, 2, 32] : [undefined]) {
+              const exact: MemoryNeeds = { ...needs, models, threads, inPlace, basis, engine: 'exact' };
+              const parts = tilesAtOnce === undefined ? {} : { tilesAtOnce };
+              const group: SlotGroup = { index: 0, slots, inFiles: true, ...parts };
+              const what = { models: models.length, threads, inPlace, basis, tilesAtOnce };
+              check(exact, group, exactLayouts(exact, group), what);
             }
-          }
+  });
+
+  it('engine incremental', () => {
+    for (const models of [2, 5, 100].map(modelsOf))
+      for (const threads of [1, 3, 16]) {
+        const incremental: MemoryNeeds = { ...needs, models, threads, basis: true, engine: 'incremental' };
+        const group: SlotGroup = { index: 0, slots, inFiles: true };
+        check(incremental, group, [incrementalLayouts(incremental, group)], { models: models.length, threads });
+      }
+  });
 });
