@@ -70,7 +70,12 @@ export const createRunFolder = (out: string, config: RunConfig): void => {
 const makeFolder = (path: string): void => {
   if (existsSync(path)) return;
   makeFolder(dirname(path));
-  mkdirSync(path);
+  try {
+    mkdirSync(path);
+  } catch (cause) {
+    // Made by a run that began at the same time: the lease says which of them goes on.
+    if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw cause;
+  }
 };
 
 /**
