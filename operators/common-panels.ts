@@ -1,7 +1,7 @@
 // Panels that all threads have in common: whoever is free takes a slot's next tile, and finds in it what another thread left there.
 // A panel that is mixed into a thread's spare matrix stays in that one, and the thread has the panel's: where they are now stands in
 // memory that threads have in common as well.
-import { tilesOf } from '../sources/tile.ts';
+import { panelsIn, tilesOf } from '../sources/tile.ts';
 import type { FloatArena } from './devices/float-arena.ts';
 import type { SlotLayout } from './tile-tasks.ts';
 
@@ -42,7 +42,7 @@ export const placePanels = (
     const width = Math.min(features, panel);
     const holds = maxRows > 0 && spill === null;
     const tiles = holds ? tilesOf(features) : [];
-    const panels = tiles.reduce((sum, tile) => sum + Math.ceil(tile.width / width), 0);
+    const panels = panelsIn(tiles, width);
     // What is made of rows that pass is kept where it was put.
     const mixes = holds && passingRows === null;
     return { width, tiles: tiles.length, panels, spares: mixes ? threads[slot]! : 0, floats: floatsOf(maxRows, width) };

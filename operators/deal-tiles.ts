@@ -7,6 +7,7 @@ import type { SlotLayout } from './tile-tasks.ts';
 /** What a thread has, slot by slot. */
 export interface Dealt {
   readonly owned: readonly (readonly number[])[];
+  /** Null where a slot's panels are each thread's own. */
   readonly common: readonly (CommonPanels | null)[];
 }
 

@@ -1,5 +1,5 @@
 // What a pool of tiles and its worker threads say to each other.
-import type { CommonPanels } from './common-panels.ts';
+import type { Dealt } from './deal-tiles.ts';
 import type { DeviceSpec } from './devices/device-spec.ts';
 import type { TensorConnection } from './devices/tensor-messages.ts';
 import type { ScatterTask } from './scatter-tasks.ts';
@@ -52,13 +52,7 @@ export type SlotRequest =
   | { readonly kind: 'load'; readonly task: LoadTask };
 
 export type TileRequest =
-  | {
-      readonly kind: 'open';
-      readonly slots: readonly SlotLayout[];
-      readonly owned: readonly (readonly number[])[];
-      /** Of each slot. */
-      readonly common: readonly (CommonPanels | null)[];
-    }
+  | ({ readonly kind: 'open'; readonly slots: readonly SlotLayout[] } & Dealt)
   | (SlotRequest & { readonly queue: TileQueue })
   | { readonly kind: 'add'; readonly task: AddTask }
   | { readonly kind: 'scatter'; readonly task: ScatterTask }

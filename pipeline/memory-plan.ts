@@ -20,7 +20,7 @@ import { areCold, fetchingBytes } from '../sources/fetching.ts';
 import { canStayInFiles, isFloat32, tileRowsBytes } from '../sources/open-block.ts';
 import type { PlannedModel, PlannedSlot, ReadingPlan, SlotGroup } from '../sources/reading-plan.ts';
 import { readingBytes } from '../sources/staged-block.ts';
-import { stretchWidth, TILE_WIDTH, tilesOf } from '../sources/tile.ts';
+import { panelsIn, stretchWidth, TILE_WIDTH, tilesOf } from '../sources/tile.ts';
 import { blockBufferBytes } from '../sources/weight-blocks.ts';
 
 export interface MemoryNeeds {
@@ -159,7 +159,7 @@ const exactMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory => {
     const kept = directionRows(needs, slot);
     const tiles = tilesOf(features).slice(0, group.tilesAtOnce);
     const widest = Math.min(features, needs.panel);
-    const panels = tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
+    const panels = panelsIn(tiles, widest);
     const threads = Math.min(needs.threads, tiles.length);
     const held = group.tilesAtOnce === undefined ? panels * kept : 2 * threads * kept;
     state += (threads * (kept + 1) + held) * rowStride(widest) * 4;
@@ -209,7 +209,7 @@ const incrementalMemory = (needs: MemoryNeeds, group: SlotGroup): GroupMemory =>
     const rows = rowsOf(needs, slot);
     const tiles = tilesOf(features).slice(0, group.tilesAtOnce);
     const widest = Math.min(features, needs.panel);
-    const panels = tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
+    const panels = panelsIn(tiles, widest);
     const threads = Math.min(needs.threads, tiles.length);
     const held = group.tilesAtOnce === undefined ? panels + threads : SPILLED_PANELS * threads;
     state += held * rows * rowStride(widest) * 4;

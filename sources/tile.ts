@@ -24,6 +24,10 @@ export const tilesOf = (features: number): readonly Tile[] =>
     width: Math.min(TILE_WIDTH, features - index * TILE_WIDTH),
   }));
 
+/** How many panels tiles are cut into. @param widest features of the widest panel */
+export const panelsIn = (tiles: readonly Tile[], widest: number): number =>
+  tiles.reduce((sum, { width }) => sum + Math.ceil(width / widest), 0);
+
 /** Weights that are read at once where rows go straight to where they are multiplied: 4 MiB, of which more is still in the cache. */
 const STRETCH = 2 ** 20;
 
